@@ -1,0 +1,72 @@
+"""The domain errors. None knows of HTTP, and none carries a password or a whole URL."""
+
+from __future__ import annotations
+
+
+class SessionStoreError(Exception):
+    """The base of every error that this package raises for a reason of its own."""
+
+
+class ConfigurationError(SessionStoreError, ValueError):
+    """A setting is wrong: what was found, what is expected, and the cure."""
+
+
+class UnknownRepository(ConfigurationError):
+    """No repository of that name is installed."""
+
+
+class InvalidValue(SessionStoreError, ValueError):
+    """A value cannot be stored.
+
+    Parameters
+    ----------
+    field : str
+        The field's name.
+    found, expected : str
+        What the value is, and what it should be.
+    """
+
+    def __init__(self, field: str, found: str, expected: str) -> None:
+        super().__init__(f"Invalid {field}: it {found}; expected {expected}.")
+        self.field = field
+
+
+class SessionConflict(SessionStoreError):
+    """A session of that id is already there, and is another one."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"Another session has the id {session_id!r}.")
+        self.session_id = session_id
+
+
+class PathClaimed(SessionStoreError):
+    """Another session holds the claim to the path."""
+
+    def __init__(self, path: str | None) -> None:
+        super().__init__(f"Another session holds the path {path!r}.")
+        self.path = path
+
+
+class KernelNotStarted(Exception):
+    """The kernel that a session was to move to could not be started; its cause says why."""
+
+
+class StoreUnavailable(SessionStoreError):
+    """The store could not be asked, and nothing is known to have changed.
+
+    Parameters
+    ----------
+    reason : str
+        What happened, without a password or a whole URL.
+    retry_after : int
+        Seconds after which a client may try again.
+    """
+
+    def __init__(self, reason: str, *, retry_after: int = 5) -> None:
+        super().__init__(f"The session store is unavailable: {reason}")
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class SchemaMismatch(SessionStoreError):
+    """The database's schema does not fit this code: found, expected, what to run."""

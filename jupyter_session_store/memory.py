@@ -1,0 +1,252 @@
+"""Sessions in this process's memory: the second implementation, which keeps the contract honest."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from logging import Logger
+from types import MappingProxyType
+from typing import Any
+
+from .errors import ConfigurationError, PathClaimed, SessionConflict, StoreUnavailable
+from .records import (
+    CLOSING,
+    READY,
+    SERVER_AUTHORITY,
+    STARTING,
+    Closing,
+    Departure,
+    Move,
+    Scope,
+    ServerRecord,
+    SessionRecord,
+    authority_of,
+    claim_of,
+)
+from .repository import SessionRepository
+
+MEMORY = ":memory:"
+
+
+class MemorySessionRepository(SessionRepository):
+    """Sessions that end with the process, for tests and for servers that keep none.
+
+    Nothing waits: each verb runs on the event loop without giving it up.
+    Parameters as :class:`.SessionRepository` has them; `options` must be empty.
+    """
+
+    def __init__(
+        self, url: str, *, options: Mapping[str, Any], auto_upgrade: str, log: Logger
+    ) -> None:
+        if options:
+            raise ConfigurationError(
+                f"The repository 'memory' takes no engine_options, but {sorted(options)} are "
+                "set. Remove them, or set c.PersistentSessionManager.repository = 'sqlalchemy'."
+            )
+        self._rows: dict[tuple[str, str], SessionRecord] = {}
+        self._servers: dict[tuple[str, str], ServerRecord] = {}
+        # A lease is renewed from another thread than the event loop's.
+        self._lock = threading.RLock()
+        self._open = False
+
+    @classmethod
+    def default_url(cls, data_dir: str) -> str:
+        """Return ``:memory:``, the only one."""
+        return MEMORY
+
+    @classmethod
+    def validate_url(cls, url: str) -> None:
+        """Refuse all but ``:memory:``."""
+        if url != MEMORY:
+            raise ConfigurationError(
+                "c.SessionManager.database_filepath must be ':memory:' with the repository "
+                "'memory'. Remove it, or set c.PersistentSessionManager.repository = "
+                "'sqlalchemy'."
+            )
+
+    def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
+        """Allow use."""
+        self._open = True
+        self.renew(server, (), timeout=timeout)
+
+    def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
+        """Forget everything."""
+        self._open = False
+        self._rows.clear()
+        self._servers.clear()
+
+    async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
+        """Compare every session of the scope."""
+        with self._lock:
+            return self._find(scope, criteria)
+
+    def _find(self, scope: Scope, criteria: Mapping[str, str | None]) -> list[SessionRecord]:
+        self._refuse_if_closed()
+        if None in criteria.values():
+            return []
+        found = [
+            record
+            for record in self._rows.values()
+            if record.scope == scope
+            and all(getattr(record, name) == value for name, value in criteria.items())
+        ]
+        return sorted(found, key=lambda record: (record.created_at, record.session_id))
+
+    async def add(self, record: SessionRecord) -> None:
+        """Keep a session."""
+        with self._lock:
+            self._add(record)
+
+    def _add(self, record: SessionRecord) -> None:
+        self._refuse_if_closed()
+        key = (record.namespace, record.session_id)
+        present = self._rows.get(key)
+        if present is not None:
+            if present.replace(updated_at=record.updated_at, state=record.state) != record:
+                raise SessionConflict(record.session_id)
+            return
+        if self._is_claimed(record):
+            raise PathClaimed(record.path)
+        self._rows[key] = record
+
+    async def update(
+        self,
+        scope: Scope,
+        session_id: str,
+        changes: Mapping[str, str | None],
+        *,
+        expected: Mapping[str, str] = MappingProxyType({}),
+    ) -> SessionRecord | None:
+        """Replace a session."""
+        with self._lock:
+            record = self._get(scope, session_id)
+            if any(getattr(record, name, None) != value for name, value in expected.items()):
+                return None
+            return self._change(scope, session_id, changes)
+
+    def _change(
+        self, scope: Scope, session_id: str, changes: Mapping[str, str | None]
+    ) -> SessionRecord | None:
+        record = self._get(scope, session_id)
+        if record is None:
+            return None
+        changed = record.replace(**changes, updated_at=datetime.now(timezone.utc))
+        if "path" in changes:
+            path = changes["path"]
+            changed = changed.replace(claim=None if path is None else claim_of(scope, path))
+            if self._is_claimed(changed, but=record):
+                changed = changed.replace(claim=None)
+        key = (scope.namespace, changed.session_id)
+        if changed.session_id != session_id and key in self._rows:
+            raise SessionConflict(changed.session_id)
+        del self._rows[scope.namespace, session_id]
+        self._rows[key] = changed
+        return changed
+
+    async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
+        """Mark, and count."""
+        with self._lock:
+            record = self._change(scope, session_id, {"state": CLOSING, "server_id": server_id})
+            if record is None:
+                return None
+            on_kernel = self._find(scope, {"kernel_id": record.kernel_id})
+            return Closing(record, last=all(other.state == CLOSING for other in on_kernel))
+
+    async def move(
+        self,
+        scope: Scope,
+        session_id: str,
+        kernel_id: str,
+        changes: Mapping[str, str | None],
+    ) -> Move | None:
+        """Change, and count."""
+        with self._lock:
+            record = self._get(scope, session_id)
+            if record is None or record.kernel_id != kernel_id:
+                return None
+            changed = self._change(scope, session_id, changes)
+            assert changed is not None
+            on_kernel = self._find(scope, {"kernel_id": kernel_id})
+            return Move(changed, last=all(other.state == CLOSING for other in on_kernel))
+
+    async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
+        """Forget sessions."""
+        count = 0
+        with self._lock:
+            for record in records:
+                present = self._get(scope, record.session_id)
+                if present is not None and present.kernel_id == record.kernel_id:
+                    del self._rows[scope.namespace, record.session_id]
+                    count += 1
+        return count
+
+    def renew(
+        self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
+    ) -> list[ServerRecord]:
+        """Count, and list."""
+        with self._lock:
+            self._refuse_if_closed()
+            key = (server.namespace, server.server_id)
+            registered = self._servers.get(key)
+            if registered is None:
+                self._servers[key] = server
+                for record in held:
+                    with suppress(SessionConflict):
+                        self._add(
+                            record.replace(claim=None) if self._is_claimed(record) else record
+                        )
+            else:
+                renewals = registered.renewals + 1
+                self._servers[key] = dataclasses.replace(registered, renewals=renewals)
+            return [s for s in self._servers.values() if s.namespace == server.namespace]
+
+    def evict(
+        self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
+    ) -> list[SessionRecord]:
+        """Forget servers, and what only they had."""
+        with self._lock:
+            self._refuse_if_closed()
+            for server in servers:
+                key = (server.namespace, server.server_id)
+                if key[0] == scope.namespace and self._servers.get(key) == server:
+                    del self._servers[key]
+            for key, record in list(self._rows.items()):
+                if record.namespace == scope.namespace and self._is_left(record):
+                    if record.authority.startswith(SERVER_AUTHORITY):
+                        del self._rows[key]
+                    elif record.state == CLOSING:
+                        self._rows[key] = record.replace(state=READY)
+                    elif record.state == STARTING and record.kernel_id is None:
+                        del self._rows[key]
+                    elif record.state == STARTING and record.scope == scope:
+                        self._rows[key] = record.replace(server_id=by)
+            return [
+                record
+                for record in self._rows.values()
+                if (record.scope, record.state, record.server_id) == (scope, STARTING, by)
+            ]
+
+    def _is_left(self, record: SessionRecord) -> bool:
+        ids = [s.server_id for s in self._servers.values() if s.namespace == record.namespace]
+        if record.authority.startswith(SERVER_AUTHORITY):
+            return record.authority not in map(authority_of, ids)
+        return record.server_id not in ids
+
+    def _get(self, scope: Scope, session_id: str) -> SessionRecord | None:
+        self._refuse_if_closed()
+        record = self._rows.get((scope.namespace, session_id))
+        return record if record is not None and record.scope == scope else None
+
+    def _is_claimed(self, record: SessionRecord, but: SessionRecord | None = None) -> bool:
+        return record.claim is not None and any(
+            other.claim == record.claim and other.namespace == record.namespace
+            for other in self._rows.values()
+            if other is not but
+        )
+
+    def _refuse_if_closed(self) -> None:
+        if not self._open:
+            raise StoreUnavailable("it is not open")

@@ -1,0 +1,287 @@
+"""The records: all that crosses from one room of the package to another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from .errors import InvalidValue
+
+STARTING: Final = "starting"
+READY: Final = "ready"
+CLOSING: Final = "closing"
+STATES: Final = frozenset({STARTING, READY, CLOSING})
+
+#: What the authority of local kernels begins with; the server's id follows.
+SERVER_AUTHORITY: Final = "server:"
+#: What the authority of a gateway begins with.
+GATEWAY_AUTHORITY: Final = "gateway"
+
+#: The most characters (code points, as ``len`` counts them) that a text may have.
+LIMITS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "namespace": 255,
+        "authority": 255,
+        "session_id": 255,
+        "path": 4096,
+        "name": 1024,
+        "type": 255,
+        "kernel_id": 255,
+        "kernel_name": 255,
+        "server_id": 255,
+        "kernel_model": 16_384,
+    }
+)
+
+#: The columns that the stock manager has too: the ones a caller may search and change.
+STOCK_COLUMNS: Final = frozenset({"session_id", "path", "name", "type", "kernel_id"})
+
+
+class Liveness(Enum):
+    """What an authority says of a kernel. Never a bool: not knowing is not knowing."""
+
+    ALIVE = "alive"
+    #: The authority confirmed that the kernel is no more.
+    GONE = "gone"
+    #: The authority could not be asked, or gave no answer that names the kernel.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose sessions a statement is confined to, compared exactly.
+
+    Parameters
+    ----------
+    namespace : str
+        The tenant. Servers of one namespace are replicas of each other.
+    authority : str
+        Who alone can say that a kernel of these sessions is gone.
+    """
+
+    namespace: str
+    authority: str
+
+    def __post_init__(self) -> None:
+        check_text("namespace", self.namespace)
+        check_text("authority", self.authority)
+
+
+class SessionRecord(NamedTuple):
+    """A session as the store keeps it.
+
+    A named tuple: a list makes one of each row, and a frozen dataclass takes
+    six times as long to make. Also read by a column's name, ``record["path"]``,
+    as a row of the stock manager is.
+
+    Parameters
+    ----------
+    namespace, authority : str
+        The :class:`Scope` of the session.
+    session_id : str
+        Unique in the namespace.
+    path, name, type : str or None
+        As in the REST API of Jupyter Server.
+    kernel_id, kernel_name : str or None
+        The kernel, and the kernel specification that it was started from.
+    kernel_model : str or None
+        The last known model of the kernel, as JSON text: shown while the
+        kernel's authority cannot be asked, and decoded only then.
+    server_id : str or None
+        The server that wrote the session, or is closing it: what it leaves
+        unfinished is finished by whoever evicts it.
+    state : str
+        ``starting``, ``ready`` or ``closing``.
+    claim : str or None
+        :func:`claim_of` the path while the session holds it, else ``None``.
+    created_at, updated_at : datetime
+        Aware, in UTC, to the microsecond, read from the writing server's clock.
+        For people and for the order of a list; no decision rests on them.
+    """
+
+    namespace: str
+    authority: str
+    session_id: str
+    path: str | None
+    name: str | None
+    type: str | None
+    kernel_id: str | None
+    kernel_name: str | None
+    kernel_model: str | None
+    server_id: str | None
+    state: str
+    claim: str | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that this record belongs to."""
+        return Scope(self.namespace, self.authority)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a field by its position, or a column by its name."""
+        if isinstance(key, str):
+            if key not in STOCK_COLUMNS:
+                raise KeyError(key)
+            return getattr(self, key)
+        return tuple.__getitem__(self, key)
+
+    def replace(self, **changes: Any) -> SessionRecord:
+        """Return a copy with `changes`."""
+        return self._replace(**changes)
+
+    def check(self) -> None:
+        """Check every text of the record.
+
+        Raises
+        ------
+        InvalidValue
+            If a text is over-long or cannot be stored exactly in every database.
+        """
+        for field in LIMITS:
+            check_text(field, getattr(self, field))
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A running server, registered in the store with a lease.
+
+    Parameters
+    ----------
+    namespace, server_id : str
+    hostname : str or None
+    pid : int or None
+    version : str or None
+        Of this package, for operators.
+    started_at : datetime
+        Aware, in UTC; for people, no decision rests on it.
+    renewals : int
+        Grows with each renewal. Whoever sees it stand still for
+        `lease_seconds` on a clock of its own may evict the server.
+    lease_seconds : int
+    """
+
+    namespace: str
+    server_id: str
+    hostname: str | None
+    pid: int | None
+    version: str | None
+    started_at: datetime
+    renewals: int
+    lease_seconds: int
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A session that was marked ``closing``.
+
+    Parameters
+    ----------
+    record : SessionRecord
+        The session, as it is now.
+    last : bool
+        Whether no other session that stays uses the kernel. Of the sessions on
+        one kernel that are closed, however concurrently, exactly one is last.
+    """
+
+    record: SessionRecord
+    last: bool
+
+
+@dataclass(frozen=True)
+class Move:
+    """A session that was moved from one kernel to another.
+
+    Parameters
+    ----------
+    record : SessionRecord
+        The session, as it is now.
+    last : bool
+        Whether no other session that stays uses the kernel that it left. Of
+        those that leave one kernel, by a move or by being closed, however
+        concurrently, exactly one is last.
+    """
+
+    record: SessionRecord
+    last: bool
+
+
+@dataclass(frozen=True)
+class Departure:
+    """What a server tells the store at an orderly stop.
+
+    Parameters
+    ----------
+    scope : Scope
+        The departing server's.
+    server_id : str
+        Its registration ends, unless kernels of its own go on running, or a
+        session that it is starting or closing is left: then that is left to
+        its lease.
+    running : frozenset of str or None
+        The kernels that go on running: sessions on any other kernel of the
+        scope are removed. ``None`` where the kernels are a gateway's, and all
+        sessions stay.
+    """
+
+    scope: Scope
+    server_id: str
+    running: frozenset[str] | None
+
+
+def check_text(field: str, value: object) -> None:
+    """Check that a value can be stored exactly, on every database, in a field.
+
+    Parameters
+    ----------
+    field : str
+        A key of :data:`LIMITS`.
+    value : object
+        ``None`` is fine.
+
+    Raises
+    ------
+    InvalidValue
+        If `value` is not a string, is over-long, holds a NUL (PostgreSQL has no
+        such text) or a lone surrogate (no UTF-8 has).
+    """
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InvalidValue(field, f"is of type {type(value).__name__}", "a string or null")
+    if len(value) > LIMITS[field]:
+        raise InvalidValue(
+            field, f"has {len(value)} characters", f"at most {LIMITS[field]} characters"
+        )
+    if "\0" in value:
+        raise InvalidValue(field, "contains a NUL character", "text without NUL characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue(
+            field, "contains a lone surrogate", "text that can be encoded as UTF-8"
+        ) from None
+
+
+def digest(*parts: str) -> str:
+    """Return the SHA-256 of `parts`, in hexadecimal.
+
+    The parts are joined by NUL, which no part contains: no two lists collide.
+    """
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def authority_of(server_id: str) -> str:
+    """Return the authority over the local kernels of a server."""
+    return f"{SERVER_AUTHORITY}{server_id}"
+
+
+def claim_of(scope: Scope, path: str) -> str:
+    """Return the claim to a path: unique in a namespace under one authority."""
+    return digest(scope.authority, path)

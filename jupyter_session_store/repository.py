@@ -1,0 +1,380 @@
+"""The storage contract behind the session manager, and how a plugin is found."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from logging import Logger
+from types import MappingProxyType
+from typing import Any, Final
+
+from .errors import ConfigurationError, UnknownRepository
+from .records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord
+
+ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
+
+
+class SessionRepository(ABC):
+    """Where sessions are kept: the contract that every repository fulfils.
+
+    A repository is a plugin, named in the entry-point group
+    ``jupyter_session_store.repositories``. It proves that it keeps this
+    contract by inheriting :class:`jupyter_session_store.testing.RepositoryContract`.
+
+    **Construction** has no side effect but reading the URL: no connection, no
+    file, no thread that outlives a failed constructor. :meth:`open` follows
+    once, :meth:`close` ends every use.
+
+    **Threads and tasks.** The verbs that are coroutines are called from tasks
+    of any one event loop, as many at once as there are requests, and block
+    none. The others block for `timeout` seconds at most and are called from
+    any thread: :meth:`renew` and :meth:`evict` from one that is not the loop's.
+
+    **Scope.** Each verb is confined to one :class:`~.records.Scope`, compared
+    exactly: a session of another namespace or authority is neither returned
+    nor changed nor removed, nor does it stand in the way.
+
+    **Exactness.** What goes in comes out: case, accents, normalisation form,
+    spaces at the edges, emoji, up to the lengths in :data:`.records.LIMITS`.
+    The caller has checked its texts (:meth:`.SessionRecord.check`).
+
+    **One unit of work.** Each verb is atomic: it happens wholly or not at all,
+    and repeated after an answer that was lost it succeeds the same, but for
+    :meth:`move`, which says that there is nothing to move.
+
+    **Errors.** Any verb raises :class:`.StoreUnavailable` if the store cannot
+    be reached in bounded time, and :class:`.SchemaMismatch` if what it finds
+    there does not fit. Either way nothing is known to have changed, and the
+    repository goes on to be usable: the next call tries again.
+
+    Parameters
+    ----------
+    url : str
+        What the user gave as ``SessionManager.database_filepath``, and
+        :meth:`validate_url` has accepted.
+    options : mapping
+        ``PersistentSessionManager.engine_options``; its meaning is the
+        repository's own.
+    auto_upgrade : str
+        ``"safe"``, ``"always"`` or ``"never"``: whether :meth:`open` may bring
+        a schema that is behind to the newest.
+    log : logging.Logger
+        For what an operator should know. Never a password or a whole URL.
+
+    Raises
+    ------
+    ConfigurationError
+        If the options are not usable.
+    """
+
+    @abstractmethod
+    def __init__(
+        self, url: str, *, options: Mapping[str, Any], auto_upgrade: str, log: Logger
+    ) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def default_url(cls, data_dir: str) -> str:
+        """Return the URL that is used where the user gives none.
+
+        Parameters
+        ----------
+        data_dir : str
+            Jupyter's data directory, for those who keep a file.
+        """
+
+    @classmethod
+    @abstractmethod
+    def validate_url(cls, url: str) -> None:
+        """Refuse a URL that can never work, as early as at configuration.
+
+        Connects to nothing and creates nothing.
+
+        Raises
+        ------
+        ConfigurationError
+            With what was found, what is expected and the cure.
+        """
+
+    @abstractmethod
+    def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
+        """Make the store ready for use, or refuse it; register the server.
+
+        A store that cannot be reached within `timeout` seconds is no error:
+        this returns, and the first verb that reaches it checks it then.
+
+        Parameters
+        ----------
+        scope : Scope
+            The opening server's: whose the sessions become that an older
+            store at the same place left behind.
+        server : ServerRecord
+            The opening server. One that is registered already is renewed.
+        timeout : float
+            Seconds to wait at most.
+
+        Raises
+        ------
+        SchemaMismatch
+            If the schema does not fit and may not be upgraded here.
+        """
+
+    @abstractmethod
+    def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
+        """End every use: no thread and no connection stays. Idempotent.
+
+        Parameters
+        ----------
+        departure : Departure, optional
+            What to remove first, if the store can be reached in time.
+        timeout : float
+            Seconds to wait at most.
+        """
+
+    @abstractmethod
+    async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
+        """Return the sessions of a scope that equal every criterion.
+
+        Parameters
+        ----------
+        scope : Scope
+        **criteria : str or None
+            Of :data:`.records.STOCK_COLUMNS`. ``None`` equals nothing, as
+            ``NULL`` in SQL. Without criteria: all sessions of the scope.
+
+        Returns
+        -------
+        list of SessionRecord
+            Ordered by ``created_at``, then ``session_id``; empty if there are none.
+        """
+
+    @abstractmethod
+    async def add(self, record: SessionRecord) -> None:
+        """Add a session, its claim (if it has one) included.
+
+        Raises
+        ------
+        SessionConflict
+            If another session of the namespace has this id.
+        PathClaimed
+            If another session holds the claim.
+        """
+
+    @abstractmethod
+    async def update(
+        self,
+        scope: Scope,
+        session_id: str,
+        changes: Mapping[str, str | None],
+        *,
+        expected: Mapping[str, str] = MappingProxyType({}),
+    ) -> SessionRecord | None:
+        """Change a session.
+
+        A new path takes its claim if it is free, else the session holds none.
+
+        Parameters
+        ----------
+        scope : Scope
+        session_id : str
+        changes : mapping
+            Not empty. Of :data:`.records.STOCK_COLUMNS`, ``kernel_name``,
+            ``kernel_model`` and ``state``.
+        expected : mapping
+            Of ``state`` and ``server_id``: a session that does not equal it
+            is not changed.
+
+        Returns
+        -------
+        SessionRecord or None
+            The session as it is now; ``None`` if there is none of that id, as
+            expected.
+
+        Raises
+        ------
+        SessionConflict
+            If `changes` gives it the id of another session.
+        """
+
+    @abstractmethod
+    async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
+        """Mark a session as closing, and say whether it is its kernel's last.
+
+        The other sessions on the kernel are counted in the same unit of work,
+        those that are closing themselves left out. The session becomes
+        `server_id`'s, so that the mark goes with that server.
+
+        Returns
+        -------
+        Closing or None
+            ``None`` if there is no session of that id.
+        """
+
+    @abstractmethod
+    async def move(
+        self,
+        scope: Scope,
+        session_id: str,
+        kernel_id: str,
+        changes: Mapping[str, str | None],
+    ) -> Move | None:
+        """Change a session that is on a kernel, and say whether it was that kernel's last.
+
+        The other sessions on the kernel are counted in the same unit of work,
+        those that are closing left out.
+
+        Parameters
+        ----------
+        scope : Scope
+        session_id : str
+        kernel_id : str
+            The kernel that the session is on. One that is on another is not
+            changed.
+        changes : mapping
+            As :meth:`update` has them, ``kernel_id`` among them and
+            ``session_id`` not.
+
+        Returns
+        -------
+        Move or None
+            ``None`` if there is no session of that id on that kernel: a move
+            whose answer was lost was perhaps made.
+        """
+
+    @abstractmethod
+    async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
+        """Remove sessions, each only if it still has the kernel that its record names.
+
+        Returns
+        -------
+        int
+            How many were removed; one that is not there is no error.
+        """
+
+    @abstractmethod
+    def renew(
+        self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
+    ) -> list[ServerRecord]:
+        """Renew a server's lease, and look at the others'.
+
+        A server that was evicted meanwhile is registered again, and its
+        sessions are written back.
+
+        Parameters
+        ----------
+        server : ServerRecord
+        held : collection of SessionRecord
+            The sessions on kernels that it still runs itself. Added, where it
+            was evicted, unless they are there.
+        timeout : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        list of ServerRecord
+            Every server of the namespace, this one included.
+        """
+
+    @abstractmethod
+    def evict(
+        self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
+    ) -> list[SessionRecord]:
+        """Evict servers that stopped renewing, and take over what they left.
+
+        One that renewed its lease since it was seen stays. Then, for every
+        server of the namespace that is not registered: the sessions on its
+        local kernels are removed; sessions that it was closing are ready
+        again; of those that it was starting, the ones that name no kernel are
+        removed, and the others of `scope` become `by`'s.
+
+        Parameters
+        ----------
+        scope : Scope
+            The evicting server's.
+        servers : collection of ServerRecord
+            As they were seen, their ``renewals`` above all; may be empty.
+        by : str
+            The id of the evicting server.
+        timeout : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        list of SessionRecord
+            The sessions of `scope` that are being started by `by` now. Those
+            that it took over are to finish: to make ready if their kernel
+            lives, to remove if it is gone.
+        """
+
+
+def repository_names() -> list[str]:
+    """Return the names of the installed repositories, sorted."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Put off the collection of garbage during an import, and spare it what was imported.
+
+    An import makes very many objects, which all stay. To look through them
+    again and again is a fifth of what importing SQLAlchemy costs a server's
+    start; to look through all of a server's at once, as happens now and then,
+    stops the event loop for a tenth of a second. So they are frozen
+    (:func:`gc.freeze`), with what was there before: once in a process, when
+    something is really imported.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    before = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > before:
+            gc.freeze()
+        gc.enable()
+
+
+def load_repository(name: str) -> type[SessionRepository]:
+    """Return the repository class that an entry point names.
+
+    Parameters
+    ----------
+    name : str
+        A name in the entry-point group ``jupyter_session_store.repositories``.
+
+    Raises
+    ------
+    UnknownRepository
+        If there is none of that name; the text lists the known ones.
+    ConfigurationError
+        If it cannot be imported, or is no :class:`SessionRepository`.
+    """
+    found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
+    if not found:
+        raise UnknownRepository(
+            f"No session repository is called {name!r}; the installed ones are "
+            f"{', '.join(repository_names()) or 'none'}. Set "
+            "c.PersistentSessionManager.repository to one of them, or install the "
+            "package that brings it."
+        )
+    try:
+        with garbage_kept():
+            loaded = found[0].load()
+    except ImportError as error:
+        raise ConfigurationError(
+            f"The session repository {name!r} ({found[0].value}) cannot be imported: "
+            f"{error}. Install what it needs, or set "
+            "c.PersistentSessionManager.repository to another."
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, SessionRepository)):
+        raise ConfigurationError(
+            f"The session repository {name!r} ({found[0].value}) is not a subclass of "
+            "jupyter_session_store.repository.SessionRepository."
+        )
+    return loaded

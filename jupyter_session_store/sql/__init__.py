@@ -1,0 +1,1 @@
+"""Sessions in a relational database. Nothing here knows of traitlets, tornado or a server."""

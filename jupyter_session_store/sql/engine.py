@@ -1,0 +1,391 @@
+"""From ``database_filepath`` to an engine: ONE factory for server, command line and migrations."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
+
+from ..errors import ConfigurationError, StoreUnavailable
+from .files import is_on_network_file_system, refuse_unusable_file
+from .tls import share_default_context
+
+TRAIT: Final = "c.SessionManager.database_filepath"
+OPTIONS: Final = "c.PersistentSessionManager.engine_options"
+MEMORY: Final = ":memory:"
+
+#: Seconds. A connection, and a statement, that takes longer is given up, the
+#: statement by the database itself: what a client was refused must not happen later.
+CONNECT_TIMEOUT: Final = 5
+STATEMENT_TIMEOUT: Final = 5
+#: Seconds that SQLite waits for another process's lock.
+BUSY_TIMEOUT: Final = 4
+#: Seconds that a driver waits for an answer from a host that has gone silent.
+_SILENCE: Final = 10
+
+_DRIVERS: Final = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+_EXTRAS: Final = {"psycopg": "postgresql", "pymysql": "mysql"}
+_CONNECT_ARGS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "psycopg": {
+        "application_name": "jupyter_session_store",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        # Prepared statements belong to a connection; behind PgBouncer in
+        # transaction mode the next statement runs on another.
+        "prepare_threshold": None,
+        "tcp_user_timeout": _SILENCE * 1000,
+    },
+    "pymysql": {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "read_timeout": _SILENCE,
+        "write_timeout": _SILENCE,
+        # The first is for rows, the second for tables.
+        "init_command": (
+            f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
+        ),
+    },
+    "pysqlite": {"timeout": BUSY_TIMEOUT, "check_same_thread": False},
+}
+_OURS: Final = frozenset({"isolation_level", "skip_autocommit_rollback"})
+
+
+_URL_WITHOUT_COLON: Final = re.compile(r"^\w*//.*@")
+
+
+def parse(text: str) -> URL:
+    """Turn a path, ``:memory:`` or a URL into a URL that names its driver.
+
+    Parameters
+    ----------
+    text : str
+        What the user typed.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be parsed. The text is not repeated: it may hold a password.
+    """
+    if not text:
+        raise ConfigurationError(
+            f"{TRAIT} is empty; expected a file path, ':memory:' or a database URL. Remove the "
+            "setting to use the default."
+        )
+    if text == MEMORY:
+        return URL.create("sqlite")
+    if "://" not in text and not _URL_WITHOUT_COLON.search(text):
+        return URL.create("sqlite", database=text)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            f"{TRAIT} is not a database URL; expected "
+            "dialect://user:password@host:port/database, with every special "
+            "character of the user and the password percent-encoded "
+            "(urllib.parse.quote(password, safe=''))."
+        ) from None
+    if "@" in (url.host or "") or "@" in (url.database or "").partition("?")[0]:
+        raise ConfigurationError(
+            f"{TRAIT} holds an '@' in its host or database name; the password "
+            "probably holds special characters that are not percent-encoded. "
+            "Encode it with urllib.parse.quote(password, safe='')."
+        )
+    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+
+
+def is_memory(url: URL) -> bool:
+    """Return whether the database lives in this process's memory alone."""
+    if url.get_backend_name() != "sqlite":
+        return False
+    if url.database in (None, "", MEMORY, "file::memory:"):
+        return True
+    in_memory = {("mode", "memory"), ("vfs", "memdb")}
+    return url.database.startswith("file:") and not in_memory.isdisjoint(url.query.items())
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the file of a SQLite URL, or ``None`` (in memory, a ``file:`` URI, a server)."""
+    if url.get_backend_name() != "sqlite" or is_memory(url):
+        return None
+    if not url.database or url.database.startswith("file:"):
+        return None
+    return Path(url.database)
+
+
+def check(text: str) -> URL:
+    """Refuse what can never work, without connecting to or creating anything.
+
+    Returns
+    -------
+    URL
+        As :func:`parse` does.
+
+    Raises
+    ------
+    ConfigurationError
+        A malformed URL, an unknown dialect, a missing driver, an asynchronous
+        driver, a directory, a file that is not SQLite's, or an unusable folder.
+    """
+    url = parse(text)
+    _dialect(url)
+    path = sqlite_file(url)
+    if path is not None:
+        refuse_unusable_file(path, TRAIT)
+    return url
+
+
+def _dialect(url: URL) -> type[Dialect]:
+    try:
+        dialect = url.get_dialect()
+    except (NoSuchModuleError, ArgumentError):
+        raise ConfigurationError(
+            f"{TRAIT} names the dialect {url.drivername!r}, which SQLAlchemy does not "
+            "know; expected a file path, ':memory:', or a URL that begins with "
+            "sqlite:///, postgresql://, mysql:// or mariadb://, or the dialect of an "
+            "installed package."
+        ) from None
+    try:
+        dialect.import_dbapi()
+    except ImportError:
+        driver = url.get_driver_name()
+        extra = _EXTRAS.get(driver)
+        package = f"'jupyter_session_store[{extra}]'" if extra else driver
+        raise ConfigurationError(
+            f"{TRAIT} needs the database driver {driver!r}, which is not installed. "
+            f"Install it: pip install {package}"
+        ) from None
+    if dialect.is_async:
+        raise ConfigurationError(
+            f"{TRAIT} names the asynchronous driver {url.get_driver_name()!r}; expected a "
+            f"synchronous one. Leave the driver out: {url.get_backend_name()}://..."
+        )
+    return dialect
+
+
+def create(text: str, options: Mapping[str, Any] | None = None) -> Engine:
+    """Create the engine; it connects to nothing yet.
+
+    Its connections commit each statement by themselves: one round trip
+    instead of three. A unit of work of several statements begins explicitly.
+
+    Parameters
+    ----------
+    text : str
+        A path, ``:memory:`` or a URL.
+    options : mapping, optional
+        Keyword arguments of :func:`sqlalchemy.create_engine`, and two of our
+        own: ``password_file`` (a path) and ``password_provider`` (a callable
+        without parameters, or ``"module:name"`` of one), either of which is
+        read at each connect, for passwords that rotate.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`check`, or if an option is not usable.
+    """
+    url = check(text)
+    settings = dict(options or {})
+    if refused := _OURS & settings.keys():
+        raise ConfigurationError(
+            f"{OPTIONS} holds {', '.join(sorted(refused))}, which the store sets "
+            "itself: its statements commit by themselves. Remove it."
+        )
+    provide = _password_source(settings)
+    dialect = url.get_dialect()
+    defaults: dict[str, Any] = {
+        "isolation_level": "AUTOCOMMIT",
+        "hide_parameters": True,
+        "connect_args": _connect_args(url, settings.pop("connect_args", {})),
+    }
+    if dialect.detect_autocommit_setting is not DefaultDialect.detect_autocommit_setting:
+        defaults["skip_autocommit_rollback"] = True
+    if url.get_driver_name() == "psycopg":
+        # Looking for the type hstore costs a statement on each new connection.
+        defaults["use_native_hstore"] = False
+    if is_memory(url):
+        defaults["poolclass"] = StaticPool
+    elif "poolclass" not in settings:
+        defaults |= {"pool_size": 1, "max_overflow": 0}
+    try:
+        engine = create_engine(url, **{**defaults, **settings})
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{OPTIONS} cannot be used for {url.get_backend_name()}: "
+            f"{redact(str(error), url)}. Expected keyword arguments of "
+            "sqlalchemy.create_engine."
+        ) from None
+    if provide is not None:
+        _provide_password(engine, provide)
+    if url.get_backend_name() == "sqlite":
+        _prepare_sqlite(engine, sqlite_file(url))
+    if url.get_driver_name() == "psycopg":
+        _limit_statements(engine)
+    if url.get_driver_name() == "pymysql":
+        share_default_context(engine)
+    return engine
+
+
+def _connect_args(url: URL, given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"{OPTIONS}['connect_args'] is of type {type(given).__name__}; expected a dict of "
+            "keyword arguments of the driver's connect function."
+        )
+    ours = _CONNECT_ARGS.get(url.get_driver_name(), {})
+    named_in_url = set(url.query)
+    return {k: v for k, v in ours.items() if k not in named_in_url} | dict(given)
+
+
+def _password_source(settings: dict[str, Any]) -> Callable[[], str] | None:
+    path = settings.pop("password_file", None)
+    provider: Any = settings.pop("password_provider", None)
+    if path is not None and provider is not None:
+        raise ConfigurationError(
+            f"{OPTIONS} holds both password_file and password_provider; keep one."
+        )
+    if path is not None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigurationError(f"{OPTIONS}['password_file'] is not a path.")
+        file = Path(path)
+        return _guarded(
+            lambda: file.read_text(encoding="utf-8").rstrip("\r\n"),
+            "password_file",
+            "a file of UTF-8 text that this user may read",
+        )
+    if isinstance(provider, str):
+        provider = _imported(provider)
+    if provider is None:
+        return None
+    if not callable(provider):
+        raise ConfigurationError(
+            f"{OPTIONS}['password_provider'] is neither a callable nor 'module:name'."
+        )
+    return _guarded(provider, "password_provider", "it to return a string")
+
+
+def _guarded(provide: Callable[[], Any], option: str, expected: str) -> Callable[[], str]:
+    def provided() -> str:
+        try:
+            password = provide()
+            if not isinstance(password, str):
+                raise TypeError
+        except Exception as error:
+            # Not its text, which may hold what it was about to return.
+            raise StoreUnavailable(
+                f"{OPTIONS}[{option!r}] gave no password ({type(error).__name__}); "
+                f"expected {expected}"
+            ) from None
+        return password
+
+    return provided
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        reason = error if isinstance(error, ImportError) else type(error).__name__
+        raise ConfigurationError(
+            f"{OPTIONS}['password_provider'] is {name!r}, which cannot be imported "
+            f"({reason}); expected 'module:name'."
+        ) from None
+
+
+def _provide_password(engine: Engine, provide: Callable[[], str]) -> None:
+    @event.listens_for(engine, "do_connect")
+    def _set(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
+        cparams["password"] = provide()
+
+
+def _limit_statements(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _set(connection: Any, _record: Any) -> None:
+        # Not as a start-up parameter, which PgBouncer refuses.
+        autocommit, connection.autocommit = connection.autocommit, True
+        connection.execute(statement_limit(connection, STATEMENT_TIMEOUT))
+        connection.autocommit = autocommit
+
+
+def statement_limit(connection: Any, seconds: float) -> str:
+    """Return the statement that sets, or at 0 lifts, the time-out of psycopg's connection.
+
+    It does nothing behind a pooler, where the process that answers is not the
+    one that was named at connect: the time-out would stay on the pooler's
+    connection, for whoever gets it next.
+    """
+    return (
+        f"SELECT set_config('statement_timeout', '{seconds}s', false) "
+        f"WHERE pg_backend_pid() = {connection.info.backend_pid:d}"
+    )
+
+
+def _prepare_sqlite(engine: Engine, path: Path | None) -> None:
+    @event.listens_for(engine, "do_connect")
+    def _create_private(_dialect: Any, _record: Any, _cargs: Any, _cparams: Any) -> None:
+        if path is not None and not path.exists():
+            # SQLite would create it readable to all; its -wal and -shm files follow its mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+    @event.listens_for(engine, "connect")
+    def _set_journal(connection: Any, _record: Any) -> None:
+        if path is None:
+            return
+        # Shared memory, which WAL needs, does not work across the hosts of a network file system.
+        wanted = "delete" if is_on_network_file_system(path) else "wal"
+        cursor = connection.cursor()
+        try:
+            cursor.execute("PRAGMA journal_mode")
+            if cursor.fetchone()[0] != wanted:
+                cursor.execute(f"PRAGMA journal_mode={wanted}")
+            if wanted == "wal":
+                # In WAL this cannot corrupt; a power cut may lose the last sessions,
+                # whose kernels it ended too.
+                cursor.execute("PRAGMA synchronous=NORMAL")
+        finally:
+            cursor.close()
+
+
+_URL_WITH_CREDENTIALS = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
+
+
+def passwords_of(url: URL) -> list[str]:
+    """Return the passwords that a URL holds, in their place or among its parameters."""
+    found = [] if url.password is None else [str(url.password)]
+    for name, value in url.query.items():
+        if "pass" in name.lower():
+            found += [value] if isinstance(value, str) else value
+    return [password for password in found if password]
+
+
+def redact(text: str, url: URL) -> str:
+    """Return a driver's message without a password and without a whole URL."""
+    for password in passwords_of(url):
+        text = text.replace(password, "***")
+    return _URL_WITH_CREDENTIALS.sub("(URL)", text)
+
+
+def describe(url: URL) -> str:
+    """Return what may be shown of a URL: the backend and the host, or the file's name."""
+    if is_memory(url):
+        return "SQLite in memory"
+    path = sqlite_file(url)
+    if path is not None:
+        return f"SQLite file {str(path)!r}"
+    name = url.get_backend_name()
+    return f"{name} on {url.host}" if url.host else name

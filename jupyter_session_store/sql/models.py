@@ -1,0 +1,188 @@
+"""The declarative model: the tables as the newest migration leaves them.
+
+Only Alembic changes the schema; the migrations do not import this module, so
+that an old one goes on saying what it said. A test compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from sqlalchemy import (
+    TIMESTAMP,
+    DateTime,
+    Dialect,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+#: Collations that compare byte by byte and do not ignore trailing spaces
+#: (utf8mb4_bin does: under it the namespace ``'bob '`` reads ``'bob'``).
+MYSQL_COLLATION: Final = "utf8mb4_0900_bin"
+MARIADB_COLLATION: Final = "utf8mb4_nopad_bin"
+
+#: What a date that no clock wrote is read as, so that one row edited by hand
+#: does not fail a whole list.
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, to the microsecond, on every database."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column's type: SQLite has none for dates, and keeps text."""
+        if dialect.name == "postgresql":
+            return TIMESTAMP(timezone=True)
+        if dialect.name in ("mysql", "mariadb"):
+            from sqlalchemy.dialects.mysql import DATETIME
+
+            return DATETIME(fsp=6)
+        if dialect.name == "sqlite":
+            return String(32)
+        return DateTime()
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Turn an aware datetime into what the driver takes."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        value = value.astimezone(timezone.utc)
+        if dialect.name == "sqlite":
+            return value.isoformat(" ", "microseconds")
+        return value.replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Turn what the driver gives into an aware datetime in UTC."""
+        return moment(value)
+
+
+def moment(value: Any) -> datetime:
+    """Turn what a driver gives for a date into an aware datetime in UTC."""
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if value.tzinfo is timezone.utc:
+            aware: datetime = value
+        elif value.tzinfo is None:
+            aware = value.replace(tzinfo=timezone.utc)
+        else:
+            aware = value.astimezone(timezone.utc)
+    except (AttributeError, OverflowError, ValueError):
+        return EPOCH
+    return aware
+
+
+class ExactText(TypeDecorator[str]):
+    """A text that compares and sorts by its code points on every database.
+
+    The types of a dialect are taken only where it is used: importing all of
+    them would cost each start of a server.
+
+    Parameters
+    ----------
+    length : int, optional
+        In characters; without it the text is long and never compared.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column's type."""
+        length = self.length
+        if dialect.name in ("mysql", "mariadb"):
+            from sqlalchemy.dialects import mysql
+
+            exact = {
+                "charset": "utf8mb4",
+                "collation": MARIADB_COLLATION
+                if getattr(dialect, "is_mariadb", False)
+                else MYSQL_COLLATION,
+            }
+            return mysql.VARCHAR(length, **exact) if length else mysql.MEDIUMTEXT(**exact)
+        if length is None:
+            return Text()
+        return String(length, collation="C" if dialect.name == "postgresql" else None)
+
+
+class Base(DeclarativeBase):
+    """The base of the model; constraints are named, so that a migration can change them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Session(Base):
+    """A session: a path tied to a kernel.
+
+    The namespace leads every key, so that the table can be distributed by
+    tenant, and there is neither a sequence nor a foreign key.
+    """
+
+    __tablename__ = "jupyter_sessions"
+
+    namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    session_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    path: Mapped[str | None] = mapped_column(ExactText(4096))
+    #: SHA-256: a key on the path itself would be too long for MySQL.
+    path_digest: Mapped[str | None] = mapped_column(ExactText(64))
+    name: Mapped[str | None] = mapped_column(ExactText(1024))
+    type: Mapped[str | None] = mapped_column(ExactText(255))
+    kernel_id: Mapped[str | None] = mapped_column(ExactText(255))
+    kernel_name: Mapped[str | None] = mapped_column(ExactText(255))
+    kernel_model: Mapped[str | None] = mapped_column(ExactText)
+    authority: Mapped[str] = mapped_column(ExactText(255))
+    server_id: Mapped[str | None] = mapped_column(ExactText(255))
+    state: Mapped[str] = mapped_column(ExactText(16))
+    claim: Mapped[str | None] = mapped_column(ExactText(64))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+    __table_args__ = (
+        UniqueConstraint("namespace", "claim"),
+        Index(None, "namespace", "path_digest"),
+        Index(None, "namespace", "kernel_id"),
+    )
+
+
+class Server(Base):
+    """A running server, and the lease that it renews by counting."""
+
+    __tablename__ = "jupyter_servers"
+
+    namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    server_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    hostname: Mapped[str | None] = mapped_column(ExactText(255))
+    pid: Mapped[int | None]
+    version: Mapped[str | None] = mapped_column(ExactText(255))
+    started_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    renewals: Mapped[int]
+    lease_seconds: Mapped[int]
+
+
+class Meta(Base):
+    """What the database says of itself: see :mod:`.schema` for the names in use."""
+
+    __tablename__ = "jupyter_session_store_meta"
+
+    name: Mapped[str] = mapped_column(ExactText(64), primary_key=True)
+    value: Mapped[str] = mapped_column(ExactText(255))

@@ -1,0 +1,246 @@
+"""Sessions in SQLite, PostgreSQL, MySQL or MariaDB, through SQLAlchemy."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from datetime import datetime, timezone
+from logging import Logger
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection
+
+from ..errors import PathClaimed, SchemaMismatch, SessionConflict, StoreUnavailable
+from ..records import (
+    CLOSING,
+    Closing,
+    Departure,
+    Move,
+    Scope,
+    ServerRecord,
+    SessionRecord,
+    claim_of,
+)
+from ..repository import SessionRepository
+from . import engine as engines
+from . import leases, leaving, units
+from .database import Database
+from .worker import Worker
+
+T = TypeVar("T")
+
+#: Seconds that a request waits for its turn and its answer together: each is bounded by the
+#: statement time-out, so that what is answered with a failure does not happen afterwards.
+REQUEST_TIMEOUT: Final = 2.0 * engines.STATEMENT_TIMEOUT
+
+
+class SQLAlchemySessionRepository(SessionRepository):
+    """The contract on one connection that a daemon thread of its own works.
+
+    Each verb is one statement that commits by itself; the exceptions are said
+    at :mod:`.units`. Parameters as :class:`.SessionRepository` has them; `options`
+    are those of :func:`.engine.create`.
+    """
+
+    def __init__(
+        self, url: str, *, options: Mapping[str, Any], auto_upgrade: str, log: Logger
+    ) -> None:
+        self._log = log
+        self._database = Database(engines.create(url, options), auto_upgrade, log)
+        self._worker: Worker | None = None
+        self._strangers: set[str] = set()
+
+    @classmethod
+    def default_url(cls, data_dir: str) -> str:
+        """Return a file in Jupyter's data directory."""
+        return os.path.join(data_dir, "jupyter_session_store.db")
+
+    @classmethod
+    def validate_url(cls, url: str) -> None:
+        """Refuse what :func:`.engine.check` refuses."""
+        engines.check(url)
+
+    def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
+        """Check the schema, upgrade it where that is allowed, adopt a stock file."""
+        self._database.serve(scope, server)
+        worker = Worker("jupyter_session_store", self._database.release)
+        self._worker = worker
+        # Whoever drops this repository without closing it leaves no thread behind.
+        weakref.finalize(self, worker.stop, 0.0).atexit = False
+        checked = worker.submit(lambda: self._database.run(lambda _connection: None))
+        try:
+            checked.result(timeout)
+        except SchemaMismatch:
+            self.close()
+            raise
+        except StoreUnavailable:
+            # Said in the log already; the first request that reaches it checks it.
+            return
+        except FutureTimeoutError:
+            self._database.went_down(
+                StoreUnavailable(
+                    f"{self._database.name} did not answer within {timeout:g} s; the server "
+                    "starts without it and answers 503 for sessions until it does"
+                )
+            )
+
+    def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
+        """End the thread and the connection, whatever the database does."""
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        departed: Future[None] | None = None
+        # Where this is collected, its finalizer may have stopped the worker before.
+        with suppress(StoreUnavailable):
+            if departure is not None:
+                departed = worker.submit(self._departing(departure, timeout))
+            worker.submit(self._database.end)
+        worker.stop(timeout)
+        if departed is not None and not departed.done():
+            self._log.warning(
+                "The sessions of this server stay in the store: %s did not answer within %g s.",
+                self._database.name,
+                timeout,
+            )
+
+    async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
+        """One statement."""
+        if None in criteria.values():
+            return []
+        return await self._run(lambda c: units.find(c, scope, criteria), writes=False)
+
+    async def add(self, record: SessionRecord) -> None:
+        """One statement, and one more to tell why it was refused."""
+
+        def unit(connection: Connection) -> units.Added:
+            return units.add(connection, record)
+
+        outcome = await self._run(unit)
+        if outcome is units.Added.ID_TAKEN:
+            raise SessionConflict(record.session_id)
+        if outcome is units.Added.PATH_CLAIMED:
+            raise PathClaimed(record.path)
+
+    async def update(
+        self,
+        scope: Scope,
+        session_id: str,
+        changes: Mapping[str, str | None],
+        *,
+        expected: Mapping[str, str] = MappingProxyType({}),
+    ) -> SessionRecord | None:
+        """One statement; one more where the path is claimed, or RETURNING is missing."""
+        values = _values(scope, changes)
+        return await self._run(lambda c: units.update(c, scope, session_id, values, expected))
+
+    async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
+        """One statement, or two where RETURNING is missing."""
+        values = {"state": CLOSING, "updated_at": _now(), "server_id": server_id}
+        return await self._run(lambda c: leaving.begin_close(c, scope, session_id, values))
+
+    async def move(
+        self,
+        scope: Scope,
+        session_id: str,
+        kernel_id: str,
+        changes: Mapping[str, str | None],
+    ) -> Move | None:
+        """One statement; one more where the path is claimed, or RETURNING is missing."""
+        values = _values(scope, changes)
+        return await self._run(lambda c: leaving.move(c, scope, session_id, kernel_id, values))
+
+    async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
+        """One statement for each 500 sessions."""
+        if not records:
+            return 0
+        return await self._run(lambda c: units.remove(c, scope, records))
+
+    def renew(
+        self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
+    ) -> list[ServerRecord]:
+        """Two statements."""
+        return self._wait(lambda c: leases.renew(c, server, held), timeout)
+
+    def evict(
+        self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
+    ) -> list[SessionRecord]:
+        """One transaction, and one statement to look for rows that nobody will ever read."""
+
+        def unit(connection: Connection) -> tuple[list[SessionRecord], list[str]]:
+            unfinished = leases.evict(connection, scope, servers, by)
+            return unfinished, leases.strangers(connection, scope)
+
+        unfinished, strangers = self._wait(unit, timeout)
+        new = sorted(set(strangers) - self._strangers)
+        if new:
+            self._strangers.update(new)
+            self._log.warning(
+                "Sessions in the store have an authority that is neither a server nor a gateway, "
+                "and are left alone: %s. If nobody needs them, delete their rows.",
+                ", ".join(new),
+            )
+        return unfinished
+
+    def _wait(self, unit: Callable[[Connection], T], timeout: float) -> T:
+        worker, database = self._worker, self._database
+        if worker is None:
+            raise StoreUnavailable("it is not open")
+        # It begins in time; that it ends later does no harm.
+        deadline = time.monotonic() + timeout + engines.STATEMENT_TIMEOUT
+        call = worker.submit(lambda: database.run(unit, deadline, writes=True))
+        try:
+            return call.result(timeout)
+        except FutureTimeoutError:
+            call.cancel()
+            error = StoreUnavailable(f"the database did not answer within {timeout:g} s")
+            database.went_down(error)
+            raise error from None
+
+    async def _run(self, unit: Callable[[Connection], T], *, writes: bool = True) -> T:
+        worker = self._worker
+        if worker is None:
+            raise StoreUnavailable("it is not open")
+        database = self._database
+        deadline = time.monotonic() + REQUEST_TIMEOUT
+        try:
+            return await worker.run(
+                lambda: database.run(unit, deadline, writes=writes), REQUEST_TIMEOUT
+            )
+        except StoreUnavailable as error:
+            database.went_down(error)
+            raise
+
+    def _departing(self, departure: Departure, timeout: float) -> Callable[[], None]:
+        database, log = self._database, self._log
+        # Nothing begins after close() has returned and said that the sessions stay.
+        deadline = time.monotonic() + timeout + engines.STATEMENT_TIMEOUT
+
+        def depart() -> None:
+            try:
+                count = database.run(lambda c: leases.depart(c, departure), deadline, writes=True)
+            except Exception as error:
+                log.warning("The sessions of this server stay in the store: %s", error)
+            else:
+                log.debug("Removed %d sessions whose kernels were shut down.", count)
+
+        return depart
+
+
+def _values(scope: Scope, changes: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return the columns that change with what a caller changes."""
+    values: dict[str, Any] = {**changes, "updated_at": _now()}
+    if "path" in changes:
+        path = changes["path"]
+        values["path_digest"] = units.path_digest(path)
+        values["claim"] = None if path is None else claim_of(scope, path)
+    return values
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,39 @@
+"""Transactions of several statements, on connections that commit by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+
+def begin_immediate(connection: Connection) -> None:
+    """Begin as a writer: a reader that turns to writing later fails at once in WAL mode."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def ending(connection: Connection) -> Iterator[None]:
+    """Commit what was begun, or roll it back on an error, which goes on unhidden."""
+    try:
+        yield
+    except BaseException:
+        # An interrupt may have ended the connection itself, and the transaction with it.
+        if not connection.invalidated:
+            with suppress(SQLAlchemyError):
+                connection.exec_driver_sql("ROLLBACK")
+        raise
+    connection.exec_driver_sql("COMMIT")
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Hold a transaction open on any database."""
+    if connection.dialect.name == "sqlite":
+        begin_immediate(connection)
+    else:
+        connection.exec_driver_sql("BEGIN")
+    with ending(connection):
+        yield

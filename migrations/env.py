@@ -1,0 +1,98 @@
+"""Alembic's environment: for the ``alembic`` command, and for a server that upgrades at start."""
+
+from __future__ import annotations
+
+import logging
+from logging.config import fileConfig
+from typing import TYPE_CHECKING, Any
+
+from alembic import context
+from sqlalchemy import Connection
+
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql import locks, schema
+from jupyter_session_store.sql.models import Base
+
+if TYPE_CHECKING:
+    from jupyter_session_store.settings import Settings
+
+config = context.config
+settings: dict[str, Any] = {
+    "target_metadata": Base.metadata,
+    "version_table": schema.VERSION_TABLE,
+    # The database may be shared with anything: autogenerate sees our tables alone.
+    "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
+    "compare_type": True,
+}
+
+
+def run_offline() -> None:
+    """Print the SQL, for ``--sql``: the URL only tells the dialect."""
+    url = engines.parse(_settings().url)
+    context.configure(
+        dialect_name=url.get_backend_name(),
+        literal_binds=True,
+        transaction_per_migration=True,
+        **settings,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_online() -> None:
+    """Upgrade or downgrade, on the caller's connection if it gave one."""
+    connection: Connection | None = config.attributes.get("connection")
+    if connection is not None:
+        migrate(connection)
+        return
+    found = _settings()
+    engine = engines.create(found.url, found.engine_options)
+    try:
+        with schema.migration_connection(engine) as own:
+            migrate(own)
+    finally:
+        engine.dispose()
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations under the lock.
+
+    On SQLite the lock is one transaction around all of them, which Alembic has
+    to believe is its own; elsewhere each has its own, so that one may leave it
+    (``CREATE INDEX CONCURRENTLY``), and the lock is the session's.
+    """
+    # A server has its own log; the command's is this package's, as alembic.ini says.
+    log = config.attributes.get("log")
+    if connection.dialect.name == "sqlite":
+        context.configure(
+            connection=connection, transactional_ddl=True, render_as_batch=True, **settings
+        )
+        with context.begin_transaction(), locks.migration_lock(connection, log=log):
+            context.run_migrations()
+    else:
+        context.configure(connection=connection, transaction_per_migration=True, **settings)
+        with locks.migration_lock(connection, log=log):
+            context.run_migrations()
+
+
+def _settings() -> Settings:
+    # Imported late: a server that upgrades gives its connection, and has read its own settings.
+    from jupyter_session_store.settings import Settings
+
+    arguments = context.get_x_argument(as_dictionary=True)
+    if given := arguments.get("url"):
+        return Settings.from_argument(given)
+    if given := config.get_main_option("sqlalchemy.url"):
+        return Settings.from_jupyter(given)
+    return Settings.from_jupyter()
+
+
+if "connection" not in config.attributes and config.config_file_name is not None:
+    # Only for the command line: a server's logging is its own.
+    fileConfig(config.config_file_name, disable_existing_loggers=False)
+    logging.captureWarnings(True)
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online()
