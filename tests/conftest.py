@@ -1,0 +1,73 @@
+"""What every test may use, besides the databases of tests/databases."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable, Generator
+
+import pytest
+
+# pytest_jupyter runs `async def` tests, each on a loop of its own.
+pytest_plugins = ["pytest_jupyter.jupyter_server", "pytester", "tests.databases.plugin"]
+
+_SEED = "JSS_TEST_SEED"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rounds-fraction",
+        type=float,
+        default=0.2,
+        help="the part of its rounds that a test runs which names a number of them; "
+        "1 for all (default: %(default)s)",
+    )
+
+
+@pytest.fixture
+def rounds(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """How many of so many rounds to run: at least one."""
+    fraction: float = pytestconfig.getoption("--rounds-fraction")
+    return lambda number: max(1, round(number * fraction))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a test with random input; a failure says how to use it again."""
+    text = os.environ.get(_SEED)
+    seed = int(text) if text else random.SystemRandom().randrange(2**32)
+    request.node.stash[_SEED_KEY] = seed
+    return seed
+
+
+_SEED_KEY = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    seed = item.stash.get(_SEED_KEY, None)
+    if seed is not None and report.failed:
+        report.sections.append(("seed", f"{_SEED}={seed} repeats this"))
+    return report
+
+
+#: What a test prints of what it has counted, besides what the servers say.
+_COUNTS = re.compile(r"^(?:\d+ (?:rounds|moves|steps|requests)\b|ended, by phase)")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the tests that repeat something have counted."""
+    lines = [
+        f"{report.nodeid}\n  {line}"
+        for report in terminalreporter.stats.get("passed", [])
+        for line in report.capstdout.splitlines()
+        if _COUNTS.match(line)
+    ]
+    if lines:
+        terminalreporter.section("counts")
+        for line in lines:
+            terminalreporter.write_line(line)

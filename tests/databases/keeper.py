@@ -1,0 +1,54 @@
+"""Ends a server and removes its directory when whoever started it is gone.
+
+Run as a program of its own, in a session of its own. Each line on its standard
+input names the process to end, and the signal that ends it: ``PID SIGNAL``; an
+empty line says that there is none now. The end of the input, which the system
+brings about however the other side ends, is the order to clean up.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end(pid: int, sign: int) -> None:
+    for attempt in (sign, signal.SIGKILL):
+        if not _alive(pid):
+            return
+        os.kill(pid, attempt)
+        for _ in range(50):
+            if not _alive(pid):
+                return
+            time.sleep(0.1)
+
+
+def main(directory: str) -> None:
+    """Wait for the end of the input, then clean up."""
+    order: list[int] = []
+    for line in sys.stdin:
+        order = [int(word) for word in line.split()]
+    try:
+        if order:
+            _end(order[0], order[1])
+    finally:
+        for _ in range(50):  # a process of the server that is still ending may add files
+            shutil.rmtree(directory, ignore_errors=True)
+            if not os.path.exists(directory):
+                break
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,144 @@
+"""A server of databases, and one that a test may stop and kill."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from abc import ABC, abstractmethod
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from .database import DRIVER_ERRORS, Database
+
+#: Names of the servers, for people.
+TITLES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL/MariaDB"}
+
+_MAINTENANCE: Final = {"postgresql": "postgres", "mysql": "mysql"}
+_PATIENCE: Final = 60.0
+
+
+class NoDatabase(Exception):
+    """There is no server of a kind: what was tried, and how to get one."""
+
+
+class Server:
+    """A server in which each test gets a database of its own.
+
+    Parameters
+    ----------
+    kind : str
+        ``"postgresql"`` or ``"mysql"``.
+    url : str
+        Of a database that is always there, with a user who may create databases.
+    origin : str
+        Where the server comes from, for the summary of a run.
+    """
+
+    def __init__(self, kind: str, url: str, origin: str) -> None:
+        self.kind = kind
+        self.origin = origin
+        self.admin = Database(kind, f"{kind}{url[url.index('://') :]}")
+
+    def version(self) -> str:
+        """Return what the server says of itself, in short."""
+        text = str(self.admin.rows("SELECT version()")[0][0])
+        if self.kind == "postgresql":
+            return " ".join(text.split()[:2])
+        number, _, flavour = text.partition("-")
+        return f"MariaDB {number}" if "MariaDB" in flavour else f"MySQL {text}"
+
+    def create_database(self) -> Database:
+        """Create an empty database with a fresh name."""
+        name = f"jss_{secrets.token_hex(6)}"
+        if self.kind == "postgresql":
+            # template0, because what an administrator put into template1 is not empty, and
+            # because only it lets the encoding and the locale differ from the server's.
+            options = "TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+        else:
+            # The oldest default that is still met: text that the package does not give a
+            # character set and a collation of its own comes to harm here.
+            options = "CHARACTER SET latin1 COLLATE latin1_swedish_ci"
+        self.admin.execute(f"CREATE DATABASE {name} {options}")
+        return Database(self.kind, urlsplit(self.admin.url)._replace(path=f"/{name}").geturl())
+
+    def drop_database(self, database: Database) -> None:
+        """Drop a database, whoever is still connected to it."""
+        name = urlsplit(database.url).path[1:]
+        if self.kind == "postgresql":
+            self.admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            return
+        # An open transaction of a forgotten connection would hold the DROP for ever.
+        for (thread,) in self.admin.rows(
+            f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"
+        ):
+            try:
+                self.admin.execute(f"KILL {thread}")
+            except DRIVER_ERRORS as error:
+                if error.args[0] != 1094:  # it left by itself
+                    raise
+        self.admin.execute(f"DROP DATABASE IF EXISTS {name}")
+
+    def close(self) -> None:
+        """End what was started for the tests, if anything was."""
+
+
+class Instance(Server, ABC):
+    """A server of the tests' own: on this machine or in a container.
+
+    Its port, its password and its data stay the same from :meth:`start` to :meth:`start`.
+    """
+
+    def __init__(
+        self, kind: str, user: str, password: str, host: str, port: int, origin: str
+    ) -> None:
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        url = f"{kind}://{login}@{host}:{port}/{_MAINTENANCE[kind]}"
+        super().__init__(kind, url, origin)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start a server that was stopped or killed, and wait until it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop the server in order; its clients are disconnected."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the server with SIGKILL. What was committed is there after :meth:`start`."""
+
+    def restart(self) -> None:
+        """Stop the server in order, and start it again."""
+        self.stop()
+        self.start()
+
+    @abstractmethod
+    def failure(self) -> str | None:
+        """Return why the server is not running, or ``None`` if it may still come up."""
+
+    def wait_until_ready(self) -> None:
+        """Wait until the server lets its own user in.
+
+        Raises
+        ------
+        NoDatabase
+            If it ended, or does not answer in time.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                # Not "does the port answer": another server could have taken it.
+                self.admin.rows("SELECT 1")
+                return
+            except DRIVER_ERRORS as error:
+                reason = self.failure()
+                if reason is None and time.monotonic() > deadline:
+                    reason = f"no answer in {_PATIENCE:.0f} s: {error}"
+                if reason is not None:
+                    raise NoDatabase(reason) from None
+            time.sleep(0.05)
+
+
+def new_password() -> str:
+    """Return a password that breaks a URL wherever it is not quoted exactly once."""
+    return f"%40@:/?#%{secrets.token_urlsafe(12)}&=+;"

@@ -1,0 +1,89 @@
+"""The distribution, built once, and the environments that it is installed into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ..system.server import JupyterServer
+from .building import Distribution, Environment, build, install, once, only
+
+PLUGIN = Path(__file__).parent / "plugin"
+EXTRAS = "[postgresql,mysql]"
+# What runs a server: an interpreter that takes the place of the one that is named next.
+_INSTEAD = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def distribution(shared: Path) -> Distribution:
+    """The sdist and the wheels, built from this checkout."""
+    folder = shared / "distribution"
+    once(folder, lambda: build(folder))
+    return Distribution(
+        only(folder / "dist", "*.tar.gz"),
+        only(folder / "dist", "*.whl"),
+        only(folder / "rebuilt", "*.whl"),
+    )
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Makes environments, each once for all the processes of a test run."""
+
+    shared: Path
+
+    def __call__(self, name: str, *requirements: str) -> Environment:
+        folder = self.shared / "environments" / name
+        once(folder, lambda: install(folder / "venv", *requirements))
+        return Environment(folder / "venv")
+
+
+@pytest.fixture(scope="session")
+def installer(shared: Path) -> Installer:
+    """What installs."""
+    return Installer(shared)
+
+
+def from_file(wheel: Path) -> str:
+    return f"jupyter_session_store{EXTRAS} @ {wheel.as_uri()}"
+
+
+@pytest.fixture(scope="session", params=["wheel", "editable"])
+def installed(
+    request: pytest.FixtureRequest, installer: Installer, distribution: Distribution
+) -> Environment:
+    """An environment with the package, from its wheel and from the checkout."""
+    what = from_file(distribution.wheel) if request.param == "wheel" else f".{EXTRAS}"
+    return installer(request.param, what, "ipykernel")
+
+
+@pytest.fixture(scope="session")
+def with_plugin(installer: Installer, distribution: Distribution) -> Environment:
+    """An environment with the package and, as a distribution of its own, the plugin."""
+    return installer("plugin", from_file(distribution.wheel), str(PLUGIN), "ipykernel", "pytest>=8")
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., JupyterServer]]:
+    """A function that returns a server of an environment, which is not started yet."""
+    servers: list[JupyterServer] = []
+
+    def make(environment: Environment, config: str) -> JupyterServer:
+        prefix = (str(environment.python), "-c", _INSTEAD)
+        servers.append(JupyterServer(config, prefix=prefix))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()

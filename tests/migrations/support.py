@@ -1,0 +1,173 @@
+"""What the tests of the schema share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Engine
+
+from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql import schema
+from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
+from jupyter_session_store.testing import server
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SCOPE: Final = Scope("dir:/home/alice", "server:1")
+#: The tables of the model and Alembic's own.
+TABLES: Final = frozenset({*Base.metadata.tables, schema.VERSION_TABLE})
+LATER: Final = "0002"
+
+_LATER = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade():
+    op.add_column("jupyter_sessions", sa.Column("note", sa.String(20)))
+    op.execute(
+        "UPDATE jupyter_session_store_meta SET value = '{floor}'"
+        " WHERE name = 'oldest_compatible_code'"
+    )
+"""
+
+
+@contextmanager
+def engine_of(url: str) -> Iterator[Engine]:
+    """Yield the engine that the store would use, and dispose of it."""
+    engine = engines.create(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def status(engine: Engine) -> schema.Status:
+    """Return what the store says of a database."""
+    with engine.connect() as connection:
+        return schema.status(connection)
+
+
+def alembic(command: Callable[..., object], engine: Engine, *arguments: str) -> None:
+    """Run a command of Alembic on an engine, in this process, as a server does."""
+    config = schema.alembic_config()
+    with schema.migration_connection(engine) as connection:
+        config.attributes["connection"] = connection
+        command(config, *arguments)
+
+
+def release(folder: Path, floor: int) -> Path:
+    """Make the migrations of a later release, with one revision more.
+
+    Parameters
+    ----------
+    folder : Path
+        Made here.
+    floor : int
+        The oldest generation of the code that the revision leaves room for.
+
+    Returns
+    -------
+    Path
+        For ``schema.migrations_folder`` to return.
+    """
+    migrations = folder / "migrations"
+    # Not copytree of the whole: bytecode of this Python's would come along.
+    shutil.copytree(
+        schema.migrations_folder(), migrations, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(schema.migrations_folder().parent / "alembic.ini", folder)
+    (migrations / "versions" / f"{LATER}_note.py").write_text(_LATER.format(floor=floor))
+    return migrations
+
+
+def record(session_id: str, path: str | None = None, **changes: object) -> SessionRecord:
+    """Return a session; by default its path is its own and claimed."""
+    path = f"{session_id}.ipynb" if path is None else path
+    now = datetime.now(timezone.utc)
+    whole = SessionRecord(
+        namespace=SCOPE.namespace,
+        authority=SCOPE.authority,
+        session_id=session_id,
+        path=path,
+        name="",
+        type="notebook",
+        kernel_id=f"kernel-of-{session_id}",
+        kernel_name="python3",
+        kernel_model=None,
+        server_id="server",
+        state=READY,
+        claim=claim_of(SCOPE, path),
+        created_at=now,
+        updated_at=now,
+    )
+    return whole.replace(**changes)
+
+
+@contextmanager
+def opened(
+    url: str,
+    scope: Scope = SCOPE,
+    *,
+    server_id: str = "server",
+    auto_upgrade: str = "safe",
+    **options: Any,
+) -> Iterator[SQLAlchemySessionRepository]:
+    """Yield a repository that has been opened."""
+    repository = SQLAlchemySessionRepository(
+        url, options=options, auto_upgrade=auto_upgrade, log=logging.getLogger(__name__)
+    )
+    try:
+        repository.open(scope, server(server_id, scope.namespace), timeout=30)
+        yield repository
+    finally:
+        repository.close()
+
+
+def surroundings(home: Path, **variables: str) -> dict[str, str]:
+    """Return an environment in which no configuration but that of `home` is found."""
+    modules = home / "modules"
+    if not modules.exists():
+        modules.mkdir()
+        # An optional module that builds a parser of IRIs when it is imported, which takes
+        # longer than everything else here.
+        (modules / "rfc3987_syntax.py").write_text("raise ImportError(__name__)\n")
+    return {
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": str(modules),
+        **variables,
+    }
+
+
+def run_python(
+    *arguments: str, home: Path, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python as a process of its own; standard output and errors come as one."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=surroundings(home, **variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )

@@ -1,0 +1,258 @@
+"""The ``alembic`` command from a checkout: where it finds its database, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from sqlalchemy import Engine
+
+from jupyter_session_store.sql import schema
+from jupyter_session_store.sql.schema import State
+
+from ..databases import Database
+from .support import ROOT, run_python, status
+
+SECRET: Final = "s3cr3t"
+
+
+def alembic(
+    *words: str, home: Path, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command; standard output and errors come as one."""
+    return run_python("-m", "alembic", *words, home=home, cwd=cwd, **variables)
+
+
+def alembic_in_turn(*commands: tuple[str, ...], home: Path, **variables: str) -> list[str]:
+    """Run commands in one process, and return what each printed.
+
+    Most of what the command takes is its imports.
+    """
+    code = """if True:
+        import json, sys, traceback
+        from alembic.config import main
+        for words in json.loads(sys.argv[1]):
+            print("=====")
+            try:
+                main(words)
+                print("exit 0")
+            except BaseException:
+                traceback.print_exc()
+                print("exit 1")
+    """
+    done = run_python("-u", "-c", code, json.dumps(commands), home=home, cwd=ROOT, **variables)
+    assert done.returncode == 0, done.stdout
+    outputs = done.stdout.split("=====\n")[1:]
+    assert len(outputs) == len(commands)
+    return outputs
+
+
+def configure(home: Path, *lines: str) -> None:
+    """Write Jupyter Server's configuration file."""
+    (home / "config").mkdir()
+    text = "\n".join(("c = get_config()", *lines))
+    (home / "config" / "jupyter_server_config.py").write_text(text)
+
+
+def version_in(file: Path) -> list[tuple[object, ...]]:
+    sql = "SELECT version_num FROM jupyter_session_store_version"
+    return Database("sqlite", f"sqlite:///{file}").rows(sql)
+
+
+def is_at_head(engine: Engine) -> bool:
+    found = status(engine)
+    assert found.state in (State.CURRENT, State.EMPTY)
+    return found.state is State.CURRENT
+
+
+def no_password(database: Database, output: str) -> bool:
+    """Return whether a text does not show the password; SQLite has none."""
+    password = urlsplit(database.url).password
+    return not password or (password not in output and unquote(password) not in output)
+
+
+def test_from_the_first_to_the_last_command(
+    database: Database, engine: Engine, tmp_path: Path
+) -> None:
+    expected = {
+        ("current",): "exit 0",
+        ("upgrade", "head"): "Running upgrade  -> 0001, Create the tables",
+        ("current", "--verbose"): f"{schema.HEAD} (head)",
+        ("history",): "<base> -> 0001 (head), Create the tables",
+        ("check",): "No new upgrade operations detected.",
+        ("downgrade", "base"): "Running downgrade 0001 -> ",
+        ("upgrade", "+1"): "Running upgrade  -> 0001, Create the tables",
+        ("upgrade", "heads"): "exit 0",
+    }
+    outputs = alembic_in_turn(*expected, home=tmp_path, JUPYTER_SESSION_STORE_URL=database.url)
+    for command, output in zip(expected, outputs, strict=True):
+        assert expected[command] in output, (command, output)
+        assert output.endswith("exit 0\n"), (command, output)
+        assert no_password(database, output), command
+    assert schema.HEAD not in outputs[0]
+    assert "Running" not in outputs[-1]
+    assert is_at_head(engine)
+
+
+def test_jupyters_configuration_file(database: Database, engine: Engine, tmp_path: Path) -> None:
+    configure(
+        tmp_path,
+        f"c.SessionManager.database_filepath = {database.url!r}",
+        # Seen in what is printed, whatever the database.
+        "c.PersistentSessionManager.engine_options = {'echo': True}",
+    )
+    done = alembic("upgrade", "head", home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert is_at_head(engine)
+    assert "INFO sqlalchemy.engine.Engine" in done.stdout
+    assert "CREATE TABLE jupyter_sessions" in done.stdout.replace(" IF NOT EXISTS", "")
+    assert no_password(database, done.stdout)
+
+
+def test_the_section_of_the_persistent_manager(tmp_path: Path) -> None:
+    configure(
+        tmp_path,
+        "c.SessionManager.database_filepath = '/nowhere/at/all.db'",
+        f"c.PersistentSessionManager.database_filepath = '{tmp_path}/section.db'",
+    )
+    done = alembic("upgrade", "head", home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert version_in(tmp_path / "section.db") == [(schema.HEAD,)]
+
+
+@pytest.mark.only("postgresql", "mysql", reason="SQLite has no passwords")
+def test_a_password_file_of_the_configuration(
+    database: Database, engine: Engine, tmp_path: Path
+) -> None:
+    parts = urlsplit(database.url)
+    without = parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")).geturl()
+    (tmp_path / "password").write_text(f"{unquote(parts.password or '')}\n")
+    configure(
+        tmp_path,
+        f"c.SessionManager.database_filepath = {without!r}",
+        f"c.PersistentSessionManager.engine_options = {{'password_file': '{tmp_path}/password'}}",
+    )
+    done = alembic("upgrade", "head", home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert is_at_head(engine)
+
+
+def test_options_from_the_environment(tmp_path: Path) -> None:
+    done = alembic(
+        *("upgrade", "head"),
+        home=tmp_path,
+        JUPYTER_SESSION_STORE_URL=f"{tmp_path}/variable.db",
+        JUPYTER_SESSION_STORE_ENGINE_OPTIONS='{"echo": true}',
+    )
+    assert done.returncode == 0, done.stdout
+    assert "INFO sqlalchemy.engine.Engine" in done.stdout
+    assert version_in(tmp_path / "variable.db") == [(schema.HEAD,)]
+
+
+def test_the_default_is_the_file_of_the_server(tmp_path: Path) -> None:
+    done = alembic("upgrade", "head", home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    file = tmp_path / "data" / "jupyter_session_store.db"
+    assert version_in(file) == [(schema.HEAD,)]
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_url_from_a_variable(database: Database, engine: Engine, tmp_path: Path) -> None:
+    configure(tmp_path, f"c.SessionManager.database_filepath = '{tmp_path}/configured.db'")
+    done = alembic(
+        "-x", "url=env:MY_DATABASE", "upgrade", "head", home=tmp_path, MY_DATABASE=database.url
+    )
+    assert done.returncode == 0, done.stdout
+    assert no_password(database, done.stdout)
+    assert is_at_head(engine)
+    assert not (tmp_path / "configured.db").exists()
+
+
+def test_the_url_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a url"
+    file.write_text(f"sqlite:///{tmp_path}/named.db\n")
+    done = alembic("-x", f"url=file:{file}", "upgrade", "head", home=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert version_in(tmp_path / "named.db") == [(schema.HEAD,)]
+
+
+def test_the_url_from_alembic_ini(database: Database, engine: Engine, tmp_path: Path) -> None:
+    text = (ROOT / "alembic.ini").read_text()
+    url = database.url.replace("%", "%%")
+    commented = "# sqlalchemy.url = postgresql://jupyter@db/jupyter"
+    assert commented in text
+    text = text.replace(commented, f"sqlalchemy.url = {url}")
+    text = text.replace("%(here)s", str(ROOT))
+    (tmp_path / "alembic.ini").write_text(text)
+    done = alembic("upgrade", "head", home=tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert no_password(database, done.stdout)
+    assert is_at_head(engine)
+
+
+def test_the_argument_beats_the_ini_which_beats_the_configuration(tmp_path: Path) -> None:
+    configure(tmp_path, f"c.SessionManager.database_filepath = '{tmp_path}/configured.db'")
+    text = (ROOT / "alembic.ini").read_text().replace("%(here)s", str(ROOT))
+    ini = tmp_path / "some.ini"
+    ini.write_text(
+        text.replace("[loggers]", f"sqlalchemy.url = sqlite:///{tmp_path}/ini.db\n[loggers]", 1)
+    )
+    plain = ("upgrade", "head")
+    for words, expected in (
+        (("-c", str(ini), "-x", f"url={tmp_path}/argument.db", *plain), "argument.db"),
+        (("-c", str(ini), *plain), "ini.db"),
+        (plain, "configured.db"),
+    ):
+        done = alembic(*words, home=tmp_path, JUPYTER_SESSION_STORE_URL=f"{tmp_path}/variable.db")
+        assert done.returncode == 0, done.stdout
+        assert [file.name for file in tmp_path.glob("*.db")] == [expected]
+        (tmp_path / expected).unlink()
+
+
+PASSWORDS: Final = (
+    f"postgresql://jupyter:{SECRET}@127.0.0.1:1/x",
+    f"mysql://jupyter:{SECRET}@127.0.0.1:1/x",
+    f"mysql+pymysql://jupyter:{SECRET}@127.0.0.1:1/x",
+    f"postgresql://jupyter:{SECRET}@127.0.0.1:1/x?sslmode=disable",
+    f"postgresql://jupyter:{SECRET}@@:1/x",
+    f"postgresql://jupyter@127.0.0.1:1/x?password={SECRET}",
+    f"mysql://jupyter@127.0.0.1:1/x?password={SECRET}",
+    f"mysql://jupyter@127.0.0.1:1/x?passwd={SECRET}",
+)
+
+
+def test_a_password_in_an_argument_is_refused(tmp_path: Path) -> None:
+    """Other users of the machine can read it in the list of processes."""
+    online = [("-x", f"url={url}", "upgrade", "head") for url in PASSWORDS]
+    commands = [*online, *((*words, "--sql") for words in online)]
+    wrong = []
+    for command, output in zip(commands, alembic_in_turn(*commands, home=tmp_path), strict=True):
+        told = "url=env:NAME" in output or "percent-encoded" in output
+        if "exit 1" not in output or "CREATE" in output or SECRET in output or not told:
+            wrong.append((command[1], command[-1], output[-300:]))
+    assert wrong == []
+
+
+def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:
+    given = {
+        "env:NO_SUCH_VARIABLE": "The environment variable 'NO_SUCH_VARIABLE' is not set",
+        "file:no-such-file": "The file 'no-such-file' cannot be read",
+    }
+    commands = [("-x", f"url={where}", "upgrade", "head") for where in given]
+    for told, output in zip(given.values(), alembic_in_turn(*commands, home=tmp_path), strict=True):
+        assert told in output
+        assert output.endswith("exit 1\n")
+
+
+@pytest.mark.only("postgresql", "mysql", reason="SQLite has no passwords")
+def test_a_wrong_password_is_not_shown(database: Database, tmp_path: Path) -> None:
+    parts = urlsplit(database.url)
+    netloc = f"nobody:{SECRET}@{parts.hostname}:{parts.port}"
+    url = parts._replace(netloc=netloc).geturl()
+    done = alembic("upgrade", "head", home=tmp_path, JUPYTER_SESSION_STORE_URL=url)
+    assert done.returncode != 0
+    assert SECRET not in done.stdout

@@ -1,0 +1,201 @@
+"""The SQL that ``--sql`` prints, for an administrator to run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import pymysql
+import pytest
+from sqlalchemy import Engine, create_mock_engine
+
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql import schema
+from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.schema import State
+
+from ..databases import Database, parameters
+from .shape import is_mariadb, shape
+from .support import ROOT, status, surroundings
+
+#: Nothing is there: printing needs no database.
+URLS: Final = {
+    "sqlite": ":memory:",
+    "postgresql": "postgresql://jupyter@127.0.0.1:1/jupyter",
+    "mysql": "mysql://jupyter@127.0.0.1:1/jupyter",
+    "mariadb": "mariadb://jupyter@127.0.0.1:1/jupyter",
+}
+#: What tells the four apart: a text, a long text, and a moment.
+EXPECTED: Final = {
+    "sqlite": ("path VARCHAR(4096)", "kernel_model TEXT", "created_at VARCHAR(32) NOT NULL"),
+    "postgresql": (
+        'path VARCHAR(4096) COLLATE "C"',
+        "kernel_model TEXT",
+        "WITH TIME ZONE NOT NULL",
+    ),
+    "mysql": (
+        "path VARCHAR(4096) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+        "kernel_model MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
+        "created_at DATETIME(6) NOT NULL",
+    ),
+    "mariadb": (
+        "path VARCHAR(4096) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+        "kernel_model MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
+        "created_at DATETIME(6) NOT NULL",
+    ),
+}
+
+
+@cache
+def printed(scheme: str, *words: str) -> str:
+    """Return what Alembic prints on its standard output; its log goes elsewhere."""
+    with TemporaryDirectory() as home:
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *words, "--sql"],
+            cwd=ROOT,
+            env=surroundings(Path(home), JUPYTER_SESSION_STORE_URL=URLS[scheme]),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "Generating static SQL" in done.stderr
+    return done.stdout
+
+
+def statements(sql: str) -> set[str]:
+    """Return the statements that make a table or an index, without their layout."""
+    found = (re.sub(r"\s+", " ", one).strip() for one in re.sub("--.*", "", sql).split(";"))
+    made = (one.replace(" IF NOT EXISTS", "") for one in found if one.startswith("CREATE"))
+    return {one for one in made if schema.VERSION_TABLE not in one}
+
+
+@pytest.mark.parametrize("scheme", URLS)
+def test_the_sql_is_that_of_the_database(scheme: str) -> None:
+    # Debian has no MySQL server: its collation, which MariaDB does not know, is checked here
+    # as text, and on a MySQL 8 wherever the tests get one.
+    sql = printed(scheme, "upgrade", "head")
+    for part in (
+        "CREATE TABLE jupyter_session_store_version",
+        "CREATE TABLE IF NOT EXISTS jupyter_sessions",
+        "CREATE TABLE IF NOT EXISTS jupyter_servers",
+        "CREATE TABLE IF NOT EXISTS jupyter_session_store_meta",
+        "CONSTRAINT uq_jupyter_sessions_namespace_claim UNIQUE (namespace, claim)",
+        "('oldest_compatible_code', '1')",
+        "INSERT INTO jupyter_session_store_version (version_num) VALUES ('0001')",
+        *EXPECTED[scheme],
+    ):
+        assert part in sql
+    own = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}.get(scheme)
+    assert set(re.findall(r"utf8mb4_\w+", sql)) == ({own} if own else set())
+    # What a client would take for a parameter, or a driver have left behind.
+    assert "%" not in sql
+
+
+@pytest.mark.parametrize("scheme", URLS)
+def test_the_sql_is_what_the_model_would_make(scheme: str) -> None:
+    """On MySQL 8 too, where no server is at hand."""
+    made: list[str] = []
+
+    def collect(statement: Any, *_arguments: object) -> None:
+        made.append(str(statement.compile(dialect=engine.dialect)))
+
+    engine = create_mock_engine(engines.parse(URLS[scheme]), collect)
+    Base.metadata.create_all(engine, checkfirst=False)
+    expected = statements(";".join(made))
+    assert len(expected) == 5
+    assert statements(printed(scheme, "upgrade", "head")) == expected
+
+
+def scheme_of(database: Database) -> str:
+    """Return the scheme that an administrator gives for the SQL of this very server."""
+    return "mariadb" if is_mariadb(database) else database.kind
+
+
+def test_the_sql_makes_the_schema(
+    database: Database, engine: Engine, new_database: Callable[[], Database]
+) -> None:
+    run_sql(database, printed(scheme_of(database), "upgrade", "head"))
+    assert status(engine) == schema.Status(State.CURRENT, schema.HEAD, 1)
+    migrated = new_database()
+    other = engines.create(migrated.url)
+    try:
+        schema.upgrade(other)
+    finally:
+        other.dispose()
+    assert shape(database) == shape(migrated)
+
+
+def test_the_sql_takes_the_schema_away(database: Database, at_head: Engine) -> None:
+    at_head.dispose()
+    run_sql(database, printed(scheme_of(database), "downgrade", "head:base"))
+    assert status(at_head).state is State.EMPTY
+    assert shape(database) == []
+
+
+def run_sql(database: Database, sql: str) -> None:
+    """Run a script as an administrator does, or by the driver where there is no client."""
+    settings = parameters(database.url)
+    host, user = settings.get("host", ""), settings.get("user", "")
+    port, password = str(settings.get("port", "")), settings.get("password", "")
+    where = ("--host", host, "--port", port, "--user", user)
+    clients = {
+        "sqlite": ("sqlite3", "-bail", settings.get("database", "")),
+        "postgresql": (
+            *("psql", "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"),
+            *("--host", host, "--port", port, "--username", user),
+            *("--dbname", settings.get("dbname", "")),
+        ),
+        "mysql": (
+            "mariadb" if shutil.which("mariadb") else "mysql",
+            *where,
+            settings.get("database", ""),
+        ),
+    }
+    command = clients[database.kind]
+    if shutil.which(command[0]) is None:
+        run_by_driver(database, sql)
+        return
+    secrets = {"PGPASSWORD": password, "MYSQL_PWD": password}
+    done = subprocess.run(
+        command,
+        input=sql,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **secrets},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def run_by_driver(database: Database, sql: str) -> None:
+    if database.kind == "mysql":
+        several = pymysql.constants.CLIENT.MULTI_STATEMENTS
+        settings = parameters(database.url) | {"client_flag": several}
+        with closing(pymysql.connect(**settings)) as mysql, mysql.cursor() as cursor:
+            cursor.execute(sql)
+            while cursor.nextset():
+                pass
+            mysql.commit()
+        return
+    with closing(database.connect()) as connection:
+        run = connection.executescript if database.kind == "sqlite" else connection.execute
+        run(sql)
+
+
+def test_the_driver_runs_a_script_as_the_client_does(database: Database, engine: Engine) -> None:
+    run_by_driver(database, printed(scheme_of(database), "upgrade", "head"))
+    assert status(engine).state is State.CURRENT

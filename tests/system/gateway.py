@@ -1,0 +1,43 @@
+"""A real kernel gateway: where the kernels of a server may run instead of beside it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .process import JupyterProcess
+
+_BASE_CONFIG = """
+c.KernelGatewayApp.ip = "127.0.0.1"
+c.KernelGatewayApp.port = {port}
+c.KernelGatewayApp.port_retries = 0
+c.KernelGatewayApp.auth_token = {token!r}
+c.JupyterWebsocketPersonality.list_kernels = True
+"""
+
+
+class Gateway(JupyterProcess):
+    """A ``jupyter kernelgateway``."""
+
+    MODULE: ClassVar[str] = "kernel_gateway"
+    CONFIG_FILE: ClassVar[str] = "jupyter_kernel_gateway_config.py"
+
+    def base_config(self) -> str:
+        """Return the settings of a gateway that says which kernels it has."""
+        return _BASE_CONFIG.format(port=self.port, token=self.token)
+
+    @property
+    def client_config(self) -> str:
+        """What a server needs in its configuration file to use this gateway."""
+        return f"c.GatewayClient.url = {self.url!r}\nc.GatewayClient.auth_token = {self.token!r}\n"
+
+    def kernels(self) -> list[str]:
+        """Return the ids of the kernels that it hosts."""
+        answer = self.api.get("/api/kernels")
+        assert answer.status_code == 200, answer.text
+        models: list[dict[str, Any]] = answer.json()
+        return [model["id"] for model in models]
+
+    def hosts(self, number: int) -> bool:
+        """Return whether it hosts so many kernels; while it starts one, it fails to list them."""
+        answer = self.api.get("/api/kernels")
+        return answer.status_code == 200 and len(answer.json()) == number

@@ -1,0 +1,252 @@
+"""A Jupyter process with folders of its own, all gone at the end, however the run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+from uuid import uuid4
+
+import httpx
+import psutil
+
+from ..databases import keeper
+from ..databases.local import free_port
+
+#: Seconds. Far above what anything here takes: who reaches them hangs.
+PATIENCE: Final = 60.0
+
+#: It builds a parser of IRIs when it is imported, which takes most of a server's start; it is
+#: optional, and checks nothing here.
+_SLOW_TO_IMPORT: Final = "rfc3987_syntax"
+
+#: What a test may start beside ``python3``: the same kernel under another name.
+OTHER_KERNEL: Final = "other"
+
+
+class JupyterProcess:
+    """A program of Jupyter's, reached over HTTP.
+
+    Its port, its folders and its token stay the same from :meth:`start` to :meth:`start`.
+
+    Parameters
+    ----------
+    config : str
+        The text of its configuration file.
+    environment : mapping
+        On top of a clean environment.
+    arguments : sequence of str
+        Of the command line.
+    prefix : sequence of str
+        What runs the command.
+    """
+
+    MODULE: ClassVar[str]
+    CONFIG_FILE: ClassVar[str]
+
+    def __init__(
+        self,
+        config: str = "",
+        *,
+        environment: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.token = uuid4().hex
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="jss-system-", dir="/tmp"))
+        # It ends the process and removes the folder even if this process is killed.
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment = dict(environment or {})
+        self._arguments = list(arguments)
+        self._prefix = list(prefix)
+        self.data_dir = self._folder("data")
+        self._folder("config")
+        self._folder("home")
+        self.configure(config)
+        self._add_kernel_specification()
+        self._folder("modules")
+        self.add_module(_SLOW_TO_IMPORT, "raise ImportError(__name__)")
+        self.api = self._client()
+
+    def configure(self, config: str) -> None:
+        """Write the configuration file, for the next :meth:`start`."""
+        path = self.directory / "config" / self.CONFIG_FILE
+        path.write_text(f"c = get_config()\n{self.base_config()}\n{config}\n")
+
+    def add_module(self, name: str, text: str) -> None:
+        """Add a Python module, which wins over an installed one."""
+        (self.directory / "modules" / f"{name}.py").write_text(text)
+
+    def base_config(self) -> str:
+        """Return what the configuration file of every test begins with."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """All that it has printed."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def launch(self) -> None:
+        """Start the process, and wait for nothing."""
+        with open(self.directory / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *self._prefix,
+                    sys.executable,
+                    "-m",
+                    self.MODULE,
+                    *self._arguments,
+                ],
+                cwd=self.directory / "home",
+                env=self._clean_environment() | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for pytest alone
+            )
+        self._tell_keeper(f"{self._process.pid} {signal.SIGTERM.value}")
+
+    def start(self) -> None:
+        """Start the process, and wait until it answers."""
+        self.launch()
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None:
+                raise AssertionError(f"It ended instead of starting:\n{self.log}")
+            assert time.monotonic() < deadline, f"It does not answer:\n{self.log}"
+            time.sleep(0.05)
+        assert "Exception while loading config file" not in self.log, self.log
+
+    def exit_code(self) -> int:
+        """Wait until the process ends by itself, and return how it ended."""
+        assert self._process is not None
+        code = self._process.wait(PATIENCE)
+        self._tell_keeper("")
+        return code
+
+    def stop(self) -> None:
+        """End the process in order, and check that it ends so, and soon."""
+        assert self._process is not None
+        kernels = self.kernel_processes()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self.exit_code()
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"It does not end at SIGTERM:\n{self.log}") from None
+        assert code == 0, self.log
+        _, alive = psutil.wait_procs(kernels, timeout=PATIENCE)
+        assert not alive, "kernels outlived an orderly stop"
+        self._process = None
+
+    def kill(self) -> None:
+        """End the process with SIGKILL; its kernels notice, and end too."""
+        if self._process is None:
+            return
+        kernels = self.kernel_processes()
+        self._process.kill()
+        self._process.wait()
+        self._tell_keeper("")
+        for kernel in kernels:
+            kernel.kill()
+        psutil.wait_procs(kernels, timeout=PATIENCE)
+        self._process = None
+
+    def close(self) -> None:
+        """End what still runs, and remove the folder."""
+        self.api.close()
+        self.kill()
+        self._keeper.communicate()
+
+    def kernel_processes(self) -> list[psutil.Process]:
+        """Return the processes of the kernels, without those that a kernel has begun itself.
+
+        Such a one has the kernel's command until it has got one of its own.
+        """
+        kernels: dict[int, psutil.Process] = {}
+        try:
+            for child in psutil.Process(self.pid).children(recursive=True):
+                try:
+                    running = child.status() != psutil.STATUS_ZOMBIE
+                    named = "ipykernel_launcher" in " ".join(child.cmdline())
+                    if running and named and child.ppid() not in kernels:
+                        kernels[child.pid] = child
+                except psutil.NoSuchProcess:
+                    continue
+        except psutil.NoSuchProcess:
+            pass
+        return list(kernels.values())
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"token {self.token}"},
+            timeout=PATIENCE,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=200),
+        )
+
+    def _answers(self) -> bool:
+        try:
+            return self.api.get("/api", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _folder(self, name: str) -> Path:
+        path = self.directory / name
+        path.mkdir()
+        return path
+
+    def _clean_environment(self) -> dict[str, str]:
+        outside = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "JSS_"))}
+        home = str(self.directory / "home")
+        modules = [str(self.directory / "modules"), outside.get("PYTHONPATH")]
+        return {
+            **outside,
+            "HOME": home,
+            "IPYTHONDIR": home,
+            "JUPYTER_CONFIG_DIR": str(self.directory / "config"),
+            "JUPYTER_DATA_DIR": str(self.data_dir),
+            "JUPYTER_RUNTIME_DIR": str(self.directory / "runtime"),
+            "PYTHONPATH": os.pathsep.join(filter(None, modules)),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _add_kernel_specification(self) -> None:
+        folder = self.data_dir / "kernels" / OTHER_KERNEL
+        folder.mkdir(parents=True)
+        specification: dict[str, Any] = {
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": "Another Python",
+            "language": "python",
+        }
+        (folder / "kernel.json").write_text(json.dumps(specification))
+
+    def _tell_keeper(self, line: str) -> None:
+        assert self._keeper.stdin is not None
+        self._keeper.stdin.write(f"{line}\n".encode())
+        self._keeper.stdin.flush()

@@ -1,0 +1,192 @@
+"""Many servers of one namespace on one database: nobody loses, steals or doubles a session."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ..databases import Database
+from .conftest import stored_in
+from .faults import Outage, is_refusal
+from .rows import rows_of
+from .server import JupyterServer
+from .waiting import until
+
+pytestmark = pytest.mark.system
+
+NewServer = Callable[..., JupyterServer]
+
+LEASE = 3
+
+
+def replicas(database: Database, new_server: NewServer, root: Path) -> list[JupyterServer]:
+    """Start two servers of one namespace, with local kernels and short leases."""
+    config = f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = {LEASE}"
+    servers = [new_server(config, root=root) for _ in range(2)]
+    for server in servers:
+        server.start()
+    return servers
+
+
+def answers(server: JupyterServer) -> bool:
+    """Return whether a server lists its sessions."""
+    return server.api.get("/api/sessions").status_code == 200
+
+
+def servers_of(database: Database) -> dict[int, str]:
+    """Return the registered servers: their ids by their processes."""
+    return dict(database.rows("SELECT pid, server_id FROM jupyter_servers"))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+def test_two_servers_neither_see_nor_lose_each_others_sessions(
+    database: Database,
+    new_server: NewServer,
+    tmp_path: Path,
+    rounds: Callable[[int], int],
+    seed: int,
+) -> None:
+    servers = replicas(database, new_server, tmp_path)
+    number = rounds(1000)
+
+    def use(place: int) -> dict[str, str]:
+        """Make requests of each kind; return the paths of the sessions, which are left."""
+        server, chance = servers[place], random.Random(seed + place)
+        paths: dict[str, str] = {}
+        for turn in range(number):
+            verb = chance.choice(["list", "get", "post", "rename"])
+            if verb == "post" and len(paths) < 4:
+                # The same paths on both.
+                session = server.create(f"{len(paths)}.ipynb")
+                paths[session["id"]] = session["path"]
+            elif verb == "rename" and paths:
+                session_id = chance.choice(list(paths))
+                path = f"renamed-{place}-{turn}.ipynb"
+                server.model(server.patch(session_id, path=path), 200)
+                paths[session_id] = path
+            elif verb == "get" and paths:
+                session_id = chance.choice(list(paths))
+                assert server.model(server.get(session_id), 200)["path"] == paths[session_id]
+            else:
+                assert {s["id"]: s["path"] for s in server.sessions()} == paths
+        return paths
+
+    with ThreadPoolExecutor(2) as threads:
+        mine, theirs = threads.map(use, range(2))
+    rows = {row.session_id: row.path for row in rows_of(database)}
+    assert rows == mine | theirs
+    assert not set(mine) & set(theirs)
+    for server in servers:
+        assert server.own_frames() == []
+    print(
+        f"{number} requests to each of 2 servers: {len(mine)} + {len(theirs)} sessions, "
+        f"0 rows lost, 0 rows of the other visible."
+    )
+
+
+def test_what_a_killed_server_had_goes_after_its_lease(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    one, two = replicas(database, new_server, tmp_path)
+    session = one.create("a.ipynb")
+    kept = two.create("b.ipynb")
+    assert len(rows_of(database)) == 2
+    pid = one.pid
+    one.kill()
+    # No other server may say that the kernels of a server are gone, before it is gone itself.
+    assert [model["id"] for model in two.sessions()] == [kept["id"]]
+    assert session["id"] in {row.session_id for row in rows_of(database)}
+    until(lambda: pid not in servers_of(database), why="the killed server is evicted")
+    assert [row.session_id for row in rows_of(database)] == [kept["id"]]
+    assert "Evicted the server" in two.log
+    assert two.execute(kept["kernel"]["id"], "print(1)") == "1\n"
+
+
+def test_a_stopped_server_leaves_nothing(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    one, two = replicas(database, new_server, tmp_path)
+    one.create("a.ipynb")
+    assert len(servers_of(database)) == 2
+    one.stop()
+    assert list(servers_of(database)) == [two.pid]
+    assert rows_of(database) == []
+
+
+def test_a_suspended_server_comes_back_with_its_notebooks(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    one, two = replicas(database, new_server, tmp_path)
+    sessions = [one.create(f"{name}.ipynb") for name in "abc"]
+    kernel_id = sessions[0]["kernel"]["id"]
+    one.execute(kernel_id, "x = 42")
+    pid = one.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: pid not in servers_of(database), why="it is evicted")
+        assert rows_of(database) == []
+        time.sleep(2 * LEASE)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # The very first answer has them all: a front end disposes what is missing from a list.
+    assert [model["id"] for model in one.sessions()] == [s["id"] for s in sessions]
+    assert pid in servers_of(database)
+    assert two.sessions() == []
+    assert one.execute(kernel_id, "print(x)") == "42\n"
+    assert len(rows_of(database)) == 3
+    assert one.own_frames() == []
+
+
+def test_an_outage_longer_than_a_lease_evicts_nobody(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    with Outage(database) as outage:
+        config = (
+            f"c.SessionManager.database_filepath = {outage.url!r}\n"
+            f"c.PersistentSessionManager.lease_seconds = {LEASE}"
+        )
+        servers = [new_server(config, root=tmp_path) for _ in range(2)]
+        for server in servers:
+            server.start()
+        sessions = [server.create(f"{place}.ipynb") for place, server in enumerate(servers)]
+        registered = servers_of(database)
+        with outage.running():
+            # A write: a SQLite file that another holds can still be read.
+            assert is_refusal(servers[0].patch(sessions[0]["id"], path="renamed.ipynb"))
+            time.sleep(2 * LEASE)
+        for server, session in zip(servers, sessions, strict=True):
+            until(partial(answers, server), why="it is back")
+            assert [model["id"] for model in server.sessions()] == [session["id"]]
+        time.sleep(2 * LEASE)
+        assert servers_of(database) == registered
+        assert len(rows_of(database)) == 2
+        assert not any("Evicted" in server.log for server in servers)
+
+
+def test_two_namespaces_share_nothing(database: Database, new_server: NewServer) -> None:
+    names = ["bob", "Bob", "b\u00f6b"]
+    servers = []
+    for name in names:
+        config = f"{stored_in(database)}\nc.PersistentSessionManager.namespace = {name!r}"
+        servers.append(new_server(config))
+        servers[-1].start()
+    sessions = [server.create("same.ipynb") for server in servers]
+    for server, mine in zip(servers, sessions, strict=True):
+        assert [model["id"] for model in server.sessions()] == [mine["id"]]
+        for theirs in sessions:
+            if theirs is not mine:
+                assert server.get(theirs["id"]).status_code == 404
+                assert server.patch(theirs["id"], path="stolen.ipynb").status_code == 404
+                assert server.delete(theirs["id"]).status_code == 404
+    assert [row.path for row in rows_of(database)] == ["same.ipynb"] * 3
+    for server, mine in zip(servers, sessions, strict=True):
+        assert server.kernels() == [mine["kernel"]["id"]]

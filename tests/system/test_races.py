@@ -1,0 +1,219 @@
+"""Processes that race on one store, each with a repository of its own, many rounds."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ..databases import Database
+
+pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(900)]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+#: Seconds until a round begins, in which each process hears of it.
+LEAD: Final = 0.02
+
+
+class Process:
+    """A racer.
+
+    Parameters
+    ----------
+    url, name : str
+    gateway : Path
+        See :class:`.Racer`.
+    """
+
+    def __init__(self, url: str, name: str, gateway: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.system.racer", name, str(gateway)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        # Not an argument: it may hold a password.
+        self._say(url)
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def ask(self, at: float, verb: str, **arguments: Any) -> None:
+        """Have it do something at a moment."""
+        self._say(json.dumps([at, verb, arguments]))
+
+    def answer(self) -> Any:
+        """Return what came of it."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "a racer ended"
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate(timeout=60)
+        assert self._process.returncode == 0
+
+
+@contextmanager
+def racing(database: Database, number: int, gateway: Path) -> Iterator[list[Process]]:
+    """Start so many processes; the first makes the tables."""
+    with ExitStack() as stack:
+        racers = []
+        for place in range(number):
+            racers.append(Process(database.url, f"server-{place}", gateway))
+            stack.callback(racers[-1].close)
+        for racer in racers:
+            assert racer.answer() == "ready"
+        yield racers
+
+
+def sessions(database: Database) -> list[tuple[Any, ...]]:
+    return database.rows("SELECT session_id, state, kernel_id FROM jupyter_sessions")
+
+
+def test_creates_of_one_path_from_eight_processes(
+    database: Database, rounds: Callable[[int], int], seed: int, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    number, waited = rounds(200), 0
+    with racing(database, 8, tmp_path) as racers:
+        for turn in range(number):
+            start = chance.uniform(0, 0.01)
+            begin = time.monotonic() + LEAD
+            for place, racer in enumerate(racers):
+                # Half of them around the moment when the first has finished.
+                late = start + chance.uniform(-0.002, 0.008) if place >= 4 else 0.0
+                racer.ask(begin + max(0.0, late), "create", path=f"path-{turn}", start=start)
+            answers = [racer.answer() for racer in racers]
+            created = [answer for answer in answers if "created" in answer]
+            assert len(created) == 1, answers
+            assert created[0]["saved"]
+            held = [answer["holder"] for answer in answers if "holder" in answer]
+            assert held == [created[0]["created"]] * 7
+            waited += len(held)
+        rows = sessions(database)
+    assert len(rows) == len({row[0] for row in rows}) == number
+    assert {row[1] for row in rows} == {"ready"}
+    print(f"{number} rounds of 8 creates of one path: 1 row each, {waited} got the holder's.")
+
+
+def fill(racer: Process, *session_ids: str, kernel_id: str) -> None:
+    for session_id in session_ids:
+        racer.ask(0, "attach", session_id=session_id, kernel_id=kernel_id)
+        assert racer.answer() == {"attached": True}
+
+
+def test_two_deletes_of_the_sessions_on_one_kernel(
+    database: Database, rounds: Callable[[int], int], seed: int, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    number, first_last = rounds(200), 0
+    with racing(database, 2, tmp_path) as (one, two):
+        for turn in range(number):
+            fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
+            begin = time.monotonic() + LEAD
+            one.ask(begin + chance.uniform(0, 0.001), "delete", session_id=f"a{turn}")
+            two.ask(begin + chance.uniform(0, 0.001), "delete", session_id=f"b{turn}")
+            last = [one.answer()["last"], two.answer()["last"]]
+            assert last.count(True) == 1, last
+            first_last += last[0]
+        assert sessions(database) == []
+    print(
+        f"{number} rounds of 2 deletes on one kernel: exactly one last, the first in {first_last}."
+    )
+
+
+def test_a_delete_and_two_moves_of_the_sessions_on_one_kernel(
+    database: Database, rounds: Callable[[int], int], seed: int, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    number, last = rounds(200), {"delete": 0, "move": 0}
+    with racing(database, 3, tmp_path) as (one, two, three):
+        for turn in range(number):
+            fill(one, f"a{turn}", f"b{turn}", f"c{turn}", kernel_id=f"k{turn}")
+            begin = time.monotonic() + LEAD
+            one.ask(begin + chance.uniform(0, 0.001), "delete", session_id=f"a{turn}")
+            for racer, name in ((two, "b"), (three, "c")):
+                racer.ask(
+                    begin + chance.uniform(0, 0.001),
+                    "move",
+                    session_id=f"{name}{turn}",
+                    kernel_id=f"k{turn}",
+                )
+            answers = [racer.answer()["last"] for racer in (one, two, three)]
+            assert answers.count(True) == 1, answers
+            last["delete" if answers[0] else "move"] += 1
+        rows = sessions(database)
+    assert len(rows) == 2 * number
+    assert {row[2] for row in rows} == {f"kernel-of-{row[0]}" for row in rows}
+    print(f"{number} rounds of a delete and 2 moves on one kernel: exactly one last, {last}")
+
+
+def test_a_delete_and_a_move_of_one_session(
+    database: Database, rounds: Callable[[int], int], seed: int, tmp_path: Path
+) -> None:
+    """Whichever comes second counts on the kernel that the first has left the session on."""
+    chance = random.Random(seed)
+    number, first = rounds(200), {"delete": 0, "move": 0}
+    with racing(database, 2, tmp_path) as (one, two):
+        for turn in range(number):
+            # Somebody stays on the kernel that it comes from, and nobody is where it goes.
+            fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
+            begin = time.monotonic() + LEAD
+            one.ask(begin + chance.uniform(0, 0.001), "close", session_id=f"a{turn}")
+            two.ask(
+                begin + chance.uniform(0, 0.001),
+                "move",
+                session_id=f"a{turn}",
+                kernel_id=f"k{turn}",
+            )
+            closed, moved = one.answer(), two.answer()
+            assert moved == {"last": False}
+            on_new = closed["kernel_id"] != f"k{turn}"
+            assert closed["last"] is on_new, closed
+            first["move" if on_new else "delete"] += 1
+    print(f"{number} rounds of a delete and a move of one session, first was: {first}")
+
+
+def test_two_deletes_and_an_attaching_create(
+    database: Database, rounds: Callable[[int], int], seed: int, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    number, outcomes = rounds(200), {"lives": 0, "ended": 0, "came again": 0}
+    with racing(database, 3, tmp_path) as (one, two, three):
+        for turn in range(number):
+            kernel_id = f"k{turn}"
+            fill(one, f"a{turn}", f"b{turn}", kernel_id=kernel_id)
+            begin = time.monotonic() + LEAD
+            one.ask(begin + chance.uniform(0, 0.002), "delete", session_id=f"a{turn}")
+            two.ask(begin + chance.uniform(0, 0.002), "delete", session_id=f"b{turn}")
+            three.ask(
+                begin + chance.uniform(0, 0.004),
+                "attach",
+                session_id=f"c{turn}",
+                kernel_id=kernel_id,
+            )
+            ended = [one.answer()["last"], two.answer()["last"]].count(True)
+            attached = three.answer()["attached"]
+            if not attached and not ended:
+                # It gave way to a closer that had seen it. As the manager does, it comes again.
+                three.ask(0, "attach", session_id=f"c{turn}", kernel_id=kernel_id)
+                attached = three.answer()["attached"]
+                outcomes["came again"] += 1
+            left = [row[0] for row in sessions(database) if row[2] == kernel_id]
+            assert left == ([f"c{turn}"] if attached else [])
+            assert ended == (0 if attached else 1), (ended, attached)
+            outcomes["ended" if ended else "lives"] += 1
+    print(f"{number} rounds of 2 deletes and an attaching create: {outcomes}")

@@ -1,0 +1,25 @@
+"""A manager over kernels that cost nothing, on each of the repositories of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from jupyter_session_store.manager import PersistentSessionManager
+from tests.unit.dummies import DummyKernelManager, make_manager
+
+
+@pytest.fixture
+def kernels() -> DummyKernelManager:
+    return DummyKernelManager()
+
+
+@pytest.fixture(params=["sqlalchemy", "memory"])
+def manager(
+    request: pytest.FixtureRequest, kernels: DummyKernelManager
+) -> Iterator[PersistentSessionManager]:
+    manager = make_manager(kernels=kernels, repository=request.param)
+    yield manager
+    assert manager._pending_sessions._records == []
+    manager.close()

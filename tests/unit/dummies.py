@@ -1,0 +1,175 @@
+"""A kernel manager and a contents manager that cost nothing, for tests of the manager alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from jupyter_server._tz import utcnow
+from jupyter_server.services.contents.manager import AsyncContentsManager
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+
+from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.kernels import Kernels
+from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.records import Liveness, Scope, SessionRecord
+
+#: Whose sessions they are whose kernels a gateway hosts.
+SHARED = Scope("tenant", "gateway:g")
+#: What is asked for when a test wants just a session.
+NOTEBOOK: dict[str, Any] = {"path": "a.ipynb", "name": "", "type": "notebook"}
+
+
+class DummyKernel:
+    """What a kernel's model is read from."""
+
+    execution_state = "idle"
+
+    def __init__(self, kernel_name: str) -> None:
+        self.kernel_name = kernel_name
+        self.last_activity = utcnow()
+        self.env: dict[str, str] = {}
+
+    def update_env(self, *, env: dict[str, str]) -> None:
+        """Keep the environment for the test to look at."""
+        self.env = env
+
+
+class DummyKernelManager(AsyncMappingKernelManager):
+    """Counts starts and shutdowns, and starts nothing.
+
+    ``starting`` and ``shutting_down`` are awaited half way; a test puts its own there.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.started: list[str] = []
+        self.shut_down: list[str] = []
+        self.start_error: Exception | None = None
+        self.shutdown_error: Exception | None = None
+        self.starting = asyncio.Event()
+        self.starting.set()
+        self.shutting_down = asyncio.Event()
+        self.shutting_down.set()
+
+    async def start_kernel(  # type: ignore[override]
+        self,
+        *,
+        kernel_id: str | None = None,
+        path: str | None = None,
+        kernel_name: str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """Pretend to start a kernel."""
+        kernel_id = kernel_id or str(uuid4())
+        await asyncio.sleep(0)
+        await self.starting.wait()
+        if self.start_error is not None:
+            raise self.start_error
+        self._kernels[kernel_id] = DummyKernel(kernel_name or "python3")
+        self._kernel_connections[kernel_id] = 0
+        self.started.append(kernel_id)
+        return kernel_id
+
+    async def shutdown_kernel(  # type: ignore[override]
+        self, kernel_id: str, now: bool = False, restart: bool = False
+    ) -> None:
+        """Pretend to shut a kernel down."""
+        self.get_kernel(kernel_id)
+        await asyncio.sleep(0)
+        await self.shutting_down.wait()
+        if self.shutdown_error is not None:
+            raise self.shutdown_error
+        del self._kernels[kernel_id]
+        self.shut_down.append(kernel_id)
+
+    async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]
+        """Shut all down, as a server does at its end."""
+        for kernel_id in self.list_kernel_ids():
+            await self.shutdown_kernel(kernel_id)
+
+    def die(self, kernel_id: str) -> None:
+        """Let a kernel die, unnoticed by anybody."""
+        del self._kernels[kernel_id]
+
+
+def make_manager(
+    url: str = ":memory:", kernels: DummyKernelManager | None = None, **traits: Any
+) -> PersistentSessionManager:
+    """Return a session manager over dummies."""
+    return PersistentSessionManager(
+        kernel_manager=DummyKernelManager() if kernels is None else kernels,
+        contents_manager=AsyncContentsManager(),
+        database_filepath=url,
+        **traits,
+    )
+
+
+async def settle(manager: PersistentSessionManager) -> None:
+    """Wait for what goes on in the background."""
+    while manager._tasks:
+        await asyncio.wait(manager._tasks)
+
+
+async def stored(manager: PersistentSessionManager) -> list[SessionRecord]:
+    """Return the rows that the manager's store holds for it."""
+    return await manager.store.find(manager.scope)
+
+
+async def first_row(manager: PersistentSessionManager) -> SessionRecord:
+    """Wait until there is one."""
+    for _ in range(2000):
+        rows = await stored(manager)
+        if rows:
+            return rows[0]
+        await asyncio.sleep(0.005)
+    raise AssertionError("no session was stored")
+
+
+def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> None:
+    """Let a verb of the repository fail from now on."""
+
+    async def fail(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    setattr(manager.store, verb, fail)
+
+
+def losing_answers(manager: PersistentSessionManager, verb: str) -> Callable[[], None]:
+    """Let a verb of the repository be done and raise; return what ends that."""
+    done = getattr(manager.store, verb)
+
+    async def made_but_lost(*arguments: Any, **options: Any) -> None:
+        await done(*arguments, **options)
+        raise StoreUnavailable("test")
+
+    setattr(manager.store, verb, made_but_lost)
+    return lambda: setattr(manager.store, verb, done)
+
+
+class SharedKernels(Kernels):
+    """The kernels of a gateway that answers what a test says."""
+
+    shared = True
+    authority = SHARED.authority
+
+    def __init__(self, kernel_manager: DummyKernelManager) -> None:
+        super().__init__(kernel_manager)
+        self.liveness = Liveness.GONE
+
+    async def missing(self, kernel_id: str) -> Liveness:
+        """Say the same of each."""
+        return self.liveness
+
+
+def shared_manager(url: str, **traits: Any) -> PersistentSessionManager:
+    """Return a manager in :data:`SHARED`, over kernels that others use too."""
+    manager = make_manager(url, namespace=SHARED.namespace, **traits)
+    manager._kernels = SharedKernels(manager.kernel_manager)
+    manager.scope = SHARED
+    assert manager._heartbeat is not None
+    manager._heartbeat._scope = SHARED
+    return manager

@@ -1,0 +1,224 @@
+"""Deleting sessions: who shuts the kernel down, and what a failure leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from jupyter_client.multikernelmanager import DuplicateKernelError
+from tornado import web
+
+from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.records import CLOSING, READY
+from tests.unit.dummies import (
+    NOTEBOOK,
+    DummyKernelManager,
+    failing,
+    losing_answers,
+    settle,
+    stored,
+)
+
+
+async def two_on_one_kernel(
+    manager: PersistentSessionManager,
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Create two sessions that share a kernel; return them and its id."""
+    first = await manager.create_session(**NOTEBOOK)
+    kernel_id: str = first["kernel"]["id"]
+    second = await manager.create_session(path="b", type="file", kernel_id=kernel_id)
+    return first, second, kernel_id
+
+
+async def test_the_last_session_on_a_kernel_ends_it(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    first, second, kernel_id = await two_on_one_kernel(manager)
+    await manager.delete_session(first["id"])
+    assert kernels.shut_down == []
+    assert await manager.list_sessions() == [second]
+    await manager.delete_session(second["id"])
+    assert kernels.shut_down == [kernel_id]
+    assert await stored(manager) == []
+
+
+async def test_two_deletes_at_once_end_the_kernel_once(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    first, second, kernel_id = await two_on_one_kernel(manager)
+    await asyncio.gather(manager.delete_session(first["id"]), manager.delete_session(second["id"]))
+    assert kernels.shut_down == [kernel_id]
+    assert await stored(manager) == []
+
+
+async def test_a_failed_shutdown_keeps_the_session(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    kernels.shutdown_error = RuntimeError("stuck")
+    with pytest.raises(RuntimeError, match="stuck"):
+        await manager.delete_session(model["id"])
+    (record,) = await stored(manager)
+    assert record.state == READY
+    assert await manager.list_sessions() == [model]
+    kernels.shutdown_error = None
+    await manager.delete_session(model["id"])
+    assert await stored(manager) == []
+
+
+async def test_a_failed_shutdown_is_told_even_if_the_store_fails_too(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    kernels.shutdown_error = RuntimeError("stuck")
+    update = manager.store.update
+    failing(manager, "update", StoreUnavailable("test"))
+    with pytest.raises(RuntimeError, match="stuck"):
+        await manager.delete_session(model["id"])
+    assert await manager.list_sessions() == [model]
+    manager.store.update = update  # type: ignore[method-assign]
+    kernels.shutdown_error = None
+    await manager.delete_session(model["id"])
+    assert await stored(manager) == []
+
+
+async def test_a_refused_delete_leaves_the_kernel_to_the_other_session(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    """The mark was made, and its answer was lost."""
+    first, second, kernel_id = await two_on_one_kernel(manager)
+    answer = losing_answers(manager, "begin_close")
+    with pytest.raises(StoreUnavailable):
+        await manager.delete_session(first["id"])
+    answer()
+    await manager.delete_session(second["id"])
+    assert kernels.shut_down == []
+    assert await manager.list_sessions() == [first]
+    await manager.delete_session(first["id"])
+    assert kernels.shut_down == [kernel_id]
+
+
+async def test_a_mark_whose_answer_was_lost_is_taken_back_after_the_next_renewal(
+    manager: PersistentSessionManager,
+) -> None:
+    """Else another server takes its own session for the last, and ends the kernel."""
+    first, _second, _kernel_id = await two_on_one_kernel(manager)
+    losing_answers(manager, "begin_close")
+    with pytest.raises(StoreUnavailable):
+        await manager.delete_session(first["id"])
+    assert {row.state for row in await stored(manager)} == {CLOSING, READY}
+    assert manager._heartbeat is not None
+    await asyncio.wrap_future(manager._heartbeat.hurry())
+    await asyncio.sleep(0.01)
+    await settle(manager)
+    assert {row.state for row in await stored(manager)} == {READY}
+
+
+async def test_the_mark_of_another_server_is_not_taken_back(
+    manager: PersistentSessionManager,
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    await manager.store.begin_close(manager.scope, model["id"], "another")
+    manager._unsure.add(model["id"])
+    await manager._finish_what_is_left()
+    assert [row.state for row in await stored(manager)] == [CLOSING]
+    assert manager._unsure == set()
+
+
+async def test_a_kernel_that_is_half_started_is_not_attached_to(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    other = await manager.create_session(**NOTEBOOK)
+    kernels.starting.clear()
+    first = asyncio.ensure_future(manager.create_session(path="b", type="file", kernel_id="mine"))
+    await asyncio.sleep(0.02)
+    held = kernels.get_kernel(other["kernel"]["id"])
+    kernels._kernels["mine"] = held
+    with pytest.raises(DuplicateKernelError, match="mine"):
+        await manager.create_session(path="c", type="file", kernel_id="mine")
+    with pytest.raises(web.HTTPError) as error:
+        await manager.change_session(other["id"], kernel_id="mine")
+    assert error.value.status_code == 400
+    kernels.starting.set()
+    await first
+
+
+async def test_deleting_a_session_whose_kernel_died(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    kernels.die(model["kernel"]["id"])
+    with pytest.raises(web.HTTPError) as error:
+        await manager.delete_session(model["id"])
+    assert error.value.status_code == 404
+    assert await stored(manager) == []
+
+
+async def test_who_attaches_while_the_kernel_ends_gets_a_new_one(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK, kernel_id="k")
+    kernels.shutting_down.clear()
+    deleting = asyncio.ensure_future(manager.delete_session(model["id"]))
+    await asyncio.sleep(0.02)
+    attaching = asyncio.ensure_future(manager.create_session(path="b", type="file", kernel_id="k"))
+    await asyncio.sleep(0.02)
+    assert not attaching.done()
+    kernels.shutting_down.set()
+    await deleting
+    attached = await attaching
+    assert kernels.started == ["k", "k"]
+    assert kernels.shut_down == ["k"]
+    assert await manager.list_sessions() == [attached]
+
+
+async def test_a_post_while_the_session_is_deleted_creates_a_new_one(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    kernels.shutting_down.clear()
+    deleting = asyncio.ensure_future(manager.delete_session(model["id"]))
+    await asyncio.sleep(0.02)
+    (record,) = await stored(manager)
+    assert record.state == CLOSING
+    posting = asyncio.ensure_future(manager.get_or_create_session(**NOTEBOOK))
+    await asyncio.sleep(0.02)
+    kernels.shutting_down.set()
+    await deleting
+    created = await posting
+    assert created["id"] != model["id"]
+    assert await manager.list_sessions() == [created]
+
+
+async def test_a_cancelled_delete_is_finished(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    kernels.shutting_down.clear()
+    deleting = asyncio.ensure_future(manager.delete_session(model["id"]))
+    await asyncio.sleep(0.02)
+    deleting.cancel()
+    kernels.shutting_down.set()
+    await settle(manager)
+    assert await stored(manager) == []
+    assert kernels.list_kernel_ids() == []
+
+
+async def test_a_session_whose_removal_failed_still_uses_its_kernel(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    """Its delete was refused: another's must not take the kernel with it."""
+    first, second, kernel_id = await two_on_one_kernel(manager)
+    remove = manager.store.remove
+    failing(manager, "remove", StoreUnavailable("test"))
+    with pytest.raises(StoreUnavailable):
+        await manager.delete_session(first["id"])
+    manager.store.remove = remove  # type: ignore[method-assign]
+    await manager.delete_session(second["id"])
+    assert kernels.shut_down == []
+    assert await manager.list_sessions() == [first]
+    await manager.delete_session(first["id"])
+    assert kernels.shut_down == [kernel_id]
+    assert await stored(manager) == []

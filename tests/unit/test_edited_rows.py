@@ -1,0 +1,113 @@
+"""Rows that somebody has edited by hand fail nothing and are not made worse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from jupyter_session_store.manager import PersistentSessionManager
+from tests.databases.database import Database
+from tests.unit.dummies import make_manager
+
+#: Dates that no clock wrote, as far as a database takes them.
+IMPOSSIBLE = {
+    "sqlite": ["'never'", "''", "x'00ff'", "17", "'9999-99-99 00:00:00'"],
+    "postgresql": ["'infinity'", "'-infinity'", "'294276-01-01Z'", "'4713-01-01Z BC'"],
+    "mysql": ["'0000-00-00 00:00:00'", "'0000-12-31 00:00:00'", "'2024-00-00 00:00:00'"],
+}
+
+
+@pytest.fixture
+def manager(database: Database) -> Iterator[PersistentSessionManager]:
+    manager = make_manager(database.url, log=logging.getLogger("test_edited_rows"))
+    yield manager
+    manager.close()
+
+
+def edit(database: Database, statement: str) -> None:
+    """Run a statement, as an operator in a hurry would."""
+    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        if database.kind == "mysql":
+            cursor.execute("SET sql_mode = ''")
+        cursor.execute(statement)
+
+
+async def create(manager: PersistentSessionManager, path: str) -> dict[str, Any]:
+    return await manager.create_session(path=path, name=path, type="notebook")
+
+
+@pytest.mark.parametrize("column", ["created_at", "updated_at"])
+async def test_impossible_dates(
+    database: Database, manager: PersistentSessionManager, column: str
+) -> None:
+    for number, date in enumerate(IMPOSSIBLE[database.kind]):
+        model = await create(manager, f"{number}.ipynb")
+        edit(
+            database,
+            f"UPDATE jupyter_sessions SET {column} = {date} WHERE session_id = '{model['id']}'",
+        )
+        good = await create(manager, f"good-{number}.ipynb")
+        listed = {one["id"] for one in await manager.list_sessions()}
+        assert {model["id"], good["id"]} <= listed
+        await manager.update_session(model["id"], path=f"renamed-{number}.ipynb")
+        assert (await manager.get_session(session_id=model["id"]))["path"].startswith("renamed")
+        await manager.delete_session(model["id"])
+
+
+async def test_an_impossible_date_of_a_server(
+    database: Database, manager: PersistentSessionManager
+) -> None:
+    for date in IMPOSSIBLE[database.kind]:
+        edit(database, f"UPDATE jupyter_servers SET started_at = {date}")
+        assert manager._heartbeat is not None
+        manager._heartbeat.hurry().result(30)
+
+
+async def test_an_unknown_state_is_listed_and_logged_once(
+    database: Database, manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = await create(manager, "a.ipynb")
+    edit(database, "UPDATE jupyter_sessions SET state = 'frozen'")
+    for _ in range(3):
+        assert await manager.list_sessions() == [model]
+    assert caplog.text.count("has the unknown state 'frozen'") == 1
+    await manager.delete_session(model["id"])
+    assert database.rows("SELECT count(*) FROM jupyter_sessions") == [(0,)]
+
+
+async def test_a_session_without_a_kernel_is_left_alone_and_logged_once(
+    database: Database, manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    await create(manager, "a.ipynb")
+    good = await create(manager, "b.ipynb")
+    edit(database, "UPDATE jupyter_sessions SET kernel_id = NULL WHERE path = 'a.ipynb'")
+    for _ in range(3):
+        assert await manager.list_sessions() == [good]
+    assert caplog.text.count("has no kernel") == 1
+    assert database.rows("SELECT count(*) FROM jupyter_sessions") == [(2,)]
+    # Nor is its path lost.
+    again = await create(manager, "a.ipynb")
+    assert [one["path"] for one in await manager.list_sessions()] == ["b.ipynb", again["path"]]
+
+
+async def test_an_unknown_authority_is_nobodys(
+    database: Database, manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    await create(manager, "a.ipynb")
+    edit(database, "UPDATE jupyter_sessions SET authority = 'somebody', state = 'closing'")
+    before = database.rows("SELECT session_id, authority, path FROM jupyter_sessions")
+    assert await manager.list_sessions() == []
+    assert manager._heartbeat is not None
+    for _ in range(2):
+        # As after a death.
+        manager._heartbeat._released = False
+        manager._heartbeat.hurry().result(30)
+    assert caplog.text.count("neither a server nor a gateway") == 1
+    mine = await create(manager, "a.ipynb")
+    assert await manager.list_sessions() == [mine]
+    await manager.delete_session(mine["id"])
+    assert database.rows("SELECT session_id, authority, path FROM jupyter_sessions") == before

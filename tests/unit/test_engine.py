@@ -1,0 +1,392 @@
+"""From what a user types to an engine: what is accepted, refused, and never shown."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import ssl
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.pool import StaticPool
+
+from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql import files, schema
+from tests.databases.database import Database, parameters
+
+PASSWORD = "s3cr%t@:/?#"
+
+
+@pytest.mark.parametrize(
+    ("typed", "driver"),
+    [
+        ("sessions.db", "sqlite"),
+        (":memory:", "sqlite"),
+        ("sqlite://", "sqlite"),
+        ("sqlite:///sessions.db", "sqlite"),
+        ("C:\\Users\\me\\sessions.db", "sqlite"),
+        ("postgres://db/jupyter", "postgresql+psycopg"),
+        ("postgresql://db/jupyter", "postgresql+psycopg"),
+        ("postgresql+psycopg://db/jupyter", "postgresql+psycopg"),
+        ("mysql://db/jupyter", "mysql+pymysql"),
+        ("mariadb://db/jupyter", "mariadb+pymysql"),
+        ("mysql+mysqldb://db/jupyter", "mysql+mysqldb"),
+    ],
+)
+def test_the_driver_of_what_is_typed(typed: str, driver: str) -> None:
+    assert engines.parse(typed).drivername == driver
+
+
+def test_a_path_is_not_read_as_a_url(tmp_path: Path) -> None:
+    name = str(tmp_path / "a%20b?c#d.db")
+    assert engines.sqlite_file(engines.parse(name)) == Path(name)
+    with closing(engines.create(name).raw_connection()):
+        pass
+    assert Path(name).exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "cure"),
+    [
+        ("", "is empty"),
+        ("://", "percent-encoded"),
+        (f"mysql//u:{PASSWORD}@host/db", "percent-encoded"),
+        (f"postgresql://u:{PASSWORD}@host/db", "urllib.parse.quote"),
+        ("postgresql://u:p@host:port/db", "percent-encoded"),
+        ("nonsense://host/db", "SQLAlchemy does not know"),
+        ("nonsense+driver://host/db", "SQLAlchemy does not know"),
+        ("postgresql+nonsense://host/db", "SQLAlchemy does not know"),
+        ("sqlite+aiosqlite:///x.db", "aiosqlite"),
+        ("mysql+mysqldb://host/db", "not installed"),
+        ("/nowhere/at/all/sessions.db", "Create it first"),
+    ],
+)
+def test_what_can_never_work_is_refused(typed: str, cure: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        engines.check(typed)
+    message = str(refused.value)
+    assert "c.SessionManager.database_filepath" in message
+    assert cure in message
+    assert PASSWORD not in message
+
+
+def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for module, url, extra in (
+        ("psycopg", "postgresql://db/x", "postgresql"),
+        ("pymysql", "mysql://db/x", "mysql"),
+        ("pymysql", "mariadb://db/x", "mysql"),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ConfigurationError, match=rf"jupyter_session_store\[{extra}\]"):
+            engines.check(url)
+
+
+def test_files_that_are_no_database_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("this is no database")
+    for path, found in ((tmp_path, "is a directory"), (other, "is not an SQLite database")):
+        for typed in (str(path), f"sqlite:///{path}"):
+            with pytest.raises(ConfigurationError, match=found):
+                engines.check(typed)
+    assert other.read_text() == "this is no database"
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    engines.check(str(empty))
+    assert empty.read_bytes() == b""
+
+
+def test_a_place_that_may_not_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The superuser may write anywhere, so the answer is the operating system's only in part.
+    def access(path: Any, mode: int) -> bool:
+        return not mode & os.W_OK
+
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(ConfigurationError, match="where this user may not write"):
+        engines.check(str(tmp_path / "new.db"))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).is_dir())
+    (tmp_path / "other.db").touch()
+    with pytest.raises(ConfigurationError, match="may not read and write"):
+        engines.check(str(tmp_path / "other.db"))
+
+
+def test_checking_creates_nothing(tmp_path: Path) -> None:
+    engines.check(str(tmp_path / "new.db"))
+    engines.create(str(tmp_path / "new.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    engine = engines.create(str(path))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x)")
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    engine.dispose()
+    assert (mode, synchronous) == ("wal", 1)
+    assert modes == {0o600}
+
+
+def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "shared.db"
+    path.touch(mode=0o660)
+    path.chmod(0o660)
+    engine = engines.create(str(path))
+    with engine.connect():
+        pass
+    engine.dispose()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_a_network_file_system_gets_the_rollback_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sessions.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE t (x)")
+    monkeypatch.setattr(engines, "is_on_network_file_system", lambda path: True)
+    engine = engines.create(str(path))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "delete"
+    engine.dispose()
+
+
+def test_the_innermost_mount_tells_the_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    class Partition:
+        def __init__(self, mountpoint: str, fstype: str) -> None:
+            self.mountpoint, self.fstype = mountpoint, fstype
+
+    mounts = [
+        Partition("/", "ext4"),
+        Partition("/home", "nfs4"),
+        Partition("/home/me/local", "xfs"),
+        Partition("/homely", "ext4"),
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    monkeypatch.setattr(os.path, "realpath", str)
+    answers = {
+        "/tmp/x.db": False,
+        "/home/me/x.db": True,
+        "/home/me/local/x.db": False,
+        "/homely/x.db": False,
+    }
+    for path, answer in answers.items():
+        assert files.is_on_network_file_system(Path(path)) is answer
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ":memory:",
+        "sqlite://",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:x?mode=memory&cache=shared&uri=true",
+        "sqlite:///file:/x?vfs=memdb&uri=true",
+    ],
+)
+def test_memory_is_one_database(typed: str) -> None:
+    engine = engines.create(typed)
+    assert engines.describe(engine.url) == "SQLite in memory"
+    assert isinstance(engine.pool, StaticPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x)")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM t").scalar_one() == 0
+    engine.dispose()
+
+
+def test_connections_commit_by_themselves(database: Database) -> None:
+    engine = engines.create(database.url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x INT)")
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        assert database.rows("SELECT x FROM t") == [(1,)]
+    engine.dispose()
+
+
+def test_options_reach_sqlalchemy(database: Database) -> None:
+    name = "connect_timeout" if database.kind != "sqlite" else "timeout"
+    options = {"echo": False, "connect_args": {name: 7}, "pool_size": 2}
+    engine = engines.create(database.url, options)
+    seen: dict[str, Any] = {}
+
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "do_connect")
+    def look(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
+        seen.update(cparams)
+
+    with engine.connect():
+        pass
+    engine.dispose()
+    assert seen[name] == 7
+    if database.kind == "postgresql":
+        assert seen["prepare_threshold"] is None
+
+
+def test_a_uri_of_a_file_is_not_memory(tmp_path: Path) -> None:
+    url = engines.parse(f"sqlite:///file:{tmp_path}/x.db?mode=rwc&uri=true")
+    assert not engines.is_memory(url)
+
+
+@pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
+def test_a_connection_of_a_pooler_keeps_its_time_out(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is set there stays for the pooler's other clients."""
+    import psycopg
+
+    engine = engines.create(database.url)
+
+    def seen() -> str:
+        with engine.connect() as connection:
+            return str(connection.exec_driver_sql("SHOW statement_timeout").scalar_one())
+
+    assert seen() == "5s"
+    with schema.migration_connection(engine) as connection:
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0"
+    assert seen() == "5s"
+    # A pooler names a process of its own invention at connect.
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", -1)
+    with schema.migration_connection(engine) as connection:
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "5s"
+    engine.dispose()
+    assert seen() == "0"
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"connect_args": "x=y"}, "of type str; expected a dict"),
+        ({"connect_args": None}, "of type NoneType; expected a dict"),
+        ({"isolation_level": "SERIALIZABLE"}, "isolation_level"),
+        ({"no_such_option": 1}, "no_such_option"),
+        ({"password_file": 5}, "password_file"),
+        ({"password_provider": 5}, "password_provider"),
+        ({"password_provider": "no_such_module:name"}, "no_such_module"),
+        ({"password_provider": "os:no_such_name"}, "no_such_name"),
+        ({"password_file": "/x", "password_provider": "os:getcwd"}, "keep one"),
+    ],
+)
+def test_unusable_options_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named) as refused:
+        engines.create(f"postgresql://u:{quote(PASSWORD, safe='')}@db/x", options)
+    assert str(refused.value).startswith("c.PersistentSessionManager.engine_options")
+
+
+def test_a_provider_whose_module_fails_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_provider.py").write_text(f"raise RuntimeError({PASSWORD!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match="RuntimeError") as refused:
+        engines.create("postgresql://db/x", {"password_provider": "failing_provider:token"})
+    assert PASSWORD not in str(refused.value)
+
+
+def fail() -> str:
+    raise LookupError(PASSWORD)
+
+
+def test_a_password_that_is_not_had_is_a_fault_of_the_store(tmp_path: Path) -> None:
+    latin = tmp_path / "latin"
+    latin.write_bytes("caf\u00e9".encode("latin-1"))
+    cases: list[tuple[str, Any, str]] = [
+        ("password_file", str(tmp_path / "missing"), "FileNotFoundError"),
+        ("password_file", str(latin), "UnicodeDecodeError"),
+        ("password_provider", fail, "LookupError"),
+        ("password_provider", PASSWORD.encode, "TypeError"),
+    ]
+    for option, value, kind in cases:
+        engine = engines.create("postgresql://u@127.0.0.1:1/x", {option: value})
+        with pytest.raises(StoreUnavailable) as failed:
+            engine.connect()
+        said = str(failed.value)
+        assert f"engine_options[{option!r}] gave no password ({kind})" in said
+        assert PASSWORD not in said
+        assert failed.value.__suppress_context__
+
+
+def test_a_timeout_in_the_url_wins(database: Database) -> None:
+    if database.kind == "sqlite":
+        url = f"{database.url}?timeout=7"
+        expected: dict[str, Any] = {"timeout": 7.0}
+    else:
+        joint = "&" if "?" in database.url else "?"
+        url = f"{database.url}{joint}connect_timeout=7"
+        expected = {"connect_timeout": "7" if database.kind == "postgresql" else 7}
+    engine = engines.create(url)
+    arguments = engine.dialect.create_connect_args(engine.url)[1]
+    ours = engines._connect_args(engine.url, {})
+    engine.dispose()
+    for name, value in expected.items():
+        assert arguments[name] == value
+        assert name not in ours
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a file has no password")
+def test_a_password_is_read_at_each_connect(database: Database, tmp_path: Path) -> None:
+    password = parameters(database.url)["password"]
+    bare = database.url.replace(quote(password, safe=""), "wrong")
+    assert bare != database.url
+    file = tmp_path / "password"
+    file.write_text(f"{password}\n")
+    calls: list[None] = []
+
+    def provide() -> str:
+        calls.append(None)
+        return str(password)
+
+    for options in ({"password_file": str(file)}, {"password_provider": provide}):
+        engine = engines.create(bare, options)
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert connection.execute(text("SELECT 1")).scalar_one() == 1
+            engine.dispose()
+    assert len(calls) == 2
+
+
+@pytest.mark.only("mysql", reason="it is PyMySQL that makes a context at each connect")
+def test_the_certificates_of_the_system_are_read_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    create = ssl.create_default_context
+
+    def counted(*arguments: Any, **options: Any) -> ssl.SSLContext:
+        made.append(arguments)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    engine = engines.create(database.url)
+    for _ in range(3):
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        engine.dispose()
+    # Before PyMySQL 1.2 there is no TLS that nobody asked for.
+    assert len(made) <= 1
+
+
+def test_no_password_and_no_url_is_shown() -> None:
+    url = engines.parse(f"postgresql://u:{quote(PASSWORD, safe='')}@db/x")
+    said = f"cannot connect to {url.render_as_string(hide_password=False)} with {PASSWORD}"
+    shown = engines.redact(said, url)
+    assert PASSWORD not in shown
+    assert quote(PASSWORD, safe="") not in shown
+    assert "postgresql" not in shown
+    assert engines.describe(url) == "postgresql on db"

@@ -1,0 +1,330 @@
+"""Leases: who is held dead, by whose clock, and what the heartbeat's thread does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from traitlets import TraitError
+
+from jupyter_session_store import registration
+from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.memory import MemorySessionRepository
+from jupyter_session_store.records import STARTING, Departure, Scope, ServerRecord, SessionRecord
+from jupyter_session_store.registration import Heartbeat, Watch
+from jupyter_session_store.testing import SCOPE, record, server
+from tests.unit.dummies import NOTEBOOK, DummyKernelManager, make_manager, settle, stored
+
+LEASE = 90
+
+
+def at(renewals: int, lease_seconds: int = LEASE) -> list[ServerRecord]:
+    return [server("one"), server("two", renewals=renewals, lease_seconds=lease_seconds)]
+
+
+def ids(servers: list[ServerRecord]) -> list[str]:
+    return [s.server_id for s in servers]
+
+
+# ---------------------------------------------------------------------- the watch
+
+
+def test_who_renews_lives() -> None:
+    watch = Watch("one")
+    assert all(watch.dead(at(turn), now=turn * 1000.0) == [] for turn in range(20))
+
+
+def test_who_stands_still_for_its_lease_is_dead() -> None:
+    watch = Watch("one")
+    assert watch.dead(at(7), now=1000) == []
+    assert watch.dead(at(7), now=1000 + LEASE) == []
+    assert ids(watch.dead(at(7), now=1000 + LEASE + 1)) == ["two"]
+
+
+def test_the_lease_is_that_of_the_watched() -> None:
+    watch = Watch("one")
+    watch.dead(at(7, 3), now=0)
+    assert ids(watch.dead(at(7, 3), now=4)) == ["two"]
+    watch.dead(at(7, 3600), now=5)
+    assert watch.dead(at(7, 3600), now=LEASE * 2) == []
+
+
+def test_an_observer_does_not_hold_itself_dead() -> None:
+    watch = Watch("two")
+    watch.dead(at(7), now=0)
+    assert ids(watch.dead(at(7), now=10_000)) == ["one"]
+
+
+def test_after_an_outage_all_are_waited_for_anew() -> None:
+    watch = Watch("one")
+    watch.dead(at(7), now=0)
+    watch.forget()
+    assert watch.dead(at(7), now=10 * LEASE) == []
+    assert watch.dead(at(7), now=11 * LEASE) == []
+    assert ids(watch.dead(at(7), now=11 * LEASE + 1)) == ["two"]
+
+
+def test_who_comes_again_begins_anew() -> None:
+    watch = Watch("one")
+    watch.dead(at(7), now=0)
+    watch.dead([server("one")], now=50)
+    assert watch.dead(at(7), now=1000) == []
+
+
+# ------------------------------------------------------------------- the heartbeat
+
+
+class Beating:
+    """A heartbeat by hand over sessions in memory, and what it hands over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(registration, "now", lambda: self.now)
+        self.repository = MemorySessionRepository(
+            ":memory:", options={}, auto_upgrade="safe", log=logging.getLogger("tests")
+        )
+        self.repository.open(SCOPE, server("one"), timeout=1)
+        self.unfinished: list[SessionRecord] = []
+        self.heartbeat = Heartbeat(
+            self.repository,
+            SCOPE,
+            server("one"),
+            held=self.held,
+            after=self.after,
+            log=logging.getLogger("tests"),
+        )
+
+    def held(self) -> list[SessionRecord]:
+        return []
+
+    def after(self, unfinished: list[SessionRecord]) -> None:
+        self.unfinished += unfinished
+
+    def beat(self, seconds: float) -> list[str]:
+        """Let time pass, beat, and return who is registered then."""
+        self.now += seconds
+        self.heartbeat.beat()
+        return ids(self.repository.renew(server("one"), [], timeout=1))
+
+
+@pytest.fixture
+def beating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Beating]:
+    beating = Beating(monkeypatch)
+    yield beating
+    beating.repository.close()
+
+
+def test_a_silent_server_is_evicted_after_its_lease(beating: Beating) -> None:
+    beating.repository.renew(server("two"), [], timeout=1)
+    for _ in range(4):
+        assert beating.beat(LEASE / 3) == ["one", "two"]
+    assert beating.beat(LEASE / 3) == ["one"]
+
+
+def test_an_observer_that_was_suspended_evicts_nobody(beating: Beating) -> None:
+    """So may the other have been, on the same laptop."""
+    beating.repository.renew(server("two"), [], timeout=1)
+    beating.beat(LEASE / 3)
+    assert beating.beat(100 * LEASE) == ["one", "two"]
+    assert beating.beat(LEASE / 3) == ["one", "two"]
+
+
+def test_after_a_failed_renewal_nobody_is_evicted_at_once(
+    beating: Beating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beating.repository.renew(server("two"), [], timeout=1)
+    for _ in range(4):
+        beating.beat(LEASE / 3)
+    renew = beating.repository.renew
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("test")
+
+    monkeypatch.setattr(beating.repository, "renew", fail)
+    beating.heartbeat.start()
+    with pytest.raises(StoreUnavailable):
+        beating.heartbeat.hurry().result(30)
+    monkeypatch.setattr(beating.repository, "renew", renew)
+    beating.heartbeat.stop()
+    beating.heartbeat.join(30)
+    assert beating.beat(LEASE / 3) == ["one", "two"]
+
+
+def test_a_renewal_that_fails_otherwise_is_a_fault_of_the_store(
+    beating: Beating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it gets an error with a status, and no CancelledError."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError("test")
+
+    monkeypatch.setattr(beating.repository, "renew", fail)
+    beating.heartbeat.start()
+    with pytest.raises(StoreUnavailable):
+        beating.heartbeat.hurry().result(30)
+    beating.heartbeat.stop()
+    beating.heartbeat.join(30)
+
+
+def test_who_came_back_after_an_eviction_is_not_evicted_again(beating: Beating) -> None:
+    beating.repository.renew(server("two"), [], timeout=1)
+    for _ in range(4):
+        beating.beat(LEASE / 3)
+    assert beating.beat(LEASE / 3) == ["one"]
+    # With the very count that it had.
+    beating.repository.renew(server("two"), [], timeout=1)
+    assert beating.beat(LEASE / 3) == ["one", "two"]
+
+
+def test_what_a_server_left_that_stopped_in_order_is_taken_up(beating: Beating) -> None:
+    beating.repository.renew(server("two"), [], timeout=1)
+    beating.beat(LEASE / 3)
+    gateway = Scope(SCOPE.namespace, "gateway:g")
+    beating.heartbeat._scope = gateway
+    half = record("half", gateway, state=STARTING, kernel_id="k", server_id="two")
+    asyncio.run(beating.repository.add(half))
+    beating.beat(LEASE / 3)
+    assert beating.unfinished == []
+    del beating.repository._servers[SCOPE.namespace, "two"]
+    beating.beat(LEASE / 3)
+    assert [one.session_id for one in beating.unfinished] == ["half"]
+
+
+def test_servers_do_not_begin_to_count_alike() -> None:
+    counts = {registration.this_server("n", "s", 90).renewals for _ in range(20)}
+    assert len(counts) > 10
+
+
+def until(question: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not question():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+# --------------------------------------------------------------------- the manager
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, 2, 86_401])
+def test_an_unusable_lease_is_refused(seconds: int) -> None:
+    with pytest.raises(TraitError, match=r"PersistentSessionManager\.lease_seconds"):
+        make_manager(lease_seconds=seconds)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, float("nan"), float("inf")])
+def test_an_unusable_claim_timeout_is_refused(seconds: float) -> None:
+    with pytest.raises(TraitError, match=r"PersistentSessionManager\.claim_timeout"):
+        make_manager(claim_timeout=seconds)
+
+
+async def test_a_lease_is_renewed_without_the_event_loop(tmp_path: Any) -> None:
+    url = str(tmp_path / "sessions.db")
+    manager = make_manager(url, lease_seconds=3)
+    await manager.list_sessions()
+    began = servers_of(manager)[manager.server_id].renewals
+    # The loop stands still meanwhile.
+    until(lambda: servers_of(manager)[manager.server_id].renewals > began + 2)
+    manager.close()
+
+
+def servers_of(manager: Any) -> dict[str, ServerRecord]:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(manager.database_filepath)) as connection:
+        rows = connection.execute(
+            "SELECT namespace, server_id, hostname, pid, version, started_at, renewals,"
+            " lease_seconds FROM jupyter_servers"
+        ).fetchall()
+    return {row[1]: ServerRecord(*row) for row in rows}
+
+
+async def test_a_server_is_registered_while_it_runs(tmp_path: Any) -> None:
+    url = str(tmp_path / "sessions.db")
+    manager = make_manager(url)
+    (registered,) = servers_of(manager).values()
+    assert registered.server_id == manager.server_id
+    assert registered.lease_seconds == 90
+    assert registered.pid is not None
+    manager.close()
+    assert servers_of(manager) == {}
+
+
+async def test_who_was_evicted_has_its_sessions_back_before_the_next_answer(tmp_path: Any) -> None:
+    """A client that reads right after a suspension must not find its sessions gone."""
+    url = str(tmp_path / "sessions.db")
+    kernels = DummyKernelManager()
+    manager = make_manager(url, kernels)
+    model = await manager.create_session(**NOTEBOOK)
+    other = make_manager(url, namespace=manager.namespace)
+    seen = [
+        s
+        for s in other.store.renew(server(other.server_id, manager.namespace), [], timeout=5)
+        if s.server_id == manager.server_id
+    ]
+    other.store.evict(other.scope, seen, other.server_id, timeout=5)
+    assert await stored(manager) == []
+    assert manager._heartbeat is not None
+    # As if the whole process had stood still.
+    manager._heartbeat._renewed -= manager.lease_seconds + 1
+    assert await manager.list_sessions() == [model]
+    assert sorted(servers_of(manager)) == sorted([manager.server_id, other.server_id])
+    await settle(manager)
+    other.close()
+    manager.close()
+
+
+@pytest.mark.parametrize("request_", ["delete", "rename", "move"])
+async def test_whatever_is_asked_first_after_a_suspension_finds_its_session(
+    tmp_path: Any, request_: str
+) -> None:
+    url = str(tmp_path / "sessions.db")
+    manager = make_manager(url)
+    model = await manager.create_session(**NOTEBOOK)
+    # Evicted, and its sessions removed.
+    await manager.store.remove(manager.scope, await stored(manager))
+    manager.store.close(Departure(manager.scope, manager.server_id, frozenset()))
+    manager.store.open(manager.scope, server("other", manager.namespace), timeout=30)
+    assert manager._heartbeat is not None
+    manager._heartbeat._renewed -= manager.lease_seconds + 1
+    if request_ == "delete":
+        await manager.delete_session(model["id"])
+        assert await stored(manager) == []
+    elif request_ == "rename":
+        assert (await manager.change_session(model["id"], path="b"))["path"] == "b"
+    else:
+        moved = await manager.change_session(model["id"], kernel_name="other")
+        assert moved["kernel"]["name"] == "other"
+    await settle(manager)
+    manager.close()
+
+
+async def test_without_the_store_an_overdue_lease_answers_unavailable(tmp_path: Any) -> None:
+    manager = make_manager(str(tmp_path / "sessions.db"))
+    await manager.list_sessions()
+    assert manager._heartbeat is not None
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("test")
+
+    manager.store.renew = fail  # type: ignore[method-assign]
+    manager._heartbeat._renewed -= manager.lease_seconds + 1
+    with pytest.raises(StoreUnavailable):
+        await manager.list_sessions()
+    del manager.store.renew
+    assert await manager.list_sessions() == []
+    manager.close()
+
+
+async def test_a_heartbeat_ends_with_its_manager(tmp_path: Any) -> None:
+    before = threading.active_count()
+    manager = make_manager(str(tmp_path / "sessions.db"))
+    await manager.list_sessions()
+    manager.close()
+    assert threading.active_count() == before
+    await asyncio.sleep(0)

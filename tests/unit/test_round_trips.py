@@ -1,0 +1,145 @@
+"""Rule: one unit of work is one statement, counted on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.testing import server
+from tests.databases.database import Database
+from tests.unit.dummies import DummyKernelManager, make_manager, shared_manager
+from tests.wire import WireTap
+
+#: What the design allows: MariaDB has no UPDATE ... RETURNING, and may need one more.
+ALLOWED = {
+    "exists": {"sqlite": 1, "postgresql": 1, "mysql": 1},
+    "list": {"sqlite": 1, "postgresql": 1, "mysql": 1},
+    "get": {"sqlite": 1, "postgresql": 1, "mysql": 1},
+    "update": {"sqlite": 1, "postgresql": 1, "mysql": 2},
+    "create": {"sqlite": 1, "postgresql": 1, "mysql": 1},
+    "delete": {"sqlite": 2, "postgresql": 2, "mysql": 3},
+}
+
+
+class Statements:
+    """What a file has instead of a wire: the statements that reach SQLite."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    @property
+    def round_trips(self) -> int:
+        return len(self.statements)
+
+    def reset(self) -> None:
+        self.statements.clear()
+
+    def url(self, database: Database) -> str:
+        return database.url
+
+    def note(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        self.statements.append(statement)
+
+
+@pytest.fixture
+def tap(database: Database) -> Iterator[WireTap | Statements]:
+    if database.kind != "sqlite":
+        with WireTap.to(database) as tap:
+            yield tap
+        return
+    statements = Statements()
+    event.listen(Engine, "before_cursor_execute", statements.note)
+    yield statements
+    event.remove(Engine, "before_cursor_execute", statements.note)
+
+
+@pytest.fixture
+def manager(database: Database, tap: WireTap | Statements) -> Iterator[PersistentSessionManager]:
+    manager = make_manager(tap.url(database))
+    yield manager
+    manager.close()
+
+
+async def test_round_trips(
+    database: Database, tap: WireTap | Statements, manager: PersistentSessionManager
+) -> None:
+    session = await manager.create_session(path="first.ipynb", type="notebook", name="")
+    for i in range(3):
+        await manager.create_session(path=f"{i}.ipynb", type="notebook", name="")
+    verbs: dict[str, Callable[[], Awaitable[object]]] = {
+        "exists": lambda: manager.session_exists("first.ipynb"),
+        "list": manager.list_sessions,
+        "get": lambda: manager.get_session(session_id=session["id"]),
+        "update": lambda: manager.update_session(session["id"], path="renamed.ipynb"),
+        "create": lambda: manager.create_session(path="new.ipynb", type="notebook", name=""),
+        "delete": lambda: manager.delete_session(session["id"]),
+    }
+    counted = {}
+    for name, verb in verbs.items():
+        tap.reset()
+        await verb()
+        counted[name] = (tap.round_trips, list(tap.statements))
+    for name, (trips, statements) in counted.items():
+        assert trips == ALLOWED[name][database.kind], f"{name}: {statements}"
+        shouted = " ".join(statements).upper()
+        for word in ("BEGIN", "COMMIT", "ROLLBACK", "SELECT 1"):
+            assert word not in shouted, f"{name}: {statements}"
+
+
+async def test_a_read_writes_nothing(
+    tap: WireTap | Statements, manager: PersistentSessionManager
+) -> None:
+    kernels = manager.kernel_manager
+    assert isinstance(kernels, DummyKernelManager)
+    session = await manager.create_session(path="a.ipynb", type="notebook", name="")
+    await manager.create_session(path="b.ipynb", type="notebook", name="")
+    tap.reset()
+    for _ in range(3):
+        await manager.list_sessions()
+        await manager.session_exists("a.ipynb")
+        await manager.get_session(session_id=session["id"])
+    assert all(text.startswith("SELECT") for text in tap.statements), tap.statements
+    # Not even one that finds a kernel gone: its session is removed after it, once for all of them.
+    for kernel_id in list(kernels.started):
+        kernels.die(kernel_id)
+    tap.reset()
+    assert await manager.list_sessions() == []
+    assert [text.split()[0] for text in tap.statements] == ["SELECT"]
+    await asyncio.gather(*manager._tasks)
+    assert [text.split()[0] for text in tap.statements] == ["SELECT", "DELETE"]
+
+
+async def test_a_renewal_is_two_statements_and_a_list_is_one_among_ten_servers(
+    database: Database, tap: WireTap | Statements, manager: PersistentSessionManager
+) -> None:
+    await manager.create_session(path="a.ipynb", type="notebook", name="")
+    for i in range(10):
+        other = server(f"server-{i}", manager.namespace)
+        manager.store.renew(other, [], timeout=30)
+    heartbeat = manager._heartbeat
+    assert heartbeat is not None
+    # The first also looks for what servers left that were not evicted.
+    heartbeat.beat()
+    tap.reset()
+    heartbeat.beat()
+    assert tap.round_trips == 2, tap.statements
+    tap.reset()
+    assert len(await manager.list_sessions()) == 1
+    assert tap.round_trips == 1, tap.statements
+
+
+async def test_a_create_on_a_gateway_is_two_statements(
+    database: Database, tap: WireTap | Statements
+) -> None:
+    """The claim, and the kernel; where there is no RETURNING, what came of it is read."""
+    manager = shared_manager(tap.url(database))
+    await manager.list_sessions()
+    tap.reset()
+    await manager.create_session(path="a.ipynb", type="notebook", name="")
+    assert tap.round_trips == (3 if database.kind == "mysql" else 2), tap.statements
+    manager.close()

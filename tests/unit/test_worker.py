@@ -1,0 +1,433 @@
+"""The worker's thread, and what a unit of work does when the database fails."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.records import Departure
+from jupyter_session_store.sql import database as databases
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql import repository as repositories
+from jupyter_session_store.sql import units
+from jupyter_session_store.sql import worker as workers
+from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
+from jupyter_session_store.sql.worker import Worker
+from jupyter_session_store.testing import SCOPE, record, server
+from tests.databases.database import Database
+from tests.wire import WireTap
+
+log = logging.getLogger("tests")
+
+
+def assert_said_once_away_and_once_back(caplog: pytest.LogCaptureFixture) -> None:
+    said = [r.getMessage() for r in caplog.records if r.name == "tests"]
+    assert [("unavailable" in line, "is back" in line) for line in said] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name == "jupyter_session_store"}
+
+
+async def test_calls_run_in_order_on_one_thread_off_the_loop() -> None:
+    worker = Worker("test", lambda: None)
+    seen: list[tuple[int, int]] = []
+
+    def call(number: int) -> None:
+        seen.append((number, threading.get_ident()))
+
+    await asyncio.gather(*(worker.run(partial(call, i), 5) for i in range(50)))
+    worker.stop(5)
+    assert [number for number, _ in seen] == list(range(50))
+    assert len({thread for _, thread in seen}) == 1
+    assert threading.get_ident() not in {thread for _, thread in seen}
+
+
+async def test_an_error_comes_back() -> None:
+    worker = Worker("test", lambda: None)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await worker.run(fail, 5)
+    assert await worker.run(lambda: 1, 5) == 1
+    worker.stop(5)
+
+
+async def test_a_call_whose_turn_does_not_come_is_not_made() -> None:
+    worker = Worker("test", lambda: None)
+    release = threading.Event()
+    stuck = asyncio.ensure_future(worker.run(release.wait, 30))
+    await asyncio.sleep(0)
+    made: list[None] = []
+    with pytest.raises(StoreUnavailable, match="did not answer within"):
+        await worker.run(lambda: made.append(None), 0.05)
+    cancelled = asyncio.ensure_future(worker.run(lambda: made.append(None), 30))
+    await asyncio.sleep(0.01)
+    cancelled.cancel()
+    release.set()
+    await stuck
+    assert await worker.run(lambda: len(made), 5) == 0
+    worker.stop(5)
+
+
+async def test_a_stopped_worker_takes_no_calls() -> None:
+    worker = Worker("test", lambda: None)
+    worker.stop(5)
+    with pytest.raises(StoreUnavailable):
+        await worker.run(lambda: 1, 5)
+
+
+async def test_it_says_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.01)
+    idle = threading.Event()
+    worker = Worker("test", idle.set)
+    assert not idle.wait(0.1)
+    await worker.run(lambda: None, 5)
+    assert await asyncio.to_thread(idle.wait, 10)
+    worker.stop(5)
+
+
+def test_a_stuck_call_does_not_delay_the_exit_of_the_process(tmp_path: Path) -> None:
+    script = (
+        "import threading\n"
+        "from jupyter_session_store.sql.worker import Worker\n"
+        "worker = Worker('test', lambda: None)\n"
+        "worker.submit(threading.Event().wait)\n"
+        "worker.stop(0.1)\n"
+        "print('out')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "out\n"
+
+
+def open_repository(url: str) -> SQLAlchemySessionRepository:
+    repository = SQLAlchemySessionRepository(url, options={}, auto_upgrade="safe", log=log)
+    repository.open(SCOPE, server("one"), timeout=60)
+    return repository
+
+
+async def test_a_dropped_repository_leaves_neither_thread_nor_connection(
+    database: Database,
+) -> None:
+    before = threads()
+    repository: SQLAlchemySessionRepository | None = open_repository(database.url)
+    assert repository is not None
+    await repository.find(SCOPE)
+    (mine,) = threads() - before
+    del repository
+    for _ in range(200):
+        gc.collect()
+        if not mine.is_alive():
+            break
+        await asyncio.sleep(0.02)
+    assert not mine.is_alive()
+
+
+async def test_an_idle_connection_is_dropped_and_made_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.02)
+    repository = open_repository(database.url)
+    await repository.add(record("a"))
+    for _ in range(500):
+        if repository._database._connection is None:
+            break
+        await asyncio.sleep(0.02)
+    assert repository._database._connection is None
+    assert await repository.find(SCOPE) == [record("a")]
+    repository.close(timeout=10)
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a file's connection is not cut")
+async def test_a_dead_connection_is_replaced_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with WireTap.to(database) as tap:
+        repository = open_repository(tap.url(database))
+        await repository.add(record("a", kernel_id="k"))
+        for verb in (
+            lambda: repository.find(SCOPE),
+            lambda: repository.update(SCOPE, "a", {"name": "n"}),
+            lambda: repository.add(record("b", kernel_id="k")),
+            lambda: repository.begin_close(SCOPE, "b", "one"),
+            lambda: repository.remove(SCOPE, [record("b", kernel_id="k")]),
+        ):
+            tap.cut()
+            assert await verb() != []
+        assert [r.session_id for r in await repository.find(SCOPE)] == ["a"]
+        repository.close(timeout=10)
+    assert "unavailable" not in caplog.text
+
+
+#: What makes a server that only reads of the one that a connection leads to.
+DEMOTED = {
+    "postgresql": "SET default_transaction_read_only = on",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+}
+#: What makes a connection useless that is not dead.
+SPOILT = {
+    "sqlite": "PRAGMA query_only = 1",
+    "postgresql": "SET search_path = pg_catalog",
+    "mysql": "USE information_schema",
+}
+
+
+def execute(repository: SQLAlchemySessionRepository, sql: str) -> None:
+    """Execute a statement on the repository's own connection."""
+    repository._database.run(lambda connection: connection.exec_driver_sql(sql).close())
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a file has no server to be demoted")
+async def test_a_server_that_only_reads_is_left(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = open_repository(database.url)
+    await repository.add(record("a", kernel_id="k"))
+    for verb in (
+        lambda: repository.update(SCOPE, "a", {"name": "n"}),
+        lambda: repository.add(record("b", kernel_id="k")),
+        lambda: repository.begin_close(SCOPE, "b", "one"),
+        lambda: repository.remove(SCOPE, [record("b", kernel_id="k")]),
+    ):
+        execute(repository, DEMOTED[database.kind])
+        assert len(await repository.find(SCOPE)) > 0
+        await verb()
+    assert [r.session_id for r in await repository.find(SCOPE)] == ["a"]
+    repository.close(timeout=10)
+    assert "unavailable" not in caplog.text
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a file has no server to be demoted")
+async def test_a_server_that_only_reads_is_not_back(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tests")
+    repository = open_repository(database.url)
+    await repository.add(record("a"))
+
+    def write(connection: Connection) -> units.Added:
+        connection.exec_driver_sql(DEMOTED[database.kind]).close()
+        return units.add(connection, record("b"))
+
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await repository._run(write)
+        assert await repository.find(SCOPE) == [record("a")]
+    await repository.add(record("b"))
+    repository.close(timeout=10)
+    assert_said_once_away_and_once_back(caplog)
+
+
+async def test_a_connection_that_fails_is_not_used_again(database: Database) -> None:
+    repository = open_repository(database.url)
+    await repository.add(record("a"))
+    execute(repository, SPOILT[database.kind])
+    with pytest.raises(StoreUnavailable):
+        await repository.add(record("b"))
+    await repository.add(record("b"))
+    assert [r.session_id for r in await repository.find(SCOPE)] == ["a", "b"]
+    repository.close(timeout=10)
+
+
+@pytest.mark.parametrize("url", [":memory:", "sqlite:///file::memory:?uri=true"])
+async def test_memory_outlives_an_error_and_idleness(url: str) -> None:
+    repository = open_repository(url)
+    await repository.add(record("a"))
+    with pytest.raises(StoreUnavailable):
+        execute(repository, "SELECT * FROM nothing")
+    repository._database.release()
+    assert await repository.find(SCOPE) == [record("a")]
+    repository.close(timeout=10)
+
+
+def test_errors_are_told_by_their_codes() -> None:
+    from sqlalchemy.exc import OperationalError
+
+    def codes(*args: object) -> set[object]:
+        return databases._codes(OperationalError("", None, Exception(*args)))
+
+    for number in (1290, 1792, 1836):
+        assert codes(number, "read only") & databases._READ_ONLY
+    # Some drivers have a dict there.
+    assert not codes({"C": "25006"}) & databases._READ_ONLY
+    assert not codes() & databases._READ_ONLY
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a file has no server to lose")
+async def test_one_line_when_it_goes_and_one_when_it_is_back(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tests")
+    with WireTap.to(database) as tap:
+        repository = open_repository(tap.url(database))
+        await repository.add(record("a"))
+        tap.refuse()
+        tap.cut()
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                await repository.find(SCOPE)
+        with pytest.raises(StoreUnavailable):
+            await repository.add(record("b"))
+        tap.accept()
+        for _ in range(5):
+            assert await repository.find(SCOPE) == [record("a")]
+        repository.close(timeout=10)
+    assert_said_once_away_and_once_back(caplog)
+
+
+@pytest.mark.only("sqlite", reason="it is the file that is locked")
+async def test_a_file_that_can_only_be_read_is_not_back(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else each write would log that it went, and each read that it is back."""
+    caplog.set_level(logging.INFO, "tests")
+    repository = open_repository(f"{database.url}?timeout=0.1")
+    await repository.add(record("a"))
+    with closing(database.connect()) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for name in ("b", "c"):
+            with pytest.raises(StoreUnavailable):
+                await repository.add(record(name))
+            assert await repository.find(SCOPE) == [record("a")]
+        other.rollback()
+    await repository.add(record("b"))
+    repository.close(timeout=10)
+    assert_said_once_away_and_once_back(caplog)
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a file answers, or is locked")
+async def test_a_silent_database_holds_nobody_for_long(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "REQUEST_TIMEOUT", 0.5)
+    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 0.1)
+    with WireTap.to(database) as tap:
+        repository = open_repository(tap.url(database))
+        await repository.find(SCOPE)
+        tap.pause()
+        asking = [asyncio.ensure_future(repository.find(SCOPE)) for _ in range(5)]
+        outcomes = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 5
+        tap.resume()
+        monkeypatch.setattr(repositories, "REQUEST_TIMEOUT", 30)
+        assert await repository.find(SCOPE) == []
+        repository.close(timeout=10)
+
+
+async def test_a_store_that_is_not_there_yet_is_used_when_it_comes(tmp_path: Path) -> None:
+    folder = tmp_path / "mounted later"
+    folder.mkdir()
+    repository = SQLAlchemySessionRepository(
+        str(folder / "x.db"), options={}, auto_upgrade="safe", log=log
+    )
+    folder.rmdir()
+    repository.open(SCOPE, server("one"), timeout=10)
+    with pytest.raises(StoreUnavailable):
+        await repository.find(SCOPE)
+    folder.mkdir()
+    assert await repository.find(SCOPE) == []
+    repository.close(timeout=10)
+
+
+@pytest.mark.only("sqlite", reason="it is the file that is locked")
+async def test_a_locked_file_is_waited_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = open_repository(database.url)
+    with closing(database.connect()) as other:
+        other.execute("BEGIN IMMEDIATE")
+        adding = asyncio.ensure_future(repository.add(record("a")))
+        reading = await asyncio.wait_for(asyncio.sleep(0.1, "the loop runs"), 5)
+        assert reading == "the loop runs"
+        assert not adding.done()
+        other.execute("COMMIT")
+        await adding
+    assert await repository.find(SCOPE) == [record("a")]
+    repository.close(timeout=10)
+
+
+@pytest.mark.only("sqlite", reason="it is the file that is locked")
+async def test_a_file_that_stays_locked_is_unavailable(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 0.2)
+    monkeypatch.setattr(databases, "_ATTEMPTS", 2)
+    engine_args = {"connect_args": {"timeout": 0.05}}
+    repository = SQLAlchemySessionRepository(
+        database.url, options=engine_args, auto_upgrade="safe", log=log
+    )
+    repository.open(SCOPE, server("one"), timeout=60)
+    with closing(database.connect()) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await repository.add(record("a"))
+        other.execute("ROLLBACK")
+    await repository.add(record("a"))
+    repository.close(timeout=10)
+
+
+async def test_tables_that_went_away_are_unavailable(database: Database) -> None:
+    repository = open_repository(database.url)
+    await repository.add(record("a"))
+    database.execute("DROP TABLE jupyter_sessions")
+    with pytest.raises(StoreUnavailable, match="jupyter_sessions"):
+        await repository.find(SCOPE)
+    repository.close(timeout=10)
+
+
+def test_rolled_back_units_are_told_by_their_codes() -> None:
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    class Failed(Exception):
+        sqlstate: str | None = None
+
+    deadlock = Failed("deadlock detected")
+    deadlock.sqlstate = "40P01"
+    assert databases._is_rolled_back(OperationalError("", None, deadlock))
+    assert databases._is_rolled_back(OperationalError("", None, Failed(1213, "Deadlock")))
+    assert databases._is_rolled_back(OperationalError("", None, Failed(1205, "Lock wait")))
+    assert not databases._is_rolled_back(OperationalError("", None, Failed(2003, "no")))
+    with closing(sqlite3.connect(":memory:")) as connection:
+        with pytest.raises(sqlite3.Error) as error:
+            connection.execute("SELECT * FROM nothing")
+        assert not databases._is_rolled_back(DBAPIError("", None, error.value))
+
+
+@pytest.mark.only("sqlite", reason="it is the file that is locked")
+async def test_a_departure_does_not_begin_after_the_end(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the log said to stay does not go a while later."""
+    repository = open_repository(f"{database.url}?timeout=0.05")
+    await repository.add(record("a"))
+    with closing(database.connect()) as other:
+        other.execute("BEGIN IMMEDIATE")
+        repository.close(Departure(SCOPE, "one", frozenset()), timeout=0.3)
+        assert "The sessions of this server stay in the store" in caplog.text
+        # The attempt that had begun by then ends without the file.
+        await asyncio.sleep(0.4)
+        other.rollback()
+    for thread in threads():
+        thread.join(30)
+    repository = open_repository(database.url)
+    assert await repository.find(SCOPE) == [record("a")]
+    repository.close(timeout=10)

@@ -1,0 +1,178 @@
+"""Make a virtual environment that holds what is asked, once.
+
+    python tools/environment.py .venv ".[test]" jupyterlab
+
+A second run with the same requests installs nothing. uv is used where it is
+installed, since it is several times as fast; where it is not, or fails (it does
+not read pip's configuration), ``python -m venv`` and pip do the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_PYTHON = (3, 10)
+
+
+def bin_python(venv: Path) -> Path:
+    """Return the interpreter of a virtual environment."""
+    return venv / "bin" / "python"
+
+
+def project_metadata() -> str:
+    """Return the part of pyproject.toml that decides what is installed."""
+    return (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\n[tool.", 1)[0]
+
+
+def oldest_requirements() -> list[str]:
+    """Return the declared dependencies, each pinned to the oldest declared release.
+
+    Read from pyproject.toml, so that the two cannot drift apart. The standard
+    library of Python 3.10 has no TOML parser, hence the regular expressions.
+    """
+    metadata = project_metadata()
+    blocks = [
+        re.search(rf"^{name} = \[(.*?)\]$", metadata, re.MULTILINE | re.DOTALL)
+        for name in ("dependencies", "postgresql", "mysql")
+    ]
+    pins = [
+        f"{name}=={version}"
+        for block in blocks
+        if block is not None
+        for name, version in re.findall(r'"([\w.\[\]-]+)>=([\d.]+)', block.group(1))
+    ]
+    if None in blocks or not pins:
+        raise SystemExit("pyproject.toml: no dependencies of the form 'name>=version' were found.")
+    return pins
+
+
+def find_python(version: str) -> Path:
+    """Return an interpreter of a version (``"3.10"``) from pyenv or the PATH.
+
+    A shim of pyenv is on the PATH whether or not its version is selected, so
+    each candidate is run rather than looked at.
+    """
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    candidates = sorted(pyenv.glob(f"versions/{version}.*/bin/python"), reverse=True)
+    on_path = shutil.which(f"python{version}")
+    if on_path:
+        candidates.insert(0, Path(on_path))
+    for candidate in candidates:
+        code = "import sys; print('%d.%d' % sys.version_info[:2])"
+        answer = subprocess.run(
+            [candidate, "-c", code], capture_output=True, text=True, check=False
+        )
+        if answer.stdout.strip() == version:
+            return candidate
+    raise SystemExit(
+        f"Python {version} was found neither on the PATH nor under {pyenv}/versions. "
+        f"Install it, for instance with `pyenv install {version}`."
+    )
+
+
+def _run(command: Sequence[str | Path]) -> bool:
+    print("+", *command, flush=True)
+    # Bytecode that is not written at the install is compiled at each start.
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode == 0
+
+
+def _works(venv: Path) -> bool:
+    python = bin_python(venv)
+    return python.exists() and subprocess.run([python, "-c", ""], check=False).returncode == 0
+
+
+def _requests(requests: Sequence[str]) -> list[str]:
+    # A folder of the project is installed as a link, so that an edit is seen at once.
+    return [part for r in requests for part in (["-e", r] if r.startswith(".") else [r])]
+
+
+def _with_uv(venv: Path, python: Path, requests: Sequence[str]) -> bool:
+    uv = shutil.which("uv")
+    if uv is None:
+        return False
+    if not _works(venv) and not _run([uv, "venv", "--quiet", "--python", python, venv]):
+        return False
+    options = ["--quiet", "--compile-bytecode", "--python", str(bin_python(venv))]
+    return _run([uv, "pip", "install", *options, *_requests(requests)])
+
+
+def _with_pip(venv: Path, python: Path, requests: Sequence[str]) -> bool:
+    pip = [str(bin_python(venv)), "-m", "pip"]
+    if not _works(venv) or not _run([*pip, "--version"]):
+        shutil.rmtree(venv, ignore_errors=True)
+        if not _run([python, "-m", "venv", venv]):
+            print(
+                "No virtual environment could be made. On Debian and Ubuntu: "
+                "apt install python3-venv. Or install uv.",
+                file=sys.stderr,
+            )
+            return False
+    return _run([*pip, "install", "-qq", "--disable-pip-version-check", *_requests(requests)])
+
+
+def ensure(venv: Path, requests: Sequence[str], python: Path = Path(sys.executable)) -> Path:
+    """Return the interpreter of a virtual environment that holds what is asked.
+
+    Parameters
+    ----------
+    venv : Path
+        Made where it is missing or broken, or where it has another Python.
+    requests : sequence of str
+        Requirements as for pip; one that starts with ``.`` is the project.
+    python : Path
+        The interpreter to make it with.
+    """
+    version = subprocess.run(
+        [python, "-c", "import sys; print(sys.version_info[:2] >= (3, 10), sys.version)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    if not version.startswith("True"):
+        raise SystemExit(
+            f"{python} is too old: Python {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer is "
+            "needed. Name one: make PYTHON=/path/to/python ..."
+        )
+    made_with = venv / ".made-with"
+    if not made_with.exists() or made_with.read_text() != version or not _works(venv):
+        shutil.rmtree(venv, ignore_errors=True)
+    wanted = "\n".join([version, project_metadata(), *requests])
+    done = venv / ".installed" / hashlib.sha256(wanted.encode()).hexdigest()
+    if done.exists():
+        return bin_python(venv)
+    if not (_with_uv(venv, python, requests) or _with_pip(venv, python, requests)):
+        raise SystemExit(f"The virtual environment {venv} could not be filled; see above.")
+    made_with.write_text(version)
+    done.parent.mkdir(exist_ok=True)
+    done.touch()
+    return bin_python(venv)
+
+
+def main() -> None:
+    """Read the command line and make the environment."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("venv", type=Path)
+    parser.add_argument("requests", nargs="+", metavar="REQUIREMENT")
+    parser.add_argument("--python-version", help="take this Python, from pyenv or the PATH")
+    parser.add_argument(
+        "--oldest", action="store_true", help="pin each dependency to its oldest declared release"
+    )
+    arguments = parser.parse_args()
+    requests = [*arguments.requests, *(oldest_requirements() if arguments.oldest else [])]
+    version = arguments.python_version
+    python = find_python(version) if version else Path(sys.executable)
+    ensure(arguments.venv, requests, python)
+
+
+if __name__ == "__main__":
+    main()

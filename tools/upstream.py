@@ -1,0 +1,168 @@
+"""Run jupyter_server's own tests of sessions with this package's manager, on each database.
+
+    python tools/upstream.py --releases oldest newest --databases sqlite postgresql mysql
+
+The tests (``tests/services/sessions``) are those of jupyter_server's source
+distribution. tools/upstream_plugin.py puts ``PersistentSessionManager`` in the
+place of the stock class, gives each test a database of its own, and fails the
+run unless the sessions really went there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import environment
+
+ROOT = environment.ROOT
+WORK = ROOT / ".venvs"
+DATABASES = ("sqlite", "postgresql", "mysql")
+TESTS = "tests/services/sessions"
+#: Warnings that come with newer releases of a dependency than the tests were written for.
+IGNORED = ("ignore:The `version` property of an event schema must be a string",)
+#: A server with a kernel for each test, so one run is long; two at once keep two cores busy.
+AT_ONCE = 2
+
+
+def declared() -> tuple[str, str]:
+    """Return the declared requirement of jupyter_server, and its oldest release."""
+    found = re.search(r'"(jupyter_server>=([\d.]+)[^"]*)"', environment.project_metadata())
+    if found is None:
+        raise SystemExit("pyproject.toml: no requirement of jupyter_server was found.")
+    return found.group(1), found.group(2)
+
+
+def fetch(requirement: str) -> tuple[str, Path]:
+    """Unpack the tests of a release; return its version and the folder that holds them."""
+    pip = environment.ensure(WORK / "pip", ["pip"])
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(pip), "-m", "pip", "download", "-qq", "--no-deps"]
+        options = ["--no-binary", "jupyter_server", "--dest", folder, requirement]
+        subprocess.run([*command, *options], check=True)
+        (archive,) = Path(folder).glob("*.tar.gz")
+        name = archive.name.removesuffix(".tar.gz")
+        target = WORK / "upstream"
+        # Not the package itself: the installed one is what is tested.
+        wanted = (f"{name}/tests/", f"{name}/pyproject.toml")
+        with tarfile.open(archive) as tar:
+            for member in tar.getmembers():
+                if member.isfile() and member.name.startswith(wanted):
+                    # `extract` with a filter needs a newer Python than the oldest supported.
+                    source = tar.extractfile(member)
+                    path = (target / member.name).resolve()
+                    if source is not None and path.is_relative_to(target.resolve()):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(source.read())
+    return name.removeprefix("jupyter_server-"), target / name
+
+
+@dataclass(frozen=True)
+class Run:
+    """The tests of one release on one database."""
+
+    version: str
+    database: str
+    python: Path
+    folder: Path
+    arguments: tuple[str, ...]
+
+    def __call__(self) -> tuple[int, str]:
+        """Return pytest's exit status and a line that sums the run up; print its output.
+
+        What failed is run once more, as jupyter_server's own CI does (``pytest || pytest
+        --lf`` in its python-tests.yml): with the stock class too, test_restart_kernel ends in
+        one of ten runs with tornado's "fd added twice". The line names what needed it, and
+        what fails twice has failed.
+        """
+        start = time.monotonic()
+        status, lines, failed = self._pytest()
+        outcome = "passed"
+        if status == 1:
+            status, lines, _ = self._pytest("--last-failed", "--last-failed-no-failures=none")
+            outcome = f"passed, at the second attempt {', '.join(failed)}"
+        if status:
+            outcome = f"FAILED ({status})"
+        counts = next((x for x in reversed(lines) if re.search(r"= \d+ .* in [\d.]+s", x)), "")
+        seconds = time.monotonic() - start
+        return status, f"{self.title}: {outcome}: {counts.strip('= ')} ({seconds:.0f} s)"
+
+    @property
+    def title(self) -> str:
+        """What was run on what."""
+        return f"jupyter_server {self.version} on {self.database}"
+
+    def _pytest(self, *more: str) -> tuple[int, list[str], list[str]]:
+        """Run pytest; print and return its output, and return the tests that failed."""
+        environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environ |= {
+            # The tests set this before they import Jupyter; the plugin is imported earlier.
+            "JUPYTER_PLATFORM_DIRS": "1",
+            "PYTHONPATH": str(ROOT / "tools"),
+        }
+        command = [str(self.python), "-m", "pytest", TESTS, "-p", "upstream_plugin"]
+        options = [f"--session-store={self.database}", "--color=no", "--no-showlocals"]
+        # Runs that go on at once remember their failures apart.
+        options += ["-rfE", f"--override-ini=cache_dir=.pytest_cache/{self.database}"]
+        options += [f"-W{ignored}" for ignored in IGNORED]
+        done = subprocess.run(
+            [*command, *options, *self.arguments, *more],
+            cwd=self.folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        lines = done.stdout.splitlines() or ["(no output)"]
+        # All of a run that failed; of one that passed, what the plugin found.
+        marker = next((i for i, line in enumerate(lines) if "session store:" in line), 0)
+        shown = lines[0 if done.returncode else marker :]
+        print(f"\n--- {self.title}", *shown, sep="\n", flush=True)
+        failed = [m[1] for line in lines if (m := re.match(r"(?:FAILED|ERROR) \S*?::(\S+)", line))]
+        return done.returncode, lines, failed
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    requirement, oldest = declared()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--releases",
+        nargs="+",
+        default=["oldest", "newest"],
+        help=f"oldest ({oldest}), newest ({requirement}), or a version",
+    )
+    parser.add_argument("--databases", nargs="+", default=list(DATABASES), choices=DATABASES)
+    parser.add_argument("--python-version", help="take this Python, from pyenv or the PATH")
+    arguments, rest = parser.parse_known_args()
+    version = arguments.python_version
+    base = environment.find_python(version) if version else Path(sys.executable)
+    runs = []
+    for release in arguments.releases:
+        pinned = f"jupyter_server=={oldest if release == 'oldest' else release}"
+        found, folder = fetch(requirement if release == "newest" else pinned)
+        venv = WORK / f"upstream-{found}{f'-{version}' if version else ''}"
+        python = environment.ensure(venv, [".[test]", f"jupyter_server[test]=={found}"], base)
+        runs += [Run(found, name, python, folder, tuple(rest)) for name in arguments.databases]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = list(pool.map(lambda run: run(), runs))
+    print("\n--- jupyter_server's own tests of sessions")
+    for _status, line in results:
+        print(line)
+    if any(status for status, _line in results):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
