@@ -1,0 +1,169 @@
+"""The speed to reach, each as a figure of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from .operations import GROWTH
+from .peers import BARE, OURS, STOCK
+from .results import Results
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure and its limit."""
+
+    text: str
+    limit: float
+    measure: Callable[[Results], float | None]
+    at_least: bool = False
+    unit: str = " times"
+
+    def met(self, value: float) -> bool:
+        """Return whether `value` keeps to the limit."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def _ratio(
+    suite: str, measure: str, of: tuple[str, str], to: tuple[str, str]
+) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        upper = results.median(suite, *of, measure)
+        lower = results.median(suite, *to, measure)
+        return upper / lower if upper is not None and lower else None
+
+    return calculate
+
+
+def _growth(database: str, measure: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        medians = [results.median("growth", OURS, database, measure, rows=rows) for rows in GROWTH]
+        found = [median for median in medians if median is not None]
+        return found[-1] / found[0] if len(found) > 1 else None
+
+    return calculate
+
+
+def _stall(database: str, measure: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        samples = results.get("stall", OURS, database, measure)
+        return max(samples) / 1000 if samples else None
+
+    return calculate
+
+
+def _replicas(
+    measure: str, share: float = 1.0, unit: float = 1.0
+) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        # A quick run has fewer servers, which say nothing of a thousand.
+        if results.get("replicas", *_POSTGRESQL, "servers") != [1000.0]:
+            return None
+        if not results.get("replicas", *_POSTGRESQL, measure):
+            return None
+        return results.percentile("replicas", *_POSTGRESQL, measure, share) / unit
+
+    return calculate
+
+
+_SQLITE: Final = (OURS, "sqlite")
+_POSTGRESQL: Final = (OURS, "postgresql")
+_STOCK: Final = (STOCK, "sqlite")
+
+TARGETS: Final = (
+    *(
+        Target(
+            f"{measure}, SQLite: as fast as stock",
+            limit,
+            _ratio("operations", measure, _STOCK, _SQLITE),
+            at_least=True,
+        )
+        for measure, limit in (("create", 2.0), ("update", 3.0), ("delete", 2.0))
+    ),
+    *(
+        Target(
+            f"{measure} (REST), SQLite: time of stock",
+            limit,
+            _ratio("rest", measure, _SQLITE, _STOCK),
+        )
+        for measure, limit in (
+            ("GET one", 1.3),
+            ("GET list of 10", 1.3),
+            ("GET list of 100", 1.3),
+            ("GET list of 1,000", 1.1),
+        )
+    ),
+    Target(
+        "list of 1,000 (manager), SQLite: time of stock",
+        1.1,
+        _ratio("operations", "list of 1,000", _SQLITE, _STOCK),
+    ),
+    *(
+        Target(
+            f"{measure}, PostgreSQL: time of the bare driver",
+            1.6,
+            _ratio("operations", measure, _POSTGRESQL, (BARE, "postgresql")),
+        )
+        for measure in (
+            "exists",
+            "get",
+            "create",
+            "update",
+            "delete",
+            "list of 10",
+            "list of 100",
+            "list of 1,000",
+        )
+    ),
+    *(
+        Target(f"{measure}, {title}: largest table to smallest", 1.5, _growth(database, measure))
+        for database, title in (
+            ("sqlite", "SQLite"),
+            ("postgresql", "PostgreSQL"),
+            ("mysql", "MySQL/MariaDB"),
+        )
+        for measure in ("exists", "get")
+    ),
+    *(
+        Target(
+            f"event loop stalled, {title}: {measure}", 50.0, _stall(database, measure), unit=" ms"
+        )
+        for database, title in (
+            ("sqlite", "SQLite"),
+            ("postgresql", "PostgreSQL"),
+            ("mysql", "MySQL/MariaDB"),
+        )
+        for measure in ("GET, locked", "PATCH, locked")
+    ),
+    *(
+        Target(
+            f"start-up, {title}: time of stock",
+            limit,
+            _ratio("startup", "to the first answer", (OURS, database), _STOCK),
+        )
+        for database, title, limit in (
+            ("sqlite", "SQLite", 1.15),
+            ("postgresql", "PostgreSQL", 1.35),
+        )
+    ),
+    Target(
+        "1,000 servers through PgBouncer, PostgreSQL: 99th percentile of a list",
+        50.0,
+        _replicas("list", 0.99, 1000.0),
+        unit=" ms",
+    ),
+    Target(
+        "1,000 servers through PgBouncer, PostgreSQL: errors",
+        0.0,
+        _replicas("errors"),
+        unit="",
+    ),
+    Target(
+        "1,000 servers through PgBouncer, PostgreSQL: connections to it",
+        90.0,
+        _replicas("connections"),
+        unit="",
+    ),
+)
