@@ -1,0 +1,96 @@
+# `make` prints what there is to do. Nothing is installed outside .venv and .venvs, except
+# that `make test`, as root on Debian or Ubuntu and where a database server or libfaketime is
+# not to be found, installs it with apt-get, and says so.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# The first Python on the PATH that is new enough. A name may be there and not run (pyenv's
+# shims), so each is tried.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.10; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	&& echo "$$name" && exit; done; echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 8888
+# Test processes at once.
+JOBS ?= 2
+# More arguments for pytest, `make run` or the benchmarks.
+ARGS ?=
+# What `make test-oldest` runs: each layer, without every system test.
+OLDEST ?= tests/unit tests/migrations tests/system/test_main_job.py
+# The releases of jupyter_server whose own tests `make upstream` runs.
+RELEASES ?= oldest newest
+
+# Bytecode is compiled at the install: a server that compiles its imports at each start is slow.
+unexport PYTHONDONTWRITEBYTECODE
+
+ENVIRONMENT := $(PYTHON) tools/environment.py
+CHECKED := jupyter_session_store tests benchmarks migrations tools docs
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Serve JupyterLab on 127.0.0.1:8888, its sessions kept in SQLite
+	@$(ENVIRONMENT) $(VENV) . jupyterlab
+	exec $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.port_retries=0 \
+		--ServerApp.session_manager_class=jupyter_session_store.PersistentSessionManager \
+		$(ALLOW_ROOT) $(ARGS)
+
+.PHONY: install
+install: ## Install what testing, linting and the documentation need
+	@$(ENVIRONMENT) $(VENV) ".[test,lint,docs]"
+
+.PHONY: test
+test: install ## Test on SQLite, PostgreSQL and MySQL or MariaDB, with a fifth of the rounds
+	@$(PYTHON) tools/servers.py
+	$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+.PHONY: torture
+torture: install ## Run the tests that repeat a race, with all their rounds
+	@$(PYTHON) tools/servers.py
+	$(BIN)/pytest -n $(JOBS) -m torture --rounds-fraction=1 --timeout=1800 $(ARGS)
+
+.PHONY: test-oldest
+test-oldest: ## Test on Python 3.10 and the oldest declared release of each dependency
+	@$(ENVIRONMENT) .venvs/oldest ".[test]" --oldest --python-version=3.10
+	@$(PYTHON) tools/servers.py
+	.venvs/oldest/bin/pytest -n $(JOBS) $(OLDEST) $(ARGS)
+
+.PHONY: upstream
+upstream: ## Run jupyter_server's own tests of sessions on this manager, on each database
+	@$(PYTHON) tools/servers.py
+	$(PYTHON) tools/upstream.py --releases $(RELEASES) $(ARGS)
+
+.PHONY: lint
+lint: install ## Check style, types and the doors between the modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(wildcard $(CHECKED))
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install ## Format the code, and repair what can be repaired
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: docs
+docs: install ## Build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+.PHONY: bench
+bench: ## Measure this manager, the stock one and the bare drivers
+	@$(ENVIRONMENT) $(VENV) ".[test,lint,docs,bench]"
+	@$(PYTHON) tools/servers.py
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: clean
+clean: ## Remove all that these commands made
+	rm -rf .venv .venvs build dist docs/_build benchmarks/results .coverage .hypothesis
+	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
