@@ -62,10 +62,19 @@ class StoreUnavailable(SessionStoreError):
         Seconds after which a client may try again.
     """
 
+    #: What is unavailable.
+    what = "session store"
+
     def __init__(self, reason: str, *, retry_after: int = 5) -> None:
-        super().__init__(f"The session store is unavailable: {reason}")
+        super().__init__(f"The {self.what} is unavailable: {reason}")
         self.reason = reason
         self.retry_after = retry_after
+
+
+class GatewayUnavailable(StoreUnavailable):
+    """The gateway could not be asked for a kernel, and so nothing was changed."""
+
+    what = "gateway"
 
 
 class SchemaMismatch(SessionStoreError):

@@ -9,8 +9,8 @@ from typing import Any
 from jupyter_core.utils import ensure_async
 from tornado import web
 
-from .errors import SessionStoreError, StoreUnavailable
-from .reading import SessionReader
+from .attaching import KernelAttacher
+from .errors import GatewayUnavailable, SessionStoreError
 from .records import CLOSING, READY, STARTING, Liveness, SessionRecord
 from .registration import Heartbeat, now, this_server
 from .repository import SessionRepository
@@ -22,8 +22,8 @@ class Leftover:
 
     Parameters
     ----------
-    record : SessionRecord or None
-        Its row; ``None`` if it has none.
+    record : SessionRecord
+        Its row, which is perhaps there.
     kernel_id : str or None
         The kernel that was perhaps started for it.
     wanted : bool
@@ -32,18 +32,18 @@ class Leftover:
         Until when the kernel may still come, on the clock of :func:`.now`.
     """
 
-    record: SessionRecord | None
+    record: SessionRecord
     kernel_id: str | None
     wanted: bool
     until: float
 
 
-class Finisher(SessionReader):
+class Finisher(KernelAttacher):
     """Finishes what is left; :class:`.PersistentSessionManager` is what users name."""
 
     #: Sessions whose mark ``closing`` nobody stands by: they stay.
     _unsure: set[str]
-    #: By the id of the session, or of the kernel.
+    #: By the id of the session.
     _leftovers: dict[str, Leftover]
     #: The sessions that are being created here now.
     _starting: set[str]
@@ -92,7 +92,7 @@ class Finisher(SessionReader):
 
     async def _leave(
         self,
-        record: SessionRecord | None,
+        record: SessionRecord,
         kernel_id: str | None = None,
         *,
         may_come: bool = False,
@@ -101,7 +101,7 @@ class Finisher(SessionReader):
 
         Parameters
         ----------
-        record : SessionRecord, optional
+        record : SessionRecord
             Its row, which is perhaps there.
         kernel_id : str, optional
             The kernel that was perhaps started for it. The row stays as long
@@ -111,7 +111,7 @@ class Finisher(SessionReader):
         """
         until = now() + (self._kernels.launch_seconds if may_come else 0)
         leftover = Leftover(record, kernel_id, wanted=False, until=until)
-        key = str(kernel_id) if record is None else record.session_id
+        key = record.session_id
         self._leftovers[key] = leftover
         with suppress(SessionStoreError):
             if await self._finish(leftover):
@@ -120,9 +120,9 @@ class Finisher(SessionReader):
     async def _finish(self, leftover: Leftover) -> bool:
         """Return whether there is no more to do."""
         record, kernel_id = leftover.record, leftover.kernel_id
-        session_id = None if record is None else record.session_id
+        session_id = record.session_id
         mine = {"state": STARTING, "server_id": self.server_id}
-        if leftover.wanted and session_id is not None:
+        if leftover.wanted:
             liveness = await self._liveness(kernel_id)
             if liveness is Liveness.UNKNOWN:
                 return False
@@ -131,11 +131,10 @@ class Finisher(SessionReader):
                 return True
             leftover.wanted = False
         if kernel_id is not None:
-            if session_id is not None:
-                found = await self.store.find(self.scope, session_id=session_id)
-                if found and (found[0].state, found[0].server_id) != tuple(mine.values()):
-                    # It was saved after all, or another server has taken it over.
-                    return True
+            found = await self.store.find(self.scope, session_id=session_id)
+            if found and (found[0].state, found[0].server_id) != tuple(mine.values()):
+                # It was saved after all, or another server has taken it over.
+                return True
             if not await self._has_users(kernel_id, but=session_id):
                 try:
                     await self._shut_down(kernel_id)
@@ -146,13 +145,11 @@ class Finisher(SessionReader):
                     gone = now() >= leftover.until
                 if not gone:
                     # Its row still names it, and stands in nobody's way.
-                    if session_id is not None:
-                        changes = {"path": None}
-                        await self.store.update(self.scope, session_id, changes, expected=mine)
+                    changes = {"path": None}
+                    await self.store.update(self.scope, session_id, changes, expected=mine)
                     return False
-        if record is not None:
-            # Whether or not its last update, whose answer was lost, has given it the kernel.
-            await self.store.remove(self.scope, [record, record.replace(kernel_id=None)])
+        # Whether or not its last update, whose answer was lost, has given it the kernel.
+        await self.store.remove(self.scope, [record, record.replace(kernel_id=None)])
         return True
 
     async def _liveness(self, kernel_id: str | None) -> Liveness:
@@ -185,12 +182,12 @@ class Finisher(SessionReader):
 
         Raises
         ------
-        StoreUnavailable
+        GatewayUnavailable
             If another server has started it, and its gateway cannot be asked.
         """
         if kernel_id not in self.kernel_manager:
             if await self._kernels.end(kernel_id) is not Liveness.GONE:
-                raise StoreUnavailable("the kernel's gateway cannot be asked to shut it down now")
+                raise GatewayUnavailable("it cannot be asked to shut the kernel down now")
             return
         try:
             shutdown: Any = self.kernel_manager.shutdown_kernel(kernel_id)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from jupyter_client.jsonutil import json_default
 from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.sessions import handlers as stock
 from tornado import web
 
@@ -34,8 +35,8 @@ _STATUS: Final = {InvalidValue: 400, SessionConflict: 409}
 _SCHEMA_RETRY: Final = 60
 
 
-class _StoreErrors(stock.SessionsAPIHandler):
-    """What both handlers share."""
+class StoreErrors(JupyterHandler):
+    """What the handlers of sessions, and of their kernels, share."""
 
     @property
     def manager(self) -> PersistentSessionManager:
@@ -87,6 +88,10 @@ class _StoreErrors(stock.SessionsAPIHandler):
         if not hasattr(self, "_retry_after"):
             super().log_exception(typ, value, tb)
 
+
+class _SessionBody(StoreErrors, stock.SessionsAPIHandler):
+    """What both handlers of sessions share."""
+
     def body_with_texts(self) -> dict[str, Any] | None:
         """Return the request's JSON object, each field of the right type.
 
@@ -123,7 +128,7 @@ class _StoreErrors(stock.SessionsAPIHandler):
         return body
 
 
-async def _answer(method: Any) -> None:
+async def answer(method: Any) -> None:
     """Await a stock method, which tornado's decorators type as if it need not be awaited."""
     if method is not None:
         await method
@@ -148,7 +153,7 @@ class _GetOrCreate:
         return await self._manager.get_or_create_session(**kwargs)
 
 
-class SessionRootHandler(_StoreErrors, stock.SessionRootHandler):
+class SessionRootHandler(_SessionBody, stock.SessionRootHandler):
     """``/api/sessions``."""
 
     @property
@@ -162,7 +167,7 @@ class SessionRootHandler(_StoreErrors, stock.SessionRootHandler):
     async def get(self) -> None:
         """List the sessions."""
         with self.store_errors():
-            await _answer(super().get())
+            await answer(super().get())
 
     @web.authenticated
     @authorized
@@ -171,17 +176,17 @@ class SessionRootHandler(_StoreErrors, stock.SessionRootHandler):
         body = self.body_with_texts()
         self.get_json_body = lambda: body  # type: ignore[method-assign]
         with self.store_errors():
-            await _answer(super().post())
+            await answer(super().post())
 
 
-class SessionHandler(_StoreErrors, stock.SessionHandler):
+class SessionHandler(_SessionBody, stock.SessionHandler):
     """``/api/sessions/<session_id>``."""
 
     @web.authenticated
     async def get(self, session_id: str) -> None:
         """Return the session."""
         with self.store_errors():
-            await _answer(super().get(session_id))
+            await answer(super().get(session_id))
 
     @web.authenticated
     @authorized
@@ -226,7 +231,7 @@ class SessionHandler(_StoreErrors, stock.SessionHandler):
     async def delete(self, session_id: str) -> None:
         """Delete the session."""
         with self.store_errors():
-            await _answer(super().delete(session_id))
+            await answer(super().delete(session_id))
 
 
 default_handlers = [

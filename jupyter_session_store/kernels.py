@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import socket
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -17,13 +16,14 @@ from uuid import uuid4
 
 from tornado import web
 
+from . import gatewayapi
 from .records import LIMITS, Liveness, authority_of, digest
 
 if TYPE_CHECKING:
     from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
-#: Seconds to wait for a gateway that is asked whether one kernel lives.
-GATEWAY_TIMEOUT: Final = 5.0
+#: Returns those of some kernels that sessions use.
+Used = Callable[[Collection[str]], Awaitable[Collection[str]]]
 
 _server_ids: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
@@ -54,6 +54,8 @@ class Kernels(ABC):
     launch_seconds: float = 0.0
     #: Whether a kernel is started under an id that the session's row names before.
     chooses_ids: bool = False
+    #: Whether the kernel manager can use a kernel that another server has started.
+    attaches: bool = False
 
     def __init__(self, kernel_manager: MappingKernelManager) -> None:
         self.kernel_manager = kernel_manager
@@ -63,6 +65,15 @@ class Kernels(ABC):
         """Say what became of a kernel that the kernel manager does not hold.
 
         Never raises: what cannot be told is :attr:`.Liveness.UNKNOWN`.
+        """
+
+    @abstractmethod
+    async def look(self, kernel_ids: Collection[str]) -> Mapping[str, Liveness]:
+        """Say what is known now of some sessions' kernels; never raises.
+
+        Asks whoever has to be asked, in bounded time, however many there are.
+        Where the kernel manager can, it holds those that live from now on: what
+        it does not hold then is as this says.
         """
 
     async def refuse_without_kernel(self, kernel_id: str) -> None:
@@ -75,7 +86,7 @@ class Kernels(ABC):
         """
 
     async def end(self, kernel_id: str) -> Liveness:
-        """End a kernel whose start has failed, if it is there.
+        """End a kernel that the kernel manager does not hold, if it is there.
 
         Never raises: :attr:`.Liveness.GONE` if it is known to be gone now, else
         :attr:`.Liveness.UNKNOWN`.
@@ -85,6 +96,15 @@ class Kernels(ABC):
     def running(self) -> frozenset[str] | None:
         """Return the kernels that this server alone runs; ``None`` if they are another's."""
         return None
+
+    def ask_before_the_end(self, used: Used) -> None:
+        """Have the kernel manager ask which kernels sessions use, before it ends any.
+
+        Parameters
+        ----------
+        used : callable
+            A bound method, to which the kernel manager holds no reference.
+        """
 
 
 class LocalKernels(Kernels):
@@ -98,6 +118,10 @@ class LocalKernels(Kernels):
         """Say that the kernel is gone."""
         return Liveness.GONE
 
+    async def look(self, kernel_ids: Collection[str]) -> Mapping[str, Liveness]:
+        """Say that they are gone."""
+        return dict.fromkeys(kernel_ids, Liveness.GONE)
+
     def running(self) -> frozenset[str]:
         """Return what the kernel manager holds."""
         return frozenset(self.kernel_manager.list_kernel_ids())
@@ -105,6 +129,10 @@ class LocalKernels(Kernels):
 
 class GatewayKernels(Kernels):
     """Kernels that a Jupyter gateway hosts: only its own 404 says that one is gone.
+
+    With :class:`.gateway.PersistentGatewayKernelManager` kernels that other
+    servers have started are used too. Jupyter Server's own class cannot do
+    that, and such kernels are only asked for.
 
     Parameters
     ----------
@@ -120,6 +148,9 @@ class GatewayKernels(Kernels):
         self.authority = f"gateway:{gateway_name}"
         if len(self.authority) > LIMITS["authority"]:
             self.authority = f"gateway-sha256:{digest(gateway_name)}"
+        self.chooses_ids = bool(getattr(kernel_manager, "chooses_ids", False))
+        self.attaches = bool(getattr(kernel_manager, "attaches", False))
+        self._singly: gatewayapi.SingleAsker | None = None
 
     @property
     def launch_seconds(self) -> float:  # type: ignore[override]
@@ -128,47 +159,46 @@ class GatewayKernels(Kernels):
 
         return 1.5 * float(GatewayClient.instance().request_timeout or 0)
 
-    @property
-    def chooses_ids(self) -> bool:  # type: ignore[override]
-        """Whether the kernel manager is :class:`.gateway.PersistentGatewayKernelManager`."""
-        return bool(getattr(self.kernel_manager, "chooses_ids", False))
-
     async def missing(self, kernel_id: str) -> Liveness:
-        """Ask the gateway.
+        """Ask the gateway."""
+        return (await gatewayapi.ask_for(kernel_id)).liveness
 
-        A failed name look-up, a proxy and a wrong prefix answer 404 too; only
-        a 404 whose JSON message names this kernel is the gateway's word.
+    async def look(self, kernel_ids: Collection[str]) -> Mapping[str, Liveness]:
+        """Ask the gateway: for a single kernel, or for all at once.
+
+        Jupyter Server's own class asks by itself for what it holds, as often as a
+        front end lists the kernels.
         """
-        code, answer = await self._ask("GET", kernel_id)
-        if code == 404 and kernel_id in str(answer.get("message")):
-            return Liveness.GONE
-        alive = code == 200 and answer.get("id") == kernel_id
-        return Liveness.ALIVE if alive else Liveness.UNKNOWN
+        manager: Any = self.kernel_manager
+        if not self.attaches:
+            if self._singly is None:
+                self._singly = gatewayapi.SingleAsker()
+            known = {one: Liveness.ALIVE for one in kernel_ids if one in manager}
+            missing = [one for one in kernel_ids if one not in known]
+            words = await self._singly.ask(missing, gatewayapi.TIMEOUT)
+            return known | {one: word.liveness for one, word in words.items()}
+        if len(kernel_ids) == 1:
+            (kernel_id,) = kernel_ids
+            return {kernel_id: await manager.attach(kernel_id)}
+        found: dict[str, Liveness] | None = await manager.refresh(kernel_ids)
+        return dict.fromkeys(kernel_ids, Liveness.UNKNOWN) if found is None else found
 
     async def end(self, kernel_id: str) -> Liveness:
         """Have the gateway shut it down; its 404 says as well that it is gone."""
-        code, answer = await self._ask("DELETE", kernel_id)
-        gone = code == 204 or (code == 404 and kernel_id in str(answer.get("message")))
-        return Liveness.GONE if gone else Liveness.UNKNOWN
+        return await gatewayapi.end(kernel_id)
 
-    async def _ask(self, method: str, kernel_id: str) -> tuple[int, dict[str, Any]]:
-        """Return the status of the gateway's answer, and its JSON object; 0 if there is none."""
-        from jupyter_server.gateway.gateway_client import GatewayClient
-        from jupyter_server.utils import url_escape, url_path_join
-        from tornado.httpclient import AsyncHTTPClient
+    def ask_before_the_end(self, used: Used) -> None:
+        """Have :class:`.gateway.PersistentGatewayKernelManager` ask, which then detaches."""
+        if not self.attaches:
+            return
+        weak: Any = weakref.WeakMethod(used)
 
-        client = GatewayClient.instance()
-        url = url_path_join(
-            client.url or "", client.kernels_endpoint or "", url_escape(str(kernel_id))
-        )
-        try:
-            arguments = client.load_connection_args(method=method)  # type: ignore[no-untyped-call]
-            arguments |= {"request_timeout": GATEWAY_TIMEOUT, "connect_timeout": GATEWAY_TIMEOUT}
-            response = await AsyncHTTPClient().fetch(url, raise_error=False, **arguments)
-            answer = json.loads(response.body or b"{}")
-        except Exception:
-            return 0, {}
-        return response.code, answer if isinstance(answer, dict) else {}
+        async def ask(kernel_ids: Collection[str]) -> Collection[str]:
+            method = weak()
+            return kernel_ids if method is None else await method(kernel_ids)
+
+        manager: Any = self.kernel_manager
+        manager.used = ask
 
     async def refuse_without_kernel(self, kernel_id: str) -> None:
         """Take out what the gateway manager registers for a kernel that is not there."""

@@ -25,6 +25,14 @@ from .records import Closing, Departure, Scope, SessionRecord
 T = TypeVar("T")
 
 HANDLERS: Final = "jupyter_session_store.handlers"
+KERNEL_HANDLERS: Final = "jupyter_session_store.kernel_handlers"
+
+_WITHOUT_ATTACHING: Final = (
+    "The kernels are a gateway's, and the kernel manager is Jupyter Server's own: it cannot use a "
+    "kernel that another server, or this one before its last start, has started, and shuts "
+    "its kernels down when the server stops. Set c.ServerApp.kernel_manager_class = "
+    "'jupyter_session_store.gateway.PersistentGatewayKernelManager'."
+)
 
 #: Seconds that the constructor waits for the schema's check.
 OPEN_TIMEOUT: Final = 5.0
@@ -60,6 +68,8 @@ class PersistentSessionManager(SessionMover):
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         if is_gateway(self.kernel_manager):
             self._kernels = GatewayKernels(self.kernel_manager, self.gateway_name)
+            if not self._kernels.attaches:
+                self.log.warning(_WITHOUT_ATTACHING)
         else:
             self._kernels = LocalKernels(self.kernel_manager)
         # Once more: traitlets does not validate a value that equals the static default.
@@ -76,6 +86,7 @@ class PersistentSessionManager(SessionMover):
         self._leftovers: dict[str, Leftover] = {}
         self._starting: set[str] = set()
         self._open()
+        self._kernels.ask_before_the_end(self._named_by_sessions)
         self._put_handlers_first()
 
     def _open(self) -> None:
@@ -100,8 +111,9 @@ class PersistentSessionManager(SessionMover):
     def _put_handlers_first(self) -> None:
         app: Any = self.parent
         services = getattr(app, "extra_services", None)
-        if services is not None and HANDLERS not in services:
-            app.extra_services = [*services, HANDLERS]
+        ours = [HANDLERS, *([KERNEL_HANDLERS] if self._kernels.attaches else [])]
+        if services is not None:
+            app.extra_services = [*services, *(one for one in ours if one not in services)]
 
     @property
     def cursor(self) -> NoReturn:

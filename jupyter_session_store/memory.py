@@ -153,7 +153,7 @@ class MemorySessionRepository(SessionRepository):
             if record is None:
                 return None
             on_kernel = self._find(scope, {"kernel_id": record.kernel_id})
-            return Closing(record, last=all(other.state == CLOSING for other in on_kernel))
+            return Closing(record, last=not any(other.stays for other in on_kernel))
 
     async def move(
         self,
@@ -170,7 +170,7 @@ class MemorySessionRepository(SessionRepository):
             changed = self._change(scope, session_id, changes)
             assert changed is not None
             on_kernel = self._find(scope, {"kernel_id": kernel_id})
-            return Move(changed, last=all(other.state == CLOSING for other in on_kernel))
+            return Move(changed, last=not any(other.stays for other in on_kernel))
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """Forget sessions."""

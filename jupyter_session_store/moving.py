@@ -14,7 +14,7 @@ from .creating import SessionCreator
 from .errors import InvalidValue, KernelNotStarted, StoreUnavailable
 from .kernels import has_begun, is_over
 from .reading import check_texts
-from .records import CLOSING, READY, SessionRecord, check_text
+from .records import CLOSING, READY, STARTING, SessionRecord, check_text
 from .rest import stored_of_kernel
 
 #: Seconds between two attempts to learn the outcome of a move whose answer was lost.
@@ -82,10 +82,53 @@ class SessionMover(SessionCreator):
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
     ) -> dict[str, Any]:
         before = await self.get_session(session_id=session_id)
-        previous, started = before["kernel"]["id"], None
-        if "kernel_id" not in changes:
-            started = await self._start_for_move(session_id, before, kernel_name)
+        if "kernel_id" in changes:
+            await self.attach_kernel(changes["kernel_id"])
+            return await self._move_to(session_id, before["kernel"]["id"], changes)
+        mark = await self._mark_for_move()
+        try:
+            started = await self._start_for_move(session_id, before, kernel_name, mark)
             changes = {**changes, "kernel_id": started}
+            return await self._move_to(session_id, before["kernel"]["id"], changes, started)
+        finally:
+            if mark is not None:
+                await self._unmark(mark)
+
+    async def _mark_for_move(self) -> SessionRecord | None:
+        """Store which kernel is going to be started, so that none is left if this server dies.
+
+        It is the row of a create that nobody wants any more: whoever evicts this server ends
+        the kernel, unless the session has moved to it, and removes the row.
+        """
+        if not self._kernels.chooses_ids:
+            return None
+        mark = self._new_record(
+            self.new_session_id(), None, None, None, str(uuid4()), state=STARTING
+        )
+        self._starting.add(mark.session_id)
+        try:
+            await self._add(mark)
+        except BaseException:
+            # It was perhaps added.
+            self._starting.discard(mark.session_id)
+            await self._left(mark)
+            raise
+        return mark
+
+    async def _unmark(self, mark: SessionRecord) -> None:
+        self._starting.discard(mark.session_id)
+        # Else the kernel may come yet, and the row goes with what looks for it.
+        if mark.session_id not in self._leftovers:
+            await self._leave(mark)
+
+    async def _move_to(
+        self,
+        session_id: str,
+        previous: str,
+        changes: dict[str, Any],
+        started: str | None = None,
+    ) -> dict[str, Any]:
+        """Move a session to a kernel that is there, perhaps `started` for it."""
         target = changes["kernel_id"]
         try:
             # Nobody ends it, and nobody counts, meanwhile.
@@ -107,7 +150,11 @@ class SessionMover(SessionCreator):
         return model
 
     async def _start_for_move(
-        self, session_id: str, before: Mapping[str, Any], kernel_name: str | None
+        self,
+        session_id: str,
+        before: Mapping[str, Any],
+        kernel_name: str | None,
+        mark: SessionRecord | None,
     ) -> str:
         """Start the kernel that a session is to move to.
 
@@ -115,14 +162,14 @@ class SessionMover(SessionCreator):
         ------
         KernelNotStarted
         """
-        chosen = str(uuid4()) if self._kernels.chooses_ids else None
+        chosen = None if mark is None else mark.kernel_id
         try:
             return await self._start_kernel(
                 session_id, before["path"], before["name"], before["type"], kernel_name, chosen
             )
         except Exception as error:
-            if chosen is not None and has_begun(error):
-                await self._leave(None, chosen, may_come=not is_over(error))
+            if mark is not None and has_begun(error):
+                await self._leave(mark, chosen, may_come=not is_over(error))
             raise KernelNotStarted(kernel_name) from error
         finally:
             self._release(chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from jupyter_core.utils import ensure_async
@@ -57,31 +57,24 @@ class SessionReader(LeaseHolder):
             raise TypeError("must specify a column to query")
         self._check_columns(kwargs)
         reason = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        for record in await self._find(**kwargs):
-            try:
-                return await self._model_of(record)
-            except KeyError as error:
-                reason = str(error)
+        records = await self._find(**kwargs)
+        for record, model in zip(records, await self._models_of(records), strict=True):
+            if model is not None:
+                return model
+            reason = _culled(record)
         raise web.HTTPError(404, f"Session not found: {reason}")
 
     async def list_sessions(self) -> list[dict[str, Any]]:
         """Return the models of all sessions whose kernels are not gone, the oldest first."""
-        plain = type(self).row_to_model is SessionReader.row_to_model
-        models = []
         store = await self._current_store()
+        records = []
         for record in await store.find(self.scope):
             if record.state != READY:
                 if record.state == STARTING:
                     continue
                 self._note_if_odd(record)
-            model = self._model_now(record) if plain else None
-            if model is None:
-                try:
-                    model = await self._model_of(record)
-                except KeyError:
-                    continue
-            models.append(model)
-        return models
+            records.append(record)
+        return [model for model in await self._models_of(records) if model is not None]
 
     async def kernel_culled(self, kernel_id: str) -> bool:
         """Return whether this server's kernel manager does not hold a kernel.
@@ -107,32 +100,65 @@ class SessionReader(LeaseHolder):
             If the kernel is gone and that is not tolerated. The session is
             removed soon after.
         """
-        model = self._model_now(row)
+        (model,) = await self._plain_models_of([row])
         if model is not None:
             return model
-        kernel_id = row.kernel_id
-        gone = not kernel_id
-        kernel_model = None
-        if kernel_id:
-            if await self._is_held(kernel_id):
-                kernel_model = await self._known_model(kernel_id)
-            if kernel_model is None:
-                gone = await self._kernels.missing(kernel_id) is Liveness.GONE
-                if gone:
-                    self._remove_soon(row)
-                else:
-                    kernel_model = last_known_model(row)
-        if not gone:
-            return rest_model(row, kernel_model)
-        self._note_if_odd(row)
-        message = (
-            f"Kernel '{kernel_id}' appears to have been culled or died unexpectedly, "
-            f"invalidating session '{row.session_id}'. The session has been removed."
-        )
         if tolerate_culled:
-            self.log.warning("%s  Continuing...", message)
+            self.log.warning("%s  Continuing...", _culled(row))
             return None
-        raise KeyError(message)
+        raise KeyError(_culled(row))
+
+    async def _models_of(self, records: Sequence[SessionRecord]) -> list[dict[str, Any] | None]:
+        """Return the models of sessions; ``None`` for each whose kernel is gone.
+
+        However many there are, their authority is asked once.
+        """
+        if type(self).row_to_model is SessionReader.row_to_model:
+            return await self._plain_models_of(records)
+        models = []
+        for record in records:
+            try:
+                models.append(await self.row_to_model(record))
+            except KeyError:
+                models.append(None)
+        return models
+
+    async def _plain_models_of(
+        self, records: Sequence[SessionRecord]
+    ) -> list[dict[str, Any] | None]:
+        # What others may end is asked for, whether it is held here or not.
+        shared = self._kernels.shared
+        models = [None if shared else self._model_now(record) for record in records]
+        if None not in models:
+            return models
+        ask_for = {
+            record.kernel_id
+            for record, model in zip(records, models, strict=True)
+            if model is None and record.kernel_id
+        }
+        known = await self._kernels.look(ask_for) if ask_for else {}
+        return [
+            model or await self._model_if_known(record, known)
+            for record, model in zip(records, models, strict=True)
+        ]
+
+    async def _model_if_known(
+        self, record: SessionRecord, known: Mapping[str, Liveness]
+    ) -> dict[str, Any] | None:
+        """Return a session's model, given what is known of its kernel; ``None`` if it is gone."""
+        kernel_id = record.kernel_id
+        if not kernel_id:
+            self._note_if_odd(record)
+            return None
+        kernel_model = None
+        if await self._is_held(kernel_id):
+            kernel_model = await self._known_model(kernel_id)
+        if kernel_model is None:
+            if known[kernel_id] is Liveness.GONE:
+                self._remove_soon(record)
+                return None
+            kernel_model = last_known_model(record)
+        return rest_model(record, kernel_model)
 
     def _model_now(self, record: SessionRecord) -> dict[str, Any] | None:
         """Return a session's model if nobody has to be asked or waited for, else ``None``.
@@ -181,7 +207,7 @@ class SessionReader(LeaseHolder):
             for record in records:
                 if record.state == CLOSING and await self._uses.ended(record.kernel_id):
                     break
-                model: dict[str, Any] | None = await self.row_to_model(record, tolerate_culled=True)
+                (model,) = await self._models_of([record])
                 if model is not None:
                     return model
             else:
@@ -248,6 +274,14 @@ class SessionReader(LeaseHolder):
         for column in given:
             if column not in self._columns:
                 raise TypeError(f"No such column: {column}")
+
+
+def _culled(record: SessionRecord) -> str:
+    """Say, as the stock manager does, why there is no session any more."""
+    return (
+        f"Kernel '{record.kernel_id}' appears to have been culled or died unexpectedly, "
+        f"invalidating session '{record.session_id}'. The session has been removed."
+    )
 
 
 def check_texts(given: Mapping[str, Any]) -> None:

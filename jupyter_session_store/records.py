@@ -132,6 +132,17 @@ class SessionRecord(NamedTuple):
             return getattr(self, key)
         return tuple.__getitem__(self, key)
 
+    @property
+    def stays(self) -> bool:
+        """Whether it goes on to use its kernel, for who counts those that do.
+
+        One that is being created without a path does not: it only says which
+        kernel somebody has to look for, and end, if no other session is on it.
+        """
+        if self.state == STARTING:
+            return self.path is not None
+        return self.state != CLOSING
+
     def replace(self, **changes: Any) -> SessionRecord:
         """Return a copy with `changes`."""
         return self._replace(**changes)

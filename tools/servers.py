@@ -1,10 +1,11 @@
-"""See to it that the tests find a PostgreSQL, a MySQL or MariaDB server, and libfaketime.
+"""See to it that the tests find their database servers, and the other programs they need.
 
-The tests take an explicit URL, else the server's binaries, else Docker. Where a
-database has none of the three, and this is root on a Debian-like system, its
-package is installed here, without starting its service; so is libfaketime,
-which moves the clocks of servers, where it is not there. Elsewhere nothing is
-done: the tests themselves say what is missing.
+The tests take an explicit URL of PostgreSQL and of MySQL or MariaDB, else the
+server's binaries, else Docker. Where a database has none of the three, and this
+is root on a Debian-like system, its package is installed here, without starting
+its service; so are, where they are not there, libfaketime, which moves the
+clocks of servers, HAProxy, which stands before replicas, and Chromium, in which
+JupyterLab runs. Elsewhere nothing is done: the tests themselves say what is missing.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ def faketime_found() -> bool:
     )
 
 
+#: Programs, where they may be, and Debian's packages of them.
+PROGRAMS = {"haproxy": "haproxy", "chromium": "chromium"}
+SBIN = ("/usr/sbin", "/usr/local/sbin")
+
+
+def missing_programs() -> list[str]:
+    """Return the packages of the programs that are not there."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SBIN])
+    return [package for name, package in PROGRAMS.items() if shutil.which(name, path=path) is None]
+
+
 def docker_answers() -> bool:
     """Whether a Docker engine, not only its client, is there."""
     if shutil.which("docker") is None:
@@ -90,6 +102,7 @@ def main() -> None:
         missing = []
     if not faketime_found():
         missing.append(FAKETIME)
+    missing += missing_programs()
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         install(missing)
 

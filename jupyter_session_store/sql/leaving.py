@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from ..records import CLOSING, Closing, Move, Scope, SessionRecord
+from ..records import CLOSING, STARTING, Closing, Move, Scope, SessionRecord
 from .models import Session
 from .rows import COLUMNS, to_record
 from .transactions import begin_immediate, ending
@@ -35,7 +35,10 @@ from .units import IN_SCOPE, THIS, change, find, scoped
 
 _T: Final = cast("Table", Session.__table__)
 _KERNEL: Final[ColumnElement[Any]] = bindparam("is_kernel_id")
-_STAYS: Final = _T.c.state != CLOSING
+#: As :attr:`.SessionRecord.stays`.
+_STAYS: Final = and_(
+    _T.c.state != CLOSING, or_(_T.c.state != STARTING, _T.c.path_digest.is_not(None))
+)
 _this_session = _T.alias("this_session")
 _KERNEL_OF_THIS: Final = (
     select(_this_session.c.kernel_id)
@@ -178,5 +181,5 @@ def _leave_locked(
         record = change(connection, scope, session_id, values)
         on_kernel = [] if left is None else find(connection, scope, {"kernel_id": left})
     assert record is not None
-    others = [r for r in on_kernel if r.state != CLOSING and r.session_id != session_id]
+    others = [r for r in on_kernel if r.stays and r.session_id != session_id]
     return record, not others

@@ -52,6 +52,26 @@ class ClosingContract:
 
         run(check())
 
+    def test_a_row_that_only_names_a_kernel_does_not_count(
+        self, repository: SessionRepository
+    ) -> None:
+        """A server leaves one while it starts the kernel that a session is to move to."""
+
+        async def check() -> None:
+            await repository.add(record("a", kernel_id="k"))
+            await repository.add(record("b", kernel_id="l"))
+            for session_id, kernel_id in (("c", "k"), ("d", "l")):
+                mark = record(session_id, path=None, kernel_id=kernel_id, state=STARTING)
+                await repository.add(mark)
+            closing = await repository.begin_close(SCOPE, "a", "one")
+            assert closing is not None
+            assert closing.last
+            move = await repository.move(SCOPE, "b", "l", {"kernel_id": "m"})
+            assert move is not None
+            assert move.last
+
+        run(check())
+
     def test_a_reopened_session_counts_again(self, repository: SessionRepository) -> None:
         async def check() -> None:
             await repository.add(record("a", kernel_id="k"))

@@ -46,6 +46,8 @@ class JupyterProcess:
         Of the command line.
     prefix : sequence of str
         What runs the command.
+    token : str, optional
+        What a client authenticates by; one of its own if not given.
     """
 
     MODULE: ClassVar[str]
@@ -58,8 +60,9 @@ class JupyterProcess:
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        token: str | None = None,
     ) -> None:
-        self.token = uuid4().hex
+        self.token = token or uuid4().hex
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="jss-system-", dir="/tmp"))
         # It ends the process and removes the folder even if this process is killed.
@@ -111,17 +114,15 @@ class JupyterProcess:
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def command(self) -> list[str]:
+        """Return what is run."""
+        return [*self._prefix, sys.executable, "-m", self.MODULE, *self._arguments]
+
     def launch(self) -> None:
         """Start the process, and wait for nothing."""
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *self._prefix,
-                    sys.executable,
-                    "-m",
-                    self.MODULE,
-                    *self._arguments,
-                ],
+                self.command(),
                 cwd=self.directory / "home",
                 env=self._clean_environment() | self._environment,
                 stdin=subprocess.DEVNULL,
@@ -134,6 +135,10 @@ class JupyterProcess:
     def start(self) -> None:
         """Start the process, and wait until it answers."""
         self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the process that was launched answers."""
         deadline = time.monotonic() + PATIENCE
         while not self._answers():
             if self._process is None or self._process.poll() is not None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import httpx
 from jupyter_core.paths import jupyter_config_path
 from jupyter_server.extension.config import ExtensionConfigManager
 
-from .channels import Channels
+from .client import SessionsClient
 from .process import JupyterProcess
 from .waiting import until
-
-Model = dict[str, Any]
 
 _OWN_FRAME = re.compile(r'File ".*/jupyter_session_store/(?:sql/)?\w+\.py", line')
 _UNCAUGHT = re.compile(
@@ -38,12 +35,12 @@ c.ServerApp.jpserver_extensions = {extensions!r}
 """
 
 
-class JupyterServer(JupyterProcess):
+class JupyterServer(JupyterProcess, SessionsClient):
     """A ``jupyter server`` with this package's session manager, over HTTP and websocket.
 
     Parameters
     ----------
-    config, environment, arguments, prefix
+    config, environment, arguments, prefix, token
         As :class:`.JupyterProcess` has them.
     root : Path, optional
         The root directory, from which the default namespace comes.
@@ -60,9 +57,12 @@ class JupyterServer(JupyterProcess):
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
+        token: str | None = None,
     ) -> None:
         self._root = root
-        super().__init__(config, environment=environment, arguments=arguments, prefix=prefix)
+        super().__init__(
+            config, environment=environment, arguments=arguments, prefix=prefix, token=token
+        )
 
     @property
     def root(self) -> Path:
@@ -93,54 +93,8 @@ class JupyterServer(JupyterProcess):
         """
         return _OWN_FRAME.findall(self.log)
 
-    def channels(self, kernel_id: str) -> Channels:
-        """Return the websocket of a kernel."""
-        address = f"ws://127.0.0.1:{self.port}/api/kernels/{kernel_id}/channels"
-        return Channels(f"{address}?token={self.token}")
-
-    def execute(self, kernel_id: str, code: str) -> str:
-        """Run code in a kernel and return its output."""
-        with self.channels(kernel_id) as channels:
-            return channels.execute(code)
-
-    def post(self, path: str, /, **fields: Any) -> httpx.Response:
-        """Ask for the session of a notebook at a path."""
-        body = {"path": path, "name": path, "type": "notebook", **fields}
-        return self.api.post("/api/sessions", json=body)
-
-    def create(self, path: str, /, **fields: Any) -> Model:
-        """Create a session and return its model."""
-        model: Model = self.model(self.post(path, **fields), 201)
-        return model
-
-    def patch(self, session_id: str, /, **fields: Any) -> httpx.Response:
-        """Change a session."""
-        return self.api.patch(f"/api/sessions/{session_id}", json=fields)
-
-    def get(self, session_id: str) -> httpx.Response:
-        """Ask for a session."""
-        return self.api.get(f"/api/sessions/{session_id}")
-
-    def delete(self, session_id: str) -> httpx.Response:
-        """Delete a session."""
-        return self.api.delete(f"/api/sessions/{session_id}")
-
-    def sessions(self) -> list[Model]:
-        """Return the list of sessions."""
-        models: list[Model] = self.model(self.api.get("/api/sessions"), 200)
-        return models
-
-    def kernels(self) -> list[str]:
-        """Return the ids of the running kernels."""
-        return [kernel["id"] for kernel in self.model(self.api.get("/api/kernels"), 200)]
-
     def number_of_kernel_processes(self) -> int:
         """Return how many kernels run, once each process that was begun is a kernel's."""
         # Until the system has made it the kernel's, a new process has no command yet.
         until(lambda: len(self.kernel_processes()) >= len(self.kernels()), why="they start")
         return len(self.kernel_processes())
-
-    def model(self, response: httpx.Response, status: int) -> Any:
-        """Return the JSON of an answer, whose status is checked."""
-        assert response.status_code == status, f"{response.text}\n{self.log[-3000:]}"
-        return response.json()

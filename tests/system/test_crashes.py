@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from ..databases import Database
+from .client import Model
 from .conftest import stored_in
 from .faults import locked, number_of_waiting_statements
 from .gateway import Gateway
 from .rows import Row, rows_of
-from .server import JupyterServer, Model
+from .server import JupyterServer
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(1200)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from uuid import uuid4
 
@@ -163,6 +163,11 @@ class SharedKernels(Kernels):
     async def missing(self, kernel_id: str) -> Liveness:
         """Say the same of each."""
         return self.liveness
+
+    async def look(self, kernel_ids: Collection[str]) -> dict[str, Liveness]:
+        """Say the same of each that is not held."""
+        held = self.kernel_manager
+        return {one: Liveness.ALIVE if one in held else self.liveness for one in kernel_ids}
 
 
 def shared_manager(url: str, **traits: Any) -> PersistentSessionManager:
