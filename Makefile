@@ -15,8 +15,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8888
-# Test processes at once.
-JOBS ?= 2
+# Test processes at once. They wait most of the time.
+JOBS ?= 4
 # More arguments for pytest, `make run` or the benchmarks.
 ARGS ?=
 # What `make test-oldest` runs: each layer, without every system test.
@@ -49,7 +49,7 @@ install: ## Install what testing, linting and the documentation need
 .PHONY: test
 test: install ## Test on SQLite, PostgreSQL and MySQL or MariaDB, with a fifth of the rounds
 	@$(PYTHON) tools/servers.py
-	$(BIN)/pytest -n $(JOBS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist=worksteal $(ARGS)
 
 .PHONY: torture
 torture: install ## Run the tests that repeat a race, with all their rounds
@@ -60,7 +60,7 @@ torture: install ## Run the tests that repeat a race, with all their rounds
 test-oldest: ## Test on Python 3.10 and the oldest declared release of each dependency
 	@$(ENVIRONMENT) .venvs/oldest ".[test]" --oldest --python-version=3.10
 	@$(PYTHON) tools/servers.py
-	.venvs/oldest/bin/pytest -n $(JOBS) $(OLDEST) $(ARGS)
+	.venvs/oldest/bin/pytest -n $(JOBS) --dist=worksteal $(OLDEST) $(ARGS)
 
 .PHONY: upstream
 upstream: ## Run jupyter_server's own tests of sessions on this manager, on each database

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
 import websocket
+
+#: Seconds.
+_PATIENCE = 60
+_ASK_AGAIN = 2
 
 
 class Channels:
@@ -21,8 +27,30 @@ class Channels:
     """
 
     def __init__(self, url: str) -> None:
-        self._socket = websocket.create_connection(url, timeout=60)
+        self._socket = websocket.create_connection(url, timeout=_PATIENCE)
         self._session = uuid4().hex
+        self._join()
+
+    def _join(self) -> None:
+        """Ask who the kernel is until its channels are heard, as every front end does.
+
+        What it publishes before the server has joined its channel is lost.
+        """
+        asked, answered, idle = set(), False, False
+        deadline = time.monotonic() + _PATIENCE
+        self._socket.settimeout(_ASK_AGAIN)
+        while not (answered and idle):
+            request = uuid4().hex
+            asked.add(request)
+            self._send("kernel_info_request", request, {})
+            with suppress(websocket.WebSocketTimeoutException):
+                while not (answered and idle):
+                    assert time.monotonic() < deadline, "the kernel does not answer"
+                    message = json.loads(self._socket.recv())
+                    if message["parent_header"].get("msg_id") in asked:
+                        answered |= message["msg_type"] == "kernel_info_reply"
+                        idle |= message["content"].get("execution_state") == "idle"
+        self._socket.settimeout(_PATIENCE)
 
     def execute(self, code: str) -> str:
         """Run code and return what it printed, and its last value.
@@ -33,7 +61,15 @@ class Channels:
             If the code raised an error.
         """
         request = uuid4().hex
-        self._socket.send(json.dumps(self._execute_request(request, code)))
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": False,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": True,
+        }
+        self._send("execute_request", request, content)
         text = ""
         while True:
             message = json.loads(self._socket.recv())
@@ -64,25 +100,20 @@ class Channels:
     ) -> None:
         self.close()
 
-    def _execute_request(self, request: str, code: str) -> dict[str, Any]:
-        return {
+    def _send(self, kind: str, request: str, content: dict[str, Any]) -> None:
+        header = {
+            "msg_id": request,
+            "msg_type": kind,
+            "session": self._session,
+            "username": "",
+            "date": datetime.now(timezone.utc).isoformat(),
+            "version": "5.4",
+        }
+        message = {
             "channel": "shell",
-            "header": {
-                "msg_id": request,
-                "msg_type": "execute_request",
-                "session": self._session,
-                "username": "",
-                "date": datetime.now(timezone.utc).isoformat(),
-                "version": "5.4",
-            },
+            "header": header,
             "parent_header": {},
             "metadata": {},
-            "content": {
-                "code": code,
-                "silent": False,
-                "store_history": False,
-                "user_expressions": {},
-                "allow_stdin": False,
-                "stop_on_error": True,
-            },
+            "content": content,
         }
+        self._socket.send(json.dumps(message))

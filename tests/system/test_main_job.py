@@ -36,6 +36,14 @@ def test_a_session_from_its_creation_to_its_deletion(shared: Running) -> None:
     assert row.namespace == f"dir:{server.root}"
 
     assert server.execute(kernel_id, "x = 6\nprint(x * 7)") == "42\n"
+    # The server hears of it on a channel of its own, which it may have joined too late.
+    until(
+        lambda: (
+            server.execute(kernel_id, "x") == "6"
+            and server.sessions()[0]["kernel"]["execution_state"] == "idle"
+        ),
+        why="the server knows that the kernel is idle",
+    )
 
     (listed,) = server.sessions()
     got = server.model(server.get(session_id), 200)

@@ -26,7 +26,7 @@ from .waiting import until
 pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(1200)]
 
 NewServer = Callable[..., JupyterServer]
-LEASE: Final = 3
+LEASE: Final = 5
 #: The seconds within which sessions are answered, as the documentation says, and a kernel's start
 #: on a machine that is busy with other tests.
 BOUND: Final = 10.0 + 10.0
