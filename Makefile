@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 PORT ?= 8888
 # Test processes at once. They wait most of the time.
 JOBS ?= 4
-# More arguments for pytest, `make run` or the benchmarks.
+# More arguments for pytest, `make run`, `make demo` or the benchmarks.
 ARGS ?=
 # What `make test-oldest` runs: each layer, without every system test.
 OLDEST ?= tests/unit tests/migrations tests/system/test_main_job.py
@@ -42,6 +42,11 @@ run: ## Serve JupyterLab on 127.0.0.1:8888, its sessions kept in SQLite
 		--ServerApp.session_manager_class=jupyter_session_store.PersistentSessionManager \
 		$(ALLOW_ROOT) $(ARGS)
 
+.PHONY: demo
+demo: ## Show a notebook that outlives its server; ARGS=--stay leaves everything running
+	@$(ENVIRONMENT) $(VENV) . jupyterlab jupyter_kernel_gateway
+	@$(BIN)/python tools/demo.py $(ARGS)
+
 .PHONY: install
 install: ## Install what testing, linting and the documentation need
 	@$(ENVIRONMENT) $(VENV) ".[test,lint,docs]"
@@ -63,7 +68,7 @@ test-oldest: ## Test on Python 3.10 and the oldest declared release of each depe
 	.venvs/oldest/bin/pytest -n $(JOBS) --dist=worksteal $(OLDEST) $(ARGS)
 
 .PHONY: upstream
-upstream: ## Run jupyter_server's own tests of sessions on this manager, on each database
+upstream: ## Run jupyter_server's own tests of sessions and gateways on this package
 	@$(PYTHON) tools/servers.py
 	$(PYTHON) tools/upstream.py --releases $(RELEASES) $(ARGS)
 

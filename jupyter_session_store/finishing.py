@@ -183,7 +183,7 @@ class Finisher(KernelAttacher):
         Raises
         ------
         GatewayUnavailable
-            If another server has started it, and its gateway cannot be asked.
+            If its gateway cannot be asked, or refused.
         """
         if kernel_id not in self.kernel_manager:
             if await self._kernels.end(kernel_id) is not Liveness.GONE:
@@ -192,6 +192,9 @@ class Finisher(KernelAttacher):
         try:
             shutdown: Any = self.kernel_manager.shutdown_kernel(kernel_id)
             await ensure_async(shutdown)
-        except (KeyError, web.HTTPError):
-            if kernel_id in self.kernel_manager:
-                raise
+        except (KeyError, OSError, web.HTTPError) as error:
+            if kernel_id not in self.kernel_manager:
+                return
+            if self._kernels.shared:
+                raise GatewayUnavailable("it did not shut the kernel down") from error
+            raise

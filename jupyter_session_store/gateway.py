@@ -130,9 +130,8 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
             self.parent.remove_kernel(str(self.kernel_id))
         return word.model
 
-    async def shutdown_kernel(  # type: ignore[override]
-        self, now: bool = False, restart: bool = False
-    ) -> None:
+    @emit_kernel_action_event(success_msg="Kernel {kernel_id} was shutdown.")
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """Have the gateway shut the kernel down; one that it says is gone is a success.
 
         Raises
@@ -141,18 +140,18 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
             As the gateway answers; 503 for a 404 of somebody else.
         """
         try:
-            await self._shut_down()
+            response = await stock.gateway_request(  # type: ignore[attr-defined]
+                self.kernel_url, method="DELETE"
+            )
         except web.HTTPError as error:
             if error.status_code != 404:
                 raise
             if (await gatewayapi.ask_for(str(self.kernel_id))).liveness is not Liveness.GONE:
-                raise _no_answer() from error
-
-    @emit_kernel_action_event(success_msg="Kernel {kernel_id} was shutdown.")
-    async def _shut_down(self) -> None:
-        await stock.gateway_request(  # type: ignore[attr-defined]
-            self.kernel_url, method="DELETE"
-        )
+                raise _no_answer() from None
+        else:
+            if response.code != 204:
+                # A page, of whoever stands in the gateway's place.
+                raise _no_answer()
 
 
 def _no_answer() -> web.HTTPError:

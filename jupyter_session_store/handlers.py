@@ -56,7 +56,7 @@ class StoreErrors(JupyterHandler):
             cause = error.__cause__
             if isinstance(cause, SessionStoreError):
                 raise self._as_http(cause) from cause
-            if isinstance(cause, web.HTTPError):
+            if error.status_code == 500 and isinstance(cause, web.HTTPError):
                 raise cause from None
             raise
 

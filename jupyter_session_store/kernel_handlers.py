@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 from jupyter_client.jsonutil import json_default
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.services.kernels import handlers as stock
@@ -40,8 +41,11 @@ class MainKernelHandler(StoreErrors, stock.MainKernelHandler):
         body = self.get_json_body()
         wanted = body.get("kernel_id") if isinstance(body, dict) else None
         if wanted is not None:
-            with self.store_errors():
-                await self.manager.refuse_running(str(wanted))
+            try:
+                with self.store_errors():
+                    await self.manager.refuse_running(str(wanted))
+            except NoSuchKernel:
+                raise web.HTTPError(409, f"Kernel already exists: {wanted}") from None
         await answer(super().post())
 
 
@@ -74,6 +78,9 @@ class KernelActionHandler(StoreErrors, stock.KernelActionHandler):
         """Interrupt the kernel, or restart it."""
         with self.store_errors():
             await self.manager.attach_kernel(kernel_id)
+        if kernel_id not in self.kernel_manager:
+            # The stock method makes a 500 of what a restart raises.
+            raise web.HTTPError(404, f"Kernel does not exist: {kernel_id}")
         await answer(super().post(kernel_id, action))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 from uuid import uuid4
 
@@ -82,44 +83,38 @@ class SessionMover(SessionCreator):
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
     ) -> dict[str, Any]:
         before = await self.get_session(session_id=session_id)
+        previous = before["kernel"]["id"]
         if "kernel_id" in changes:
             await self.attach_kernel(changes["kernel_id"])
-            return await self._move_to(session_id, before["kernel"]["id"], changes)
-        mark = await self._mark_for_move()
-        try:
+            async with self._marked(previous):
+                return await self._move_to(session_id, previous, changes)
+        async with self._marked(previous), self._marked(str(uuid4())) as mark:
             started = await self._start_for_move(session_id, before, kernel_name, mark)
             changes = {**changes, "kernel_id": started}
-            return await self._move_to(session_id, before["kernel"]["id"], changes, started)
-        finally:
-            if mark is not None:
-                await self._unmark(mark)
+            return await self._move_to(session_id, previous, changes, started)
 
-    async def _mark_for_move(self) -> SessionRecord | None:
-        """Store which kernel is going to be started, so that none is left if this server dies.
+    @asynccontextmanager
+    async def _marked(self, kernel_id: str) -> AsyncIterator[SessionRecord | None]:
+        """Store that a kernel has to end if no session is on it and this server dies meanwhile.
 
-        It is the row of a create that nobody wants any more: whoever evicts this server ends
-        the kernel, unless the session has moved to it, and removes the row.
+        That is the row of a create that nobody wants any more: whoever evicts this server ends
+        the kernel, unless a session is on it, and removes the row. Yields ``None`` where no row
+        is needed or none can name the kernel before it starts.
         """
         if not self._kernels.chooses_ids:
-            return None
-        mark = self._new_record(
-            self.new_session_id(), None, None, None, str(uuid4()), state=STARTING
-        )
-        self._starting.add(mark.session_id)
+            yield None
+            return
+        session_id = self.new_session_id()
+        mark = self._new_record(session_id, None, None, None, kernel_id, state=STARTING)
+        self._starting.add(session_id)
         try:
             await self._add(mark)
-        except BaseException:
-            # It was perhaps added.
-            self._starting.discard(mark.session_id)
-            await self._left(mark)
-            raise
-        return mark
-
-    async def _unmark(self, mark: SessionRecord) -> None:
-        self._starting.discard(mark.session_id)
-        # Else the kernel may come yet, and the row goes with what looks for it.
-        if mark.session_id not in self._leftovers:
-            await self._leave(mark)
+            yield mark
+        finally:
+            self._starting.discard(session_id)
+            # Else the kernel may come yet, and the row goes with what looks for it.
+            if session_id not in self._leftovers:
+                await self._leave(mark)
 
     async def _move_to(
         self,

@@ -77,7 +77,7 @@ def docker_answers() -> bool:
 
 def install(packages: Sequence[str]) -> None:
     """Install Debian packages without starting the services that they bring."""
-    print(f"Installing with apt-get, as root, for the tests: {', '.join(packages)}.", flush=True)
+    print(f"Installing with apt-get, as root: {', '.join(packages)}.", flush=True)
     # Debian's own switch: invoke-rc.d asks this file, and 101 forbids the start.
     forbid = not POLICY.exists()
     if forbid:

@@ -1,11 +1,14 @@
-"""Run jupyter_server's own tests of sessions with this package's manager, on each database.
+"""Run jupyter_server's own tests of sessions and gateways with this package's classes.
 
     python tools/upstream.py --releases oldest newest --databases sqlite postgresql mysql
 
-The tests (``tests/services/sessions``) are those of jupyter_server's source
-distribution. tools/upstream_plugin.py puts ``PersistentSessionManager`` in the
-place of the stock class, gives each test a database of its own, and fails the
-run unless the sessions really went there.
+The tests are those of jupyter_server's source distribution: of sessions
+(``tests/services/sessions``) on each database, of gateways
+(``tests/test_gateway.py``) on SQLite. tools/upstream_plugin.py puts
+``PersistentSessionManager`` in the place of the stock class, gives each test a
+database of its own, and fails the run unless the sessions really went there.
+For gateways tools/upstream_gateway.py does the same with
+``PersistentGatewayKernelManager``.
 """
 
 from __future__ import annotations
@@ -27,9 +30,12 @@ import environment
 ROOT = environment.ROOT
 WORK = ROOT / ".venvs"
 DATABASES = ("sqlite", "postgresql", "mysql")
-TESTS = "tests/services/sessions"
 #: Warnings that come with newer releases of a dependency than the tests were written for.
-IGNORED = ("ignore:The `version` property of an event schema must be a string",)
+IGNORED = (
+    "ignore:The `version` property of an event schema must be a string",
+    "ignore:The method, uri, and version arguments to HTTPServerRequest are deprecated",
+    "ignore:The start_line argument to HTTPServerRequest will be required",
+)
 #: A server with a kernel for each test, so one run is long; two at once keep two cores busy.
 AT_ONCE = 2
 
@@ -67,10 +73,27 @@ def fetch(requirement: str) -> tuple[str, Path]:
 
 
 @dataclass(frozen=True)
+class Suite:
+    """Some of the tests, and what they need."""
+
+    tests: str
+    databases: tuple[str, ...]
+    plugins: tuple[str, ...]
+
+
+SUITES = {
+    "sessions": Suite("tests/services/sessions", DATABASES, ("upstream_plugin",)),
+    # One database: nearly all of its tests are about kernels.
+    "gateway": Suite("tests/test_gateway.py", ("sqlite",), ("upstream_plugin", "upstream_gateway")),
+}
+
+
+@dataclass(frozen=True)
 class Run:
-    """The tests of one release on one database."""
+    """A suite of one release on one database."""
 
     version: str
+    suite: str
     database: str
     python: Path
     folder: Path
@@ -99,7 +122,7 @@ class Run:
     @property
     def title(self) -> str:
         """What was run on what."""
-        return f"jupyter_server {self.version} on {self.database}"
+        return f"jupyter_server {self.version}, {SUITES[self.suite].tests} on {self.database}"
 
     def _pytest(self, *more: str) -> tuple[int, list[str], list[str]]:
         """Run pytest; print and return its output, and return the tests that failed."""
@@ -109,10 +132,13 @@ class Run:
             "JUPYTER_PLATFORM_DIRS": "1",
             "PYTHONPATH": str(ROOT / "tools"),
         }
-        command = [str(self.python), "-m", "pytest", TESTS, "-p", "upstream_plugin"]
-        options = [f"--session-store={self.database}", "--color=no", "--no-showlocals"]
+        suite = SUITES[self.suite]
+        command = [str(self.python), "-m", "pytest", suite.tests]
+        options = [f"-p{plugin}" for plugin in suite.plugins]
+        options += [f"--session-store={self.database}", "--color=no", "--no-showlocals"]
         # Runs that go on at once remember their failures apart.
-        options += ["-rfE", f"--override-ini=cache_dir=.pytest_cache/{self.database}"]
+        cache = f".pytest_cache/{self.suite}-{self.database}"
+        options += ["-rfE", f"--override-ini=cache_dir={cache}"]
         options += [f"-W{ignored}" for ignored in IGNORED]
         done = subprocess.run(
             [*command, *options, *self.arguments, *more],
@@ -144,6 +170,7 @@ def main() -> None:
         help=f"oldest ({oldest}), newest ({requirement}), or a version",
     )
     parser.add_argument("--databases", nargs="+", default=list(DATABASES), choices=DATABASES)
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=SUITES)
     parser.add_argument("--python-version", help="take this Python, from pyenv or the PATH")
     arguments, rest = parser.parse_known_args()
     version = arguments.python_version
@@ -154,10 +181,15 @@ def main() -> None:
         found, folder = fetch(requirement if release == "newest" else pinned)
         venv = WORK / f"upstream-{found}{f'-{version}' if version else ''}"
         python = environment.ensure(venv, [".[test]", f"jupyter_server[test]=={found}"], base)
-        runs += [Run(found, name, python, folder, tuple(rest)) for name in arguments.databases]
+        runs += [
+            Run(found, suite, database, python, folder, tuple(rest))
+            for suite in arguments.suites
+            for database in arguments.databases
+            if database in SUITES[suite].databases
+        ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = list(pool.map(lambda run: run(), runs))
-    print("\n--- jupyter_server's own tests of sessions")
+    print("\n--- jupyter_server's own tests of sessions and gateways")
     for _status, line in results:
         print(line)
     if any(status for status, _line in results):

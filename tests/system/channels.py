@@ -46,7 +46,7 @@ class Channels:
             with suppress(websocket.WebSocketTimeoutException):
                 while not (answered and idle):
                     assert time.monotonic() < deadline, "the kernel does not answer"
-                    message = json.loads(self._socket.recv())
+                    message = self._receive()
                     if message["parent_header"].get("msg_id") in asked:
                         answered |= message["msg_type"] == "kernel_info_reply"
                         idle |= message["content"].get("execution_state") == "idle"
@@ -72,7 +72,7 @@ class Channels:
         self._send("execute_request", request, content)
         text = ""
         while True:
-            message = json.loads(self._socket.recv())
+            message = self._receive()
             if message["parent_header"].get("msg_id") != request:
                 continue
             kind, content = message["msg_type"], message["content"]
@@ -99,6 +99,13 @@ class Channels:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _receive(self) -> dict[str, Any]:
+        text = self._socket.recv()
+        if not text:
+            raise websocket.WebSocketConnectionClosedException("closed by the server")
+        message: dict[str, Any] = json.loads(text)
+        return message
 
     def _send(self, kind: str, request: str, content: dict[str, Any]) -> None:
         header = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +98,20 @@ class Cluster:
 
 
 @contextmanager
-def cluster(database: Database, root: Path, number: int = 2) -> Iterator[Cluster]:
-    """Start a gateway, so many replicas and a balancer."""
+def cluster(
+    database: Database,
+    root: Path,
+    number: int = 2,
+    *,
+    more: str = "",
+    new_gateway: Callable[[], Gateway] = Gateway,
+) -> Iterator[Cluster]:
+    """Start a gateway, so many replicas (with more configuration) and a balancer."""
     with ExitStack() as stack:
-        gateway = Gateway()
+        gateway = new_gateway()
         stack.callback(gateway.close)
         gateway.start()
-        config, token = replica_config(database, gateway), uuid4().hex
+        config, token = replica_config(database, gateway) + more, uuid4().hex
         replicas = []
         for _ in range(number):
             replicas.append(JupyterServer(config, root=root, token=token))

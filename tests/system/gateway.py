@@ -11,7 +11,6 @@ c.KernelGatewayApp.ip = "127.0.0.1"
 c.KernelGatewayApp.port = {port}
 c.KernelGatewayApp.port_retries = 0
 c.KernelGatewayApp.auth_token = {token!r}
-c.JupyterWebsocketPersonality.list_kernels = True
 """
 
 
@@ -23,6 +22,11 @@ class Gateway(JupyterProcess):
 
     def base_config(self) -> str:
         """Return the settings of a gateway that says which kernels it has."""
+        listing = "c.JupyterWebsocketPersonality.list_kernels = True\n"
+        return self.quiet_config() + listing
+
+    def quiet_config(self) -> str:
+        """Return the settings of one that does not say it, as by default."""
         return _BASE_CONFIG.format(port=self.port, token=self.token)
 
     @property

@@ -16,7 +16,9 @@ from .waiting import until
 
 _OWN_FRAME = re.compile(r'File ".*/jupyter_session_store/(?:sql/)?\w+\.py", line')
 _UNCAUGHT = re.compile(
-    "Uncaught exception|Unhandled error|Task exception was never retrieved|Exception in callback"
+    # So begins what a kernel says of itself, into the server's log: that it was ended half way.
+    r"(?<!ERROR:tornado\.general:)Uncaught exception|Unhandled error"
+    "|Task exception was never retrieved|Exception in callback"
     # A kernel that is ended while it imports jupyter_client says this of its own exit.
     "|Exception ignored(?! in atexit callback: <function HBChannel)"
 )

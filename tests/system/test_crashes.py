@@ -21,6 +21,7 @@ from .client import Model
 from .conftest import stored_in
 from .faults import locked, number_of_waiting_statements
 from .gateway import Gateway
+from .process import OTHER_KERNEL
 from .rows import Row, rows_of
 from .server import JupyterServer
 from .waiting import until
@@ -153,6 +154,36 @@ def delete(scene: Scene) -> Callable[[JupyterServer, int], httpx.Response]:
     return lambda victim, place: victim.delete(models[place]["id"])
 
 
+def starting(scene: Scene) -> set[str]:
+    """Return the ids of the rows that name a kernel which is being started."""
+    return {row.session_id for row in rows_of(scene.database) if row.state == "starting"}
+
+
+def patch_kernel_started(scene: Scene) -> None:
+    """The kernel that a session was to move to goes; the session stays where it was."""
+    models = [v.create(f"{place}.ipynb") for place, v in enumerate(scene.victims)]
+    scene.acknowledged += models
+    # Of an earlier phase one may be left that names a kernel which could still come.
+    before = starting(scene)
+
+    def asked(victim: JupyterServer, place: int) -> httpx.Response:
+        return victim.patch(models[place]["id"], kernel={"name": OTHER_KERNEL})
+
+    with ExitStack() as stack:
+        thaw = stack.enter_context(ExitStack())
+        thaw.enter_context(scene.frozen_gateway())
+        stack.enter_context(asking(scene, asked))
+        until(
+            lambda: len(starting(scene) - before) == len(scene.victims),
+            why="each names the kernel that it is going to start",
+        )
+        stack.enter_context(locked(scene.database))
+        thaw.close()
+        until(lambda: scene.gateway.hosts(2 * len(scene.victims)), why="the kernels start")
+        scene.all_waiting()
+        scene.kill()
+
+
 def delete_before_the_mark(scene: Scene) -> None:
     asked = delete(scene)
     with locked(scene.database), asking(scene, asked):
@@ -199,6 +230,7 @@ PHASES = (
     create_claimed_and_stopped,
     create_kernel_started,
     create_saved,
+    patch_kernel_started,
     delete_before_the_mark,
     delete_marked,
     delete_kernel_shut_down,

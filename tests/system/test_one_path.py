@@ -18,8 +18,8 @@ from .rows import rows_of
 
 pytestmark = pytest.mark.system
 
-_AT_ONCE = 50
-_SPREAD = 50
+AT_ONCE = 50
+SPREAD = 50
 
 
 @pytest.mark.torture
@@ -33,15 +33,15 @@ def test_concurrent_posts_of_one_path(shared: Running, rounds: Callable[[int], i
     number = rounds(20)
     early = 0
 
-    with ThreadPoolExecutor(_AT_ONCE + _SPREAD) as threads:
+    with ThreadPoolExecutor(AT_ONCE + SPREAD) as threads:
         for turn in range(number):
-            answers = _ask(threads, partial(server.post, f"one-{turn}.ipynb"), usual)
+            answers = ask(threads, partial(server.post, f"one-{turn}.ipynb"), usual)
             early += answers.before_the_first
-            results = Counter(_gist(answer.result()) for answer in answers.all)
+            results = Counter(gist(answer.result()) for answer in answers.all)
             assert len(results) == 1, results
             ((status, session_id, kernel_id),) = results
             assert status == 201
-            assert results.total() == _AT_ONCE + _SPREAD
+            assert results.total() == AT_ONCE + SPREAD
             (row,) = rows_of(shared.database)
             assert (row.session_id, row.kernel_id) == (session_id, kernel_id)
             assert [session["id"] for session in server.sessions()] == [session_id]
@@ -51,44 +51,44 @@ def test_concurrent_posts_of_one_path(shared: Running, rounds: Callable[[int], i
             assert server.kernels() == []
             assert rows_of(shared.database) == []
 
-    late = number * _SPREAD - early
+    late = number * SPREAD - early
     print(
-        f"{number} rounds of {_AT_ONCE} + {_SPREAD} POSTs of one path: 1 session, 1 kernel and "
-        f"1 id in each. Of the {_SPREAD}, {early} in all were sent before the first answer, "
+        f"{number} rounds of {AT_ONCE} + {SPREAD} POSTs of one path: 1 session, 1 kernel and "
+        f"1 id in each. Of the {SPREAD}, {early} in all were sent before the first answer, "
         f"{late} after it."
     )
 
 
 @dataclass(frozen=True)
-class _Answers:
+class Answers:
     all: list[Future[httpx.Response]]
     before_the_first: int
 
 
-def _ask(threads: ThreadPoolExecutor, post: Callable[[], httpx.Response], usual: float) -> _Answers:
+def ask(threads: ThreadPoolExecutor, post: Callable[[], httpx.Response], usual: float) -> Answers:
     """Send all at once, and more from shortly before the first answer to right after it.
 
     A check before a create leaves a window open there.
     """
-    barrier = Barrier(_AT_ONCE)
+    barrier = Barrier(AT_ONCE)
 
     def together() -> httpx.Response:
         barrier.wait()
         return post()
 
-    answers = [threads.submit(together) for _ in range(_AT_ONCE)]
+    answers = [threads.submit(together) for _ in range(AT_ONCE)]
     spread: list[Future[httpx.Response]] = []
     early = 0
     time.sleep(usual * 0.8)
-    while len(spread) < _SPREAD // 2:
+    while len(spread) < SPREAD // 2:
         early += not any(answer.done() for answer in answers)
         spread.append(threads.submit(post))
-        time.sleep(usual * 0.4 / _SPREAD)
+        time.sleep(usual * 0.4 / SPREAD)
     wait(answers, return_when=FIRST_COMPLETED)
-    spread += [threads.submit(post) for _ in range(_SPREAD - len(spread))]
-    return _Answers([*answers, *spread], early)
+    spread += [threads.submit(post) for _ in range(SPREAD - len(spread))]
+    return Answers([*answers, *spread], early)
 
 
-def _gist(answer: httpx.Response) -> tuple[int, str, str]:
+def gist(answer: httpx.Response) -> tuple[int, str, str]:
     model = answer.json()
     return answer.status_code, model["id"], model["kernel"]["id"]
