@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from logging.config import fileConfig
 from typing import TYPE_CHECKING, Any
 
 from alembic import context
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from traitlets import TraitError
 
+from jupyter_session_store.errors import SessionStoreError, StoreUnavailable
 from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql import locks, schema
 from jupyter_session_store.sql.models import Base
@@ -48,7 +53,12 @@ def run_online() -> None:
     found = _settings()
     engine = engines.create(found.url, found.engine_options)
     try:
-        with schema.migration_connection(engine) as own:
+        with ExitStack() as stack:
+            try:
+                own = stack.enter_context(schema.migration_connection(engine))
+            except DBAPIError as error:
+                reason = engines.reason_of(error, engine.url)
+                raise StoreUnavailable(f"{engines.describe(engine.url)}: {reason}") from None
             migrate(own)
     finally:
         engine.dispose()
@@ -92,7 +102,13 @@ if "connection" not in config.attributes and config.config_file_name is not None
     fileConfig(config.config_file_name, disable_existing_loggers=False)
     logging.captureWarnings(True)
 
-if context.is_offline_mode():
-    run_offline()
-else:
-    run_online()
+try:
+    if context.is_offline_mode():
+        run_offline()
+    else:
+        run_online()
+except (SessionStoreError, TraitError) as error:
+    if "connection" in config.attributes:
+        raise
+    # The command prints it, without a traceback that says nothing to who runs it.
+    raise CommandError(str(error)) from None

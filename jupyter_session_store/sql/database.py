@@ -169,11 +169,7 @@ class Database:
                 stock.adopt(connection, scope, server.server_id, self._log)
 
     def _translated(self, error: SQLAlchemyError, writes: bool) -> SessionStoreError:
-        if isinstance(error, DBAPIError) and error.orig is not None:
-            lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-            reason = engines.redact(lines[0], self.engine.url)
-        else:
-            reason = engines.redact(str(error), self.engine.url)
+        reason = engines.reason_of(error, self.engine.url)
         if isinstance(error, DataError):
             return InvalidValue("value", f"was refused by the database ({reason})", "storable text")
         if isinstance(error, ProgrammingError):

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from ..errors import ConfigurationError, StoreUnavailable
@@ -378,6 +378,15 @@ def redact(text: str, url: URL) -> str:
     for password in passwords_of(url):
         text = text.replace(password, "***")
     return _URL_WITH_CREDENTIALS.sub("(URL)", text)
+
+
+def reason_of(error: SQLAlchemyError, url: URL) -> str:
+    """Return what may be shown of an error: the first line of the driver's own text."""
+    text = str(error)
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+        text = lines[0]
+    return redact(text, url)
 
 
 def describe(url: URL) -> str:

@@ -248,6 +248,22 @@ def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:
         assert output.endswith("exit 1\n")
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/x", "is unavailable: postgresql on 127.0.0.1"),
+        ("nowhere://x", "names the dialect 'nowhere', which SQLAlchemy does not know"),
+    ],
+    ids=["unreachable", "unknown"],
+)
+def test_what_is_wrong_is_told_without_a_traceback(url: str, told: str, tmp_path: Path) -> None:
+    done = alembic("upgrade", "head", home=tmp_path, JUPYTER_SESSION_STORE_URL=url)
+    assert done.returncode == 255, "as with each of Alembic's own errors"
+    assert "FAILED: " in done.stdout
+    assert told in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 @pytest.mark.only("postgresql", "mysql", reason="SQLite has no passwords")
 def test_a_wrong_password_is_not_shown(database: Database, tmp_path: Path) -> None:
     parts = urlsplit(database.url)
