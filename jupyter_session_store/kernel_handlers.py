@@ -16,10 +16,12 @@ from jupyter_client.jsonutil import json_default
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized
+from jupyter_server.gateway.connections import GatewayWebSocketConnection
 from jupyter_server.services.kernels import handlers as stock
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler as StockWebsocket
 from tornado import web
 
+from .gateway_websocket import KernelWebsocket
 from .handlers import StoreErrors, answer
 
 
@@ -86,6 +88,12 @@ class KernelActionHandler(StoreErrors, stock.KernelActionHandler):
 
 class KernelWebsocketHandler(StoreErrors, StockWebsocket):
     """``/api/kernels/<kernel_id>/channels``."""
+
+    @property
+    def kernel_websocket_connection_class(self) -> Any:
+        """The class of the connection: one that the user has configured, or this package's."""
+        chosen = super().kernel_websocket_connection_class
+        return KernelWebsocket if chosen is GatewayWebSocketConnection else chosen
 
     async def pre_get(self) -> None:
         """Attach to the kernel, for a user who may execute; the stock method asks that again."""

@@ -42,6 +42,8 @@ class Balancer(JupyterProcess, SessionsClient):
 
     MODULE: ClassVar[str] = ""
     CONFIG_FILE: ClassVar[str] = "haproxy.cfg"
+    # One that was used before may have broken with the server behind it.
+    KEPT: ClassVar[int] = 0
 
     def __init__(self, servers: Sequence[JupyterServer]) -> None:
         self._servers = servers

@@ -60,10 +60,10 @@ class Cluster:
         until(lambda: self._seen(2 * len(wanted)) == wanted, why="each replica is asked")
 
     def _seen(self, number: int) -> set[int]:
-        """Return who answers so many requests, each on a connection of its own."""
+        """Return who answers so many requests."""
         pids = set()
         for _ in range(number):
-            answer = self.front.api.get("/api/status", headers={"Connection": "close"})
+            answer = self.front.api.get("/api/status")
             if answer.status_code == 200:
                 pids.add(self._by_start[answer.json()["started"]])
         return pids

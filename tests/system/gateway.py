@@ -10,6 +10,8 @@ _BASE_CONFIG = """
 c.KernelGatewayApp.ip = "127.0.0.1"
 c.KernelGatewayApp.port = {port}
 c.KernelGatewayApp.port_retries = 0
+# Of ports, another process may take one before the kernel does.
+c.KernelManager.transport = "ipc"
 c.KernelGatewayApp.auth_token = {token!r}
 """
 

@@ -52,6 +52,8 @@ class JupyterProcess:
 
     MODULE: ClassVar[str]
     CONFIG_FILE: ClassVar[str]
+    #: How many connections a client keeps for its next requests.
+    KEPT: ClassVar[int] = 200
 
     def __init__(
         self,
@@ -212,7 +214,7 @@ class JupyterProcess:
             headers={"Authorization": f"token {self.token}"},
             timeout=PATIENCE,
             trust_env=False,
-            limits=httpx.Limits(max_connections=200, max_keepalive_connections=200),
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=self.KEPT),
         )
 
     def _answers(self) -> bool:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import websocket
 
 from ..databases import Database
 from .bad_gateway import EMPTY_LIST, FAULTS, SILENCE, Proxy
+from .channels import Channels
 from .client import Model
 from .cluster import replica_config
 from .gateway import Gateway
@@ -148,6 +150,27 @@ def test_a_list_asks_the_gateway_once(scene: Scene, new_server: NewServer, tmp_p
         assert len(server.sessions()) == 100
         assert scene.proxy.requests == before + 1
     assert fresh.execute(kernel_id, "print('attached')") == "attached\n"
+
+
+def test_a_front_end_has_one_connection_to_its_kernel(scene: Scene) -> None:
+    """A browser gives a websocket up whose protocol was not chosen, and comes again without."""
+    kernel_id = scene.sessions[0]["kernel"]["id"]
+    where = f"ws://127.0.0.1:{scene.holder.port}/api/kernels/{kernel_id}/channels"
+    address = f"{where}?token={scene.holder.token}&session_id=a-front-end"
+
+    def connections() -> int:
+        return int(scene.gateway.api.get(f"/api/kernels/{kernel_id}").json()["connections"])
+
+    for _ in range(5):
+        offered = ["v1.kernel.websocket.jupyter.org"]
+        with pytest.raises(websocket.WebSocketException, match="Invalid WebSocket Header"):
+            websocket.create_connection(address, subprotocols=offered, timeout=BOUND)
+        # This one is not given up for its protocol, but as soon.
+        websocket.create_connection(address, timeout=BOUND).close()
+    with Channels(address) as channels:
+        assert channels.execute("print('heard')") == "heard\n"
+        until(lambda: connections() == 1, why="those that were given up are closed")
+    until(lambda: connections() == 0, why="so is this one")
 
 
 def test_a_gateway_whose_name_does_not_resolve(

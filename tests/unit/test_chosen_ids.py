@@ -348,3 +348,36 @@ async def test_an_id_that_another_create_has_reserved_stays_reserved(
         await manager.create_session(**NOTEBOOK, kernel_id="mine")
     assert manager._uses.is_reserved("mine")
     assert kernels.started == []
+
+
+async def test_a_move_names_both_kernels_until_it_is_over(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    """So that who evicts this server ends the one of them that no session is on."""
+    model = await manager.create_session(**NOTEBOOK)
+    before = model["kernel"]["id"]
+    kernels.starting.clear()
+    moving = asyncio.ensure_future(manager.change_session(model["id"], kernel_name="python3"))
+    marks: list[SessionRecord] = []
+    while len(marks) < 2:
+        await asyncio.sleep(0.005)
+        marks = [row for row in await stored(manager) if row.state == STARTING]
+    assert [row.path for row in marks] == [None, None]
+    assert not any(row.claim or row.stays for row in marks)
+    assert await manager.list_sessions() == [model]
+    kernels.starting.set()
+    moved = await moving
+    assert {row.kernel_id for row in marks} == {before, moved["kernel"]["id"]}
+    assert kernels.shut_down == [before]
+    assert [row.session_id for row in await stored(manager)] == [model["id"]]
+
+
+async def test_a_move_whose_kernel_did_not_start_leaves_no_row(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    kernels.start_error = NoSuchKernel("none")
+    with pytest.raises(KernelNotStarted):
+        await manager.change_session(model["id"], kernel_name="none")
+    assert [row.session_id for row in await stored(manager)] == [model["id"]]
+    assert kernels.shut_down == []
