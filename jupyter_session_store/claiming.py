@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any
@@ -121,12 +122,12 @@ class SessionClaimer(KernelStarter):
                     **stored_of_kernel(kernel_model),
                     "state": READY,
                 }
-                saved = await self.store.update(self.scope, session_id, changes)
+                saved = await self._finished(session_id, started, changes)
                 if saved is None:
                     # Evicted in the meantime, and the path may be another's by now.
                     raise PathClaimed(path)
             except BaseException:
-                await self._left(record.replace(kernel_id=started), started)
+                await self._left(record, started)
                 raise
             return rest_model(saved, kernel_model)
         finally:
@@ -135,6 +136,19 @@ class SessionClaimer(KernelStarter):
                 # Else nothing is reserved here: the id may be another create's.
                 self._release(kernel_id)
                 self._release(started)
+
+    async def _finished(
+        self, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
+    ) -> SessionRecord | None:
+        """Make the row of a create ready; ``None`` if it is not this server's any more."""
+        mine = {"state": STARTING, "server_id": self.server_id}
+        saved = await self.store.update(self.scope, session_id, changes, expected=mine)
+        if saved is None:
+            # Its answer was lost, and it was repeated; or whoever evicted this server did it.
+            found = await self.store.find(self.scope, session_id=session_id)
+            if found and (found[0].state, found[0].kernel_id) == (READY, kernel_id):
+                return found[0]
+        return saved
 
     async def _left(self, *what: Any, **how: Any) -> None:
         """Undo a create to the end, whoever goes away."""

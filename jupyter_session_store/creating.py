@@ -157,7 +157,7 @@ class SessionCreator(SessionClaimer):
                 # Half started, it may be in the kernel manager already.
                 raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
             if kernel_id is not None:
-                await self.attach_kernel(kernel_id)
+                await self.attach_kernel(kernel_id, ask=True)
             if kernel_id is not None and kernel_id in self.kernel_manager:
                 attached = await self._attach(pending, path, name, type, kernel_id)
                 if attached is not None:
@@ -195,9 +195,14 @@ class SessionCreator(SessionClaimer):
                 if kernel_id not in self.kernel_manager:
                     return None
                 pending.kernel_id = kernel_id
-                model = await self.save_session(
-                    session_id, path=path, name=name, type=type, kernel_id=kernel_id
-                )
+                try:
+                    model = await self.save_session(
+                        session_id, path=path, name=name, type=type, kernel_id=kernel_id
+                    )
+                except web.HTTPError as error:
+                    if self._kernels.shared and error.status_code == 404:
+                        return None
+                    raise
             if not self._kernels.shared:
                 return model
             closing = await self._is_closing(kernel_id)

@@ -149,7 +149,8 @@ class Finisher(KernelAttacher):
                     await self.store.update(self.scope, session_id, changes, expected=mine)
                     return False
         # Whether or not its last update, whose answer was lost, has given it the kernel.
-        await self.store.remove(self.scope, [record, record.replace(kernel_id=None)])
+        kernels = {record.kernel_id, kernel_id, None}
+        await self.store.remove(self.scope, [record.replace(kernel_id=one) for one in kernels])
         return True
 
     async def _liveness(self, kernel_id: str | None) -> Liveness:

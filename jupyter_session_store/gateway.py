@@ -9,180 +9,27 @@ because something else failed: then the kernel is shown as unknown.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections.abc import Collection
-from datetime import datetime, timezone
 from typing import Any, Final
 from uuid import uuid4
 
 from jupyter_server.gateway import managers as stock
-from jupyter_server.gateway.gateway_client import GatewayClient
-from jupyter_server.services.kernels.kernelmanager import emit_kernel_action_event
-from jupyter_server.utils import url_escape, url_path_join
-from tornado import web
 from traitlets import Bool, default
 
 from . import gatewayapi
 from .errors import SessionStoreError
+from .gateway_kernel import PersistentGatewayKernel, no_answer
 from .gatewayapi import Word
 from .kernels import Used
 from .records import Liveness
 
-#: What Enterprise Gateway takes a kernel's id from, among the variables of its environment.
-_ID_VARIABLE: Final = "KERNEL_ID"
+__all__ = ["PersistentGatewayKernel", "PersistentGatewayKernelManager"]
+
 #: Seconds that a list waits for kernels which the gateway's list does not name; those that are not
 #: answered for by then are shown as unknown.
 _GRACE: Final = 1.0
 #: Seconds that an orderly stop waits for the end of the kernels that nobody uses.
 _STOP_TIMEOUT: Final = 5.0
-
-
-class PersistentGatewayKernel(stock.GatewayKernelManager):
-    """A kernel on a gateway, started under an id that was chosen first, or attached to."""
-
-    #: Whether the gateway could not be asked for it, or did not answer for it, the last time.
-    doubtful: bool = False
-
-    @emit_kernel_action_event(success_msg="Kernel {kernel_id} was started.")
-    async def start_kernel(self, **kwargs: Any) -> None:
-        """Have the gateway start a kernel.
-
-        Parameters
-        ----------
-        **kwargs
-            As the stock class has them. ``kernel_id`` is the id to start under:
-            jupyter_kernel_gateway takes it from the request (with Jupyter
-            Server 2.21 or newer), Enterprise Gateway from ``KERNEL_ID``. A
-            gateway that knows neither gives the kernel an id of its own, which
-            then is this kernel's.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            As the gateway answers.
-        """
-        wanted = kwargs["kernel_id"]
-        body = {
-            "name": kwargs.get("kernel_name") or "python3",
-            "env": _environment(kwargs) | {_ID_VARIABLE: wanted},
-            "kernel_id": wanted,
-        }
-        # As an attribute of that module, which is where others replace it.
-        response = await stock.gateway_request(  # type: ignore[attr-defined]
-            self.kernels_url,
-            method="POST",
-            headers={"Content-Type": "application/json"},
-            body=json.dumps(body),
-        )
-        self.attach(json.loads(response.body))
-        if self.kernel_id != wanted:
-            self.log.warning(
-                "The gateway started the kernel %s and not %s, as it was asked to: a server "
-                "that is killed at this moment leaves such a kernel behind. With "
-                "jupyter_kernel_gateway, update its jupyter_server to 2.21 or newer.",
-                self.kernel_id,
-                wanted,
-            )
-
-    def attach(self, model: dict[str, Any]) -> None:
-        """Be the kernel of a model that came from the gateway."""
-        self.kernel_id = str(model["id"])
-        self.kernel_url = url_path_join(self.kernels_url, url_escape(self.kernel_id))
-        self.kernel_name = str(model.get("name") or self.kernel_name)
-        self.hear(model)
-
-    def hear(self, model: dict[str, Any]) -> None:
-        """Take note of a model that came from the gateway."""
-        self.doubtful = False
-        self.kernel = model
-        self.execution_state = model.get("execution_state")
-        activity = _moment(model.get("last_activity"))
-        if activity is not None:
-            self.last_activity = activity
-        connections = getattr(self.parent, "_kernel_connections", None)
-        if connections is not None:
-            connections[self.kernel_id] = int(model.get("connections") or 0)
-
-    async def refresh_model(self, model: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """Take the kernel's model, or ask the gateway for it.
-
-        Returns
-        -------
-        dict or None
-            ``None`` if the gateway said that the kernel is gone.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            503 if it could not be asked.
-        """
-        if model is not None:
-            self.hear(model)
-            return model
-        word = await gatewayapi.ask_for(str(self.kernel_id))
-        if word.liveness is Liveness.UNKNOWN:
-            self.doubtful = True
-            raise _no_answer()
-        if word.model is not None:
-            self.hear(word.model)
-        elif isinstance(self.parent, PersistentGatewayKernelManager):
-            self.parent.remove_kernel(str(self.kernel_id))
-        return word.model
-
-    @emit_kernel_action_event(success_msg="Kernel {kernel_id} was shutdown.")
-    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
-        """Have the gateway shut the kernel down; one that it says is gone is a success.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            As the gateway answers; 503 for a 404 of somebody else.
-        """
-        try:
-            response = await stock.gateway_request(  # type: ignore[attr-defined]
-                self.kernel_url, method="DELETE"
-            )
-        except web.HTTPError as error:
-            if error.status_code != 404:
-                raise
-            if (await gatewayapi.ask_for(str(self.kernel_id))).liveness is not Liveness.GONE:
-                raise _no_answer() from None
-        else:
-            if response.code != 204:
-                # A page, of whoever stands in the gateway's place.
-                raise _no_answer()
-
-
-def _no_answer() -> web.HTTPError:
-    return web.HTTPError(
-        503,
-        "The gateway cannot be asked for its kernels now. Expected it to answer at "
-        "c.GatewayClient.url; nothing was changed.",
-    )
-
-
-def _moment(text: Any) -> datetime | None:
-    """Return the time that a model tells, if it tells one."""
-    try:
-        # Python before 3.11 does not read the Z.
-        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
-
-
-def _environment(kwargs: dict[str, Any]) -> dict[str, str]:
-    """Return the variables that go to the gateway: the stock manager's choice."""
-    client = GatewayClient.instance()
-    environ = {**os.environ, **kwargs.get("env", {})}
-    if "KERNEL_USERNAME" not in os.environ and client.http_user:
-        environ["KERNEL_USERNAME"] = client.http_user
-    allowed = (client.allowed_envs or "").split(",")
-    chosen = {k: v for k, v in environ.items() if k.startswith("KERNEL_") or k in allowed}
-    if kwargs.get("cwd") is not None:
-        chosen.setdefault("KERNEL_WORKING_DIR", kwargs["cwd"])
-    return chosen
 
 
 class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
@@ -289,7 +136,8 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
             What is known of each now. ``None`` if the gateway did not answer; then all that it
             said before is in doubt.
         """
-        wanted = {*self._kernels, *named}
+        held = set(self._kernels)
+        wanted = held | set(named)
         if not wanted:
             return {}
         models = await gatewayapi.ask_for_all()
@@ -299,7 +147,9 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
             return None
         missing = []
         for kernel_id in wanted:
-            if kernel_id in models:
+            # One that was ended here meanwhile is in the list that came from before.
+            ended = kernel_id in held and kernel_id not in self._kernels
+            if kernel_id in models and not ended:
                 self._hear(kernel_id, Word(Liveness.ALIVE, models[kernel_id]))
             else:
                 missing.append(kernel_id)
@@ -340,7 +190,7 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
             503 if the gateway did not answer.
         """
         if await self.refresh() is None:
-            raise _no_answer()
+            raise no_answer()
         return [await self.kernel_model(kernel_id) for kernel_id in list(self._kernels)]
 
     async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]

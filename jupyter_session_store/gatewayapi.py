@@ -51,7 +51,7 @@ class Word(NamedTuple):
 UNKNOWN: Final = Word(Liveness.UNKNOWN)
 
 
-async def ask(method: str, kernel_id: str | None = None) -> Answer:
+async def ask(method: str, kernel_id: str | None = None, *, timeout: float = TIMEOUT) -> Answer:
     """Send a request about one kernel, or about all; never raises."""
     from jupyter_server.gateway.gateway_client import GatewayClient
     from jupyter_server.utils import url_escape, url_path_join
@@ -62,7 +62,7 @@ async def ask(method: str, kernel_id: str | None = None) -> Answer:
     url = url_path_join(client.url or "", client.kernels_endpoint or "", *parts)
     try:
         arguments = client.load_connection_args(method=method)  # type: ignore[no-untyped-call]
-        arguments |= {"request_timeout": TIMEOUT, "connect_timeout": TIMEOUT}
+        arguments |= {"request_timeout": timeout, "connect_timeout": TIMEOUT}
         response = await AsyncHTTPClient().fetch(url, raise_error=False, **arguments)
         return Answer(response.code, json.loads(response.body or b"null"))
     except Exception:
@@ -73,10 +73,13 @@ def names(answer: Answer, kernel_id: str) -> bool:
     """Return whether it is a 404 of the gateway's own, for this kernel.
 
     A failed name look-up, a proxy and a wrong prefix answer 404 too; only one
-    whose JSON message names the kernel is the gateway's word.
+    whose JSON message names the kernel is the gateway's word. Some proxies
+    answer in JSON, and quote the path.
     """
-    body = answer.body
-    return answer.status == 404 and isinstance(body, dict) and kernel_id in str(body.get("message"))
+    if answer.status != 404 or not isinstance(answer.body, dict):
+        return False
+    message = str(answer.body.get("message"))
+    return kernel_id in message and f"/{kernel_id}" not in message
 
 
 async def ask_for(kernel_id: str) -> Word:
@@ -96,7 +99,11 @@ async def end(kernel_id: str) -> Liveness:
     Liveness
         Gone if it is known to be gone now (a 404 of the gateway says that too), else unknown.
     """
-    answer = await ask("DELETE", kernel_id)
+    from jupyter_server.gateway.gateway_client import GatewayClient
+
+    # To end a kernel may take as long as to start it.
+    timeout = float(GatewayClient.instance().request_timeout or TIMEOUT)
+    answer = await ask("DELETE", kernel_id, timeout=timeout)
     gone = answer.status == 204 or names(answer, kernel_id)
     return Liveness.GONE if gone else Liveness.UNKNOWN
 

@@ -85,6 +85,7 @@ class PersistentSessionManager(SessionMover):
         self._held: dict[str, SessionRecord] = {}
         self._leftovers: dict[str, Leftover] = {}
         self._starting: set[str] = set()
+        self._unended: set[str] = set()
         self._open()
         self._kernels.ask_before_the_end(self._named_by_sessions)
         self._put_handlers_first()

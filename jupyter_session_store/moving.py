@@ -15,15 +15,20 @@ from .creating import SessionCreator
 from .errors import InvalidValue, KernelNotStarted, StoreUnavailable
 from .kernels import has_begun, is_over
 from .reading import check_texts
-from .records import CLOSING, READY, STARTING, SessionRecord, check_text
+from .records import CLOSING, READY, STARTING, Liveness, SessionRecord, check_text
 from .rest import stored_of_kernel
 
 #: Seconds between two attempts to learn the outcome of a move whose answer was lost.
 _SETTLE_SECONDS: Final = 1.0
+#: Seconds between two looks at a kernel that another server is perhaps ending.
+_PAUSE: Final = 0.05
 
 
 class SessionMover(SessionCreator):
     """Changes sessions; :class:`.PersistentSessionManager` is what users name."""
+
+    #: Kernels that could not be ended when their sessions had left them.
+    _unended: set[str]
 
     async def update_session(self, session_id: str, **kwargs: Any) -> None:
         """Change columns of a session.
@@ -85,7 +90,7 @@ class SessionMover(SessionCreator):
         before = await self.get_session(session_id=session_id)
         previous = before["kernel"]["id"]
         if "kernel_id" in changes:
-            await self.attach_kernel(changes["kernel_id"])
+            await self.attach_kernel(changes["kernel_id"], ask=True)
             async with self._marked(previous):
                 return await self._move_to(session_id, previous, changes)
         async with self._marked(previous), self._marked(str(uuid4())) as mark:
@@ -112,9 +117,11 @@ class SessionMover(SessionCreator):
             yield mark
         finally:
             self._starting.discard(session_id)
+            unended = kernel_id if kernel_id in self._unended else None
+            self._unended.discard(kernel_id)
             # Else the kernel may come yet, and the row goes with what looks for it.
             if session_id not in self._leftovers:
-                await self._leave(mark)
+                await self._leave(mark, unended)
 
     async def _move_to(
         self,
@@ -126,11 +133,13 @@ class SessionMover(SessionCreator):
         """Move a session to a kernel that is there, perhaps `started` for it."""
         target = changes["kernel_id"]
         try:
-            # Nobody ends it, and nobody counts, meanwhile.
+            if started is None and await self._outlast_closers(target):
+                await self.attach_kernel(target, ask=True)
+            # Nobody ends it here, and nobody counts, meanwhile.
             async with self._uses.attaching(target):
                 if target not in self.kernel_manager or self._uses.is_reserved(target):
                     raise web.HTTPError(400, f"No such kernel: {target}")
-                model, left = await self._moved(session_id, changes)
+                record, left = await self._moved(session_id, changes)
         except StoreUnavailable:
             unsettled = session_id, previous, target, started is not None
             if not await self._settle(*unsettled):
@@ -138,11 +147,67 @@ class SessionMover(SessionCreator):
             raise
         except BaseException:
             if started is not None:
-                await self._discard(started)
+                await self._discard_for_move(started)
             raise
-        if left is not None:
-            await self._end(*left)
-        return model
+        if started is None and await self._moved_too_late(session_id, previous, target):
+            if left is not None:
+                left[1].set_result(None)
+            raise web.HTTPError(400, f"No such kernel: {target}")
+        try:
+            return await self._changed(record)
+        finally:
+            if left is not None:
+                await self._end(*left)
+
+    async def _outlast_closers(self, kernel_id: str) -> bool:
+        """Wait while another server closes a session on a kernel; return whether one did.
+
+        Raises
+        ------
+        StoreUnavailable
+            When that takes longer than `claim_timeout`.
+        """
+        if not self._kernels.shared or not await self._is_closing(kernel_id):
+            return False
+        deadline = asyncio.get_running_loop().time() + self.claim_timeout
+        while await self._is_closing(kernel_id):
+            if asyncio.get_running_loop().time() > deadline:
+                raise StoreUnavailable(f"the kernel {kernel_id!r} is being shut down elsewhere")
+            await asyncio.sleep(_PAUSE)
+        return True
+
+    async def _moved_too_late(self, session_id: str, previous: str, target: str) -> bool:
+        """Move a session back whose new kernel another server has ended, not having seen it.
+
+        Both write first and look then: whoever closes the last session on a kernel counts
+        once more after its mark, and here the mark is looked for after the move. Where that
+        has gone already, so has the kernel.
+        """
+        if not self._kernels.shared:
+            return False
+        try:
+            await self._outlast_closers(target)
+            if (await self._kernels.look([target]))[target] is not Liveness.GONE:
+                return False
+            back = {"kernel_id": previous, **stored_of_kernel(await self._known_model(previous))}
+            return await self.store.move(self.scope, session_id, target, back) is not None
+        except StoreUnavailable:
+            return False
+
+    async def _discard_for_move(self, kernel_id: str) -> None:
+        """End a kernel that was started in vain; what cannot be ended is ended later."""
+        try:
+            await self._discard(kernel_id)
+        except Exception as error:
+            self._not_ended(kernel_id, error)
+
+    def _not_ended(self, kernel_id: str, error: Exception) -> None:
+        if self._kernels.chooses_ids:
+            # The row that names it stays.
+            self._unended.add(kernel_id)
+        self.log.warning(
+            "Kernel %s, which its session has left, could not be shut down: %s", kernel_id, error
+        )
 
     async def _start_for_move(
         self,
@@ -171,7 +236,7 @@ class SessionMover(SessionCreator):
 
     async def _moved(
         self, session_id: str, changes: dict[str, Any]
-    ) -> tuple[dict[str, Any], tuple[str, asyncio.Future[None]] | None]:
+    ) -> tuple[SessionRecord, tuple[str, asyncio.Future[None]] | None]:
         """Move a session, nobody else counting; say which kernel has to end now, if one has."""
         await self._take_marks_back()
         target = changes["kernel_id"]
@@ -191,7 +256,7 @@ class SessionMover(SessionCreator):
                 raise web.HTTPError(404, f"Session not found: {session_id!r} is being deleted")
             if record.kernel_id in (None, target):
                 if left is None:
-                    return await self._update(session_id, changes), None
+                    return await self._updated(session_id, changes), None
                 # Moved by a statement that was repeated, since its answer was lost.
                 last = True
                 break
@@ -201,7 +266,6 @@ class SessionMover(SessionCreator):
             if move is not None:
                 record, last = move.record, move.last
                 break
-        model = await self._changed(record)
         try:
             # Who attached on another server since then is seen now.
             recount = last and (self._kernels.shared or move is None)
@@ -212,10 +276,10 @@ class SessionMover(SessionCreator):
                 "session uses it cannot be asked now.",
                 left,
             )
-            return model, None
+            return record, None
         if used or self._uses.is_ending(left):
-            return model, None
-        return model, (left, self._uses.end(left))
+            return record, None
+        return record, (left, self._uses.end(left))
 
     async def _settle(self, session_id: str, previous: str, target: str, started: bool) -> bool:
         """Shut down the kernel that a move left unused whose answer was lost.
@@ -262,14 +326,15 @@ class SessionMover(SessionCreator):
     async def _end_left(self, kernel_id: str, ending: asyncio.Future[None]) -> None:
         try:
             await self._shut_down(kernel_id)
-        except Exception:
-            self.log.exception(
-                "Kernel %s, which its session has left, could not be shut down.", kernel_id
-            )
+        except Exception as error:
+            self._not_ended(kernel_id, error)
         finally:
             ending.set_result(None)
 
     async def _update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._changed(await self._updated(session_id, changes))
+
+    async def _updated(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:
         check_texts({field: value for field, value in changes.items() if field in self._columns})
         store = await self._current_store()
         if changes.get("kernel_id") is not None:
@@ -282,7 +347,7 @@ class SessionMover(SessionCreator):
             raise web.HTTPError(404, f"Session not found: session_id={session_id!r}")
         # The session may have got another id.
         self._held.pop(session_id, None)
-        return await self._changed(record)
+        return record
 
     async def _changed(self, record: SessionRecord) -> dict[str, Any]:
         """Return the model of a session that was changed, and tell its kernel."""

@@ -137,10 +137,33 @@ class SessionReader(LeaseHolder):
             if model is None and record.kernel_id
         }
         known = await self._kernels.look(ask_for) if ask_for else {}
-        return [
+        models = [
             model or await self._model_if_known(record, known)
             for record, model in zip(records, models, strict=True)
         ]
+        if shared and Liveness.GONE in known.values():
+            await self._follow(records, models)
+        return models
+
+    async def _follow(
+        self, records: Sequence[SessionRecord], models: list[dict[str, Any] | None]
+    ) -> None:
+        """Put in the models of sessions that another server has moved since they were read.
+
+        The kernel that such a session has left is gone, and the session is not.
+        """
+        now = {record.session_id: record for record in await self._find()}
+        moved = {
+            place: now[old.session_id]
+            for place, (old, model) in enumerate(zip(records, models, strict=True))
+            if model is None
+            and old.session_id in now
+            and now[old.session_id].kernel_id not in (None, old.kernel_id)
+        }
+        if moved:
+            known = await self._kernels.look({str(new.kernel_id) for new in moved.values()})
+            for place, new in moved.items():
+                models[place] = await self._model_if_known(new, known)
 
     async def _model_if_known(
         self, record: SessionRecord, known: Mapping[str, Liveness]

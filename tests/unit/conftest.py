@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from jupyter_server.gateway import managers as stock
 
+from jupyter_session_store import gatewayapi
 from jupyter_session_store.manager import PersistentSessionManager
 from tests.unit.dummies import DummyKernelManager, make_manager
+from tests.unit.fake_gateway import FakeGateway
 
 
 @pytest.fixture
@@ -23,3 +26,11 @@ def manager(
     yield manager
     assert manager._pending_sessions._records == []
     manager.close()
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> FakeGateway:
+    gateway = FakeGateway()
+    monkeypatch.setattr(gatewayapi, "ask", gateway.ask)
+    monkeypatch.setattr(stock, "gateway_request", gateway.request)
+    return gateway

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Collection
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from jupyter_server.gateway import managers as stock
 from tornado import web
 
 from jupyter_session_store import gatewayapi
@@ -17,70 +14,10 @@ from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.gateway import PersistentGatewayKernelManager
 from jupyter_session_store.gatewayapi import Answer
 from jupyter_session_store.records import Liveness
+from tests.unit.fake_gateway import FakeGateway
 
 REFUSED = Answer(403, {"message": "Forbidden", "reason": None})
 SILENCE = Answer(0, None)
-
-
-class FakeGateway:
-    """Answers as a gateway does, or as a test says."""
-
-    def __init__(self) -> None:
-        self.models: dict[str, dict[str, Any]] = {}
-        self.answer: Answer | None = None
-        self.of_a_list: Answer | None = None
-        self.asked: list[str] = []
-        #: What it says to the end of a kernel.
-        self.status = 204
-        self.ended: list[str] = []
-
-    def run(self, *kernel_ids: str) -> None:
-        """Have kernels."""
-        for kernel_id in kernel_ids:
-            self.models[kernel_id] = {
-                "id": kernel_id,
-                "name": "python3",
-                "last_activity": "2026-01-02T03:04:05.000006Z",
-                "execution_state": "idle",
-                "connections": 2,
-            }
-
-    async def ask(self, method: str, kernel_id: str | None = None) -> Answer:
-        """Stand for `gatewayapi.ask`."""
-        self.asked.append(kernel_id or "all")
-        await asyncio.sleep(0)
-        if self.answer is not None:
-            return self.answer
-        if kernel_id is None:
-            return self.of_a_list or Answer(200, list(self.models.values()))
-        if kernel_id not in self.models:
-            return Answer(404, {"message": f"Kernel does not exist: {kernel_id}"})
-        return Answer(200, self.models[kernel_id])
-
-    async def request(self, url: str, **how: Any) -> Any:
-        """Stand for Jupyter Server's `gateway_request`."""
-        await asyncio.sleep(0)
-        if how["method"] == "POST":
-            body = json.loads(how["body"])
-            self.run(body["kernel_id"])
-            return SimpleNamespace(code=201, body=json.dumps(self.models[body["kernel_id"]]))
-        kernel_id = url.rpartition("/")[2]
-        if self.status == 404 or kernel_id not in self.models:
-            raise web.HTTPError(404)
-        if self.status >= 400:
-            raise web.HTTPError(self.status)
-        if self.status == 204:
-            self.ended.append(kernel_id)
-            del self.models[kernel_id]
-        return SimpleNamespace(code=self.status)
-
-
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> FakeGateway:
-    gateway = FakeGateway()
-    monkeypatch.setattr(gatewayapi, "ask", gateway.ask)
-    monkeypatch.setattr(stock, "gateway_request", gateway.request)
-    return gateway
 
 
 @pytest.fixture
@@ -142,6 +79,7 @@ async def test_a_kernel_that_the_gateway_does_not_have_leaves_no_entry(
         SILENCE,
         Answer(404, {"message": "Not Found"}),
         Answer(404, "<p>The requested URL /api/kernels/a was not found</p>"),
+        Answer(404, {"message": "Route GET:/api/kernels/a not found"}),
         Answer(500, {"message": "a"}),
         Answer(200, {"id": "b"}),
         Answer(200, "a"),
@@ -201,7 +139,7 @@ async def test_who_is_asked_for_singly_is_waited_for_briefly(
     gateway.of_a_list = REFUSED
     slow, ask = asyncio.Event(), gateway.ask
 
-    async def late(method: str, kernel_id: str | None = None) -> Answer:
+    async def late(method: str, kernel_id: str | None = None, **how: Any) -> Answer:
         if kernel_id is not None:
             await slow.wait()
         return await ask(method, kernel_id)

@@ -1,0 +1,84 @@
+"""A gateway that costs nothing, for tests of what replicas make of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+from tornado import web
+
+from jupyter_session_store.gatewayapi import Answer
+
+
+class FakeGateway:
+    """Answers as a gateway does, or as a test says."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, dict[str, Any]] = {}
+        self.answer: Answer | None = None
+        self.of_a_list: Answer | None = None
+        self.asked: list[str] = []
+        #: What it says to the end of a kernel.
+        self.status = 204
+        self.ended: list[str] = []
+        #: Awaited half way; a test puts its own there.
+        self.starting = asyncio.Event()
+        self.starting.set()
+        self.ending = asyncio.Event()
+        self.ending.set()
+        #: Whether it starts a kernel under the id that it is told.
+        self.takes_ids = True
+
+    def run(self, *kernel_ids: str) -> None:
+        """Have kernels."""
+        for kernel_id in kernel_ids:
+            self.models[kernel_id] = {
+                "id": kernel_id,
+                "name": "python3",
+                "last_activity": "2026-01-02T03:04:05.000006Z",
+                "execution_state": "idle",
+                "connections": 2,
+            }
+
+    async def ask(self, method: str, kernel_id: str | None = None, **how: Any) -> Answer:
+        """Stand for `gatewayapi.ask`."""
+        self.asked.append(kernel_id or "all")
+        await asyncio.sleep(0)
+        if method == "DELETE" and self.answer is None and self.status != 204:
+            return Answer(self.status, {"message": "test"})
+        if self.answer is not None:
+            return self.answer
+        if kernel_id is None:
+            return self.of_a_list or Answer(200, list(self.models.values()))
+        if kernel_id not in self.models:
+            return Answer(404, {"message": f"Kernel does not exist: {kernel_id}"})
+        if method == "DELETE":
+            self._end(kernel_id)
+            return Answer(204, None)
+        return Answer(200, self.models[kernel_id])
+
+    def _end(self, kernel_id: str) -> None:
+        self.ended.append(kernel_id)
+        del self.models[kernel_id]
+
+    async def request(self, url: str, **how: Any) -> Any:
+        """Stand for Jupyter Server's `gateway_request`."""
+        await asyncio.sleep(0)
+        if how["method"] == "POST":
+            await self.starting.wait()
+            wanted = json.loads(how["body"])["kernel_id"]
+            kernel_id = wanted if self.takes_ids else str(uuid4())
+            self.run(kernel_id)
+            return SimpleNamespace(code=201, body=json.dumps(self.models[kernel_id]))
+        kernel_id = url.rpartition("/")[2]
+        if self.status == 404 or kernel_id not in self.models:
+            raise web.HTTPError(404)
+        if self.status >= 400:
+            raise web.HTTPError(self.status)
+        if self.status == 204:
+            await self.ending.wait()
+            self._end(kernel_id)
+        return SimpleNamespace(code=self.status)

@@ -1,0 +1,328 @@
+"""Two replicas on one gateway and one store: what the one does while the other is half way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
+from tornado import web
+
+from jupyter_session_store import gatewayapi
+from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.gateway import PersistentGatewayKernelManager
+from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
+from tests.databases.database import Database
+from tests.unit.dummies import first_row, settle, stored
+from tests.unit.fake_gateway import FakeGateway
+
+T = TypeVar("T")
+
+HOW: dict[str, Any] = {"name": "", "type": "notebook", "kernel_name": "python3"}
+
+
+def replica(database: Database, folder: Path) -> PersistentSessionManager:
+    return PersistentSessionManager(
+        kernel_manager=PersistentGatewayKernelManager(),
+        contents_manager=AsyncFileContentsManager(root_dir=str(folder)),
+        database_filepath=database.url,
+        namespace="tenant",
+        gateway_name="g",
+        claim_timeout=1.0,
+    )
+
+
+@pytest.fixture
+def replicas(
+    database: Database, tmp_path: Path, gateway: FakeGateway
+) -> Iterator[tuple[PersistentSessionManager, PersistentSessionManager]]:
+    one, two = replica(database, tmp_path), replica(database, tmp_path)
+    yield one, two
+    for manager in (one, two):
+        assert manager._pending_sessions._records == []
+        manager.close()
+
+
+Replicas = tuple[PersistentSessionManager, PersistentSessionManager]
+
+
+async def renewed(manager: PersistentSessionManager) -> None:
+    """Wait for a renewal, and for what follows it."""
+    assert manager._heartbeat is not None
+    await asyncio.wrap_future(manager._heartbeat.hurry())
+    await asyncio.sleep(0.01)
+    await settle(manager)
+
+
+async def evict(manager: PersistentSessionManager, other: PersistentSessionManager) -> None:
+    """Have a replica evict another, as if that had not renewed its lease."""
+    assert manager._heartbeat is not None
+    manager._loop = asyncio.get_running_loop()
+    servers = manager.store.renew(manager._heartbeat.server, [], timeout=5)
+    dead = [server for server in servers if server.server_id == other.server_id]
+    unfinished = manager.store.evict(manager.scope, dead, manager.server_id, timeout=5)
+    manager._after_renewal(unfinished)
+    await asyncio.sleep(0.05)
+    await settle(manager)
+
+
+async def until(ask: Callable[[], Awaitable[T]], is_so: Callable[[T], bool]) -> None:
+    """Wait until what is stored is so."""
+    for _ in range(2000):
+        if is_so(await ask()):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it does not come to that")
+
+
+async def row_of(manager: PersistentSessionManager, place: int) -> SessionRecord:
+    return (await stored(manager))[place]
+
+
+async def settled(one: PersistentSessionManager, gateway: FakeGateway) -> list[str | None]:
+    """Check that each session has its kernel and each kernel a session; return the paths."""
+    rows = await stored(one)
+    assert {row.state for row in rows} <= {READY}
+    assert sorted(str(row.kernel_id) for row in rows) == sorted(gateway.models)
+    return [row.path for row in rows]
+
+
+async def test_a_move_to_a_kernel_that_another_replica_has_ended_changes_nothing(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    other = await one.create_session(path="2", **HOW)
+    await two.delete_session(other["id"])
+    # Its entry is stale.
+    assert other["kernel"]["id"] in one.kernel_manager
+    with pytest.raises(web.HTTPError, match="400"):
+        await one.change_session(session["id"], kernel_id=other["kernel"]["id"])
+    await settle(one)
+    assert await settled(one, gateway) == ["1"]
+
+
+async def test_a_move_to_a_kernel_that_another_replica_is_ending_changes_nothing(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    other = await one.create_session(path="2", **HOW)
+    await two.list_sessions()
+    gateway.ending.clear()
+    ending = asyncio.ensure_future(one.delete_session(other["id"]))
+    await until(lambda: row_of(two, 1), lambda row: row.state == CLOSING)
+    moving = asyncio.ensure_future(
+        two.change_session(session["id"], kernel_id=other["kernel"]["id"])
+    )
+    await asyncio.sleep(0.1)
+    gateway.ending.set()
+    await ending
+    with pytest.raises(web.HTTPError, match="400"):
+        await moving
+    assert await settled(one, gateway) == ["1"]
+    assert [model["id"] for model in await two.list_sessions()] == [session["id"]]
+
+
+async def test_a_move_that_the_closer_has_not_seen_is_taken_back(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked before the closer's mark, and wrote after the closer had counted again."""
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    other = await one.create_session(path="2", **HOW)
+    target = other["kernel"]["id"]
+    await two.list_sessions()
+    counted, has_users = asyncio.Event(), one._has_users
+
+    async def counting(*arguments: Any, **how: Any) -> bool:
+        used = await has_users(*arguments, **how)
+        counted.set()
+        return used
+
+    monkeypatch.setattr(one, "_has_users", counting)
+    looked, moved = asyncio.Event(), two._moved
+
+    async def late(*arguments: Any) -> Any:
+        looked.set()
+        await counted.wait()
+        return await moved(*arguments)
+
+    monkeypatch.setattr(two, "_moved", late)
+    gateway.ending.clear()
+    moving = asyncio.ensure_future(two.change_session(session["id"], kernel_id=target))
+    await looked.wait()
+    ending = asyncio.ensure_future(one.delete_session(other["id"]))
+    await until(lambda: row_of(two, 0), lambda row: row.kernel_id == target)
+    gateway.ending.set()
+    await ending
+    with pytest.raises(web.HTTPError, match="400"):
+        await moving
+    await settle(two)
+    assert await settled(one, gateway) == ["1"]
+    assert (await stored(one))[0].kernel_id == session["kernel"]["id"]
+
+
+@pytest.mark.parametrize("reading", ["list", "get"])
+async def test_a_session_that_moves_while_it_is_read_is_shown(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, reading: str
+) -> None:
+    """JupyterLab disposes what is missing from a list."""
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    other = await one.create_session(path="2", **HOW)
+    asked, go, ask = asyncio.Event(), asyncio.Event(), gateway.ask
+    reader: asyncio.Task[Any] | None = None
+
+    async def late(method: str, kernel_id: str | None = None, **how: Any) -> Answer:
+        if asyncio.current_task() is reader and not go.is_set():
+            asked.set()
+            await go.wait()
+        return await ask(method, kernel_id, **how)
+
+    monkeypatch.setattr(gatewayapi, "ask", late)
+    read = one.list_sessions() if reading == "list" else one.get_session(session_id=session["id"])
+    reader = asyncio.ensure_future(read)
+    await asked.wait()
+    moved = await two.change_session(session["id"], kernel_name="python3")
+    go.set()
+    result = await reader
+    models = result if reading == "list" else [result, other]
+    assert [model["id"] for model in models] == [session["id"], other["id"]]
+    assert models[0]["kernel"]["id"] == moved["kernel"]["id"]
+
+
+async def test_a_kernel_that_cannot_be_ended_now_is_ended_later(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, _ = replicas
+    session = await one.create_session(path="1", **HOW)
+    gateway.status = 500
+    moved = await one.change_session(session["id"], kernel_name="python3")
+    assert moved["kernel"]["id"] != session["kernel"]["id"]
+    assert len(gateway.models) == 2
+    gateway.status = 204
+    await renewed(one)
+    assert await settled(one, gateway) == ["1"]
+
+
+async def test_a_kernel_started_in_vain_that_cannot_be_ended_now_is_ended_later(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    gateway.starting.clear()
+    moving = asyncio.ensure_future(one.change_session(session["id"], kernel_name="python3"))
+    await until(lambda: stored(one), lambda rows: [row.state for row in rows].count(STARTING) == 2)
+    await two.delete_session(session["id"])
+    gateway.status = 500
+    gateway.starting.set()
+    with pytest.raises(web.HTTPError, match="404"):
+        await moving
+    assert len(gateway.models) == 1
+    gateway.status = 204
+    await renewed(one)
+    assert await settled(one, gateway) == []
+
+
+async def test_a_late_finish_does_not_undo_what_an_evictor_has_given_up(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    gateway.starting.clear()
+    creating = asyncio.ensure_future(one.get_or_create_session(path="1", **HOW))
+    await first_row(one)
+    # The gateway says that there is no such kernel yet.
+    await evict(two, one)
+    gateway.starting.set()
+    model = await creating
+    assert model["path"] == "1"
+    await renewed(one)
+    listed = await two.list_sessions()
+    assert [one_of["path"] for one_of in listed] == ["1"]
+    assert listed[0]["kernel"]["id"] in gateway.models
+
+
+async def test_a_late_finish_does_not_undo_what_another_replica_has_made_of_it(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = replicas
+    started, go, update = asyncio.Event(), asyncio.Event(), one.store.update
+
+    async def late(*arguments: Any, **how: Any) -> Any:
+        started.set()
+        await go.wait()
+        return await update(*arguments, **how)
+
+    monkeypatch.setattr(one.store, "update", late)
+    creating = asyncio.ensure_future(one.get_or_create_session(path="1", **HOW))
+    await started.wait()
+    await evict(two, one)
+    (adopted,) = await two.list_sessions()
+    moved = await two.change_session(adopted["id"], kernel_name="python3")
+    go.set()
+    assert (await creating)["kernel"]["id"] == moved["kernel"]["id"]
+    await renewed(one)
+    assert await settled(two, gateway) == ["1"]
+
+
+async def test_a_gateway_that_chooses_ids_leaves_no_row_of_a_failed_create(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = replicas
+    gateway.takes_ids = False
+    with monkeypatch.context() as patched:
+
+        async def fail(*arguments: Any, **how: Any) -> None:
+            await asyncio.sleep(0)
+            raise StoreUnavailable("test")
+
+        patched.setattr(one.store, "update", fail)
+        with pytest.raises(StoreUnavailable):
+            await one.get_or_create_session(path="1", **HOW)
+    await renewed(one)
+    assert await settled(one, gateway) == []
+    await one.get_or_create_session(path="1", **HOW)
+    assert await settled(one, gateway) == ["1"]
+
+
+async def test_a_create_on_a_kernel_that_another_replica_has_ended_starts_it_anew(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    kernel_id = session["kernel"]["id"]
+    await two.delete_session(session["id"])
+    assert kernel_id in one.kernel_manager
+    model = await one.get_or_create_session(path="2", **HOW, kernel_id=kernel_id)
+    assert model["kernel"]["id"] == kernel_id
+    assert await settled(one, gateway) == ["2"]
+
+
+async def test_a_list_on_its_way_brings_no_ended_kernel_back(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = replicas
+    await one.create_session(path="1", **HOW)
+    session = await one.create_session(path="2", **HOW)
+    answered, go, ask = asyncio.Event(), asyncio.Event(), gateway.ask
+
+    async def late(method: str, kernel_id: str | None = None, **how: Any) -> Answer:
+        answer = await ask(method, kernel_id, **how)
+        if kernel_id is None:
+            answered.set()
+            await go.wait()
+        return answer
+
+    monkeypatch.setattr(gatewayapi, "ask", late)
+    listing = asyncio.ensure_future(one.list_sessions())
+    await answered.wait()
+    await one.delete_session(session["id"])
+    go.set()
+    assert [model["path"] for model in await listing] == ["1"]
+    assert session["kernel"]["id"] not in one.kernel_manager
