@@ -99,6 +99,43 @@ def test_a_websocket_right_after_a_post_to_another_replica(
     print(f"{number} requests for a websocket right after a POST to another: {number} connected.")
 
 
+def test_every_path_attaches(database: Database, tmp_path: Path) -> None:
+    """Each of them is the first that a replica hears of the kernel."""
+    with cluster(database, tmp_path) as one:
+        asked, other = one.replicas
+
+        def new(name: str) -> tuple[str, str]:
+            session = asked.create(f"{name}.ipynb")
+            return session["id"], session["kernel"]["id"]
+
+        _, kernel_id = new("get")
+        assert other.api.get(f"/api/kernels/{kernel_id}").json()["id"] == kernel_id
+        _, kernel_id = new("interrupt")
+        assert other.api.post(f"/api/kernels/{kernel_id}/interrupt").status_code == 204
+        _, kernel_id = new("restart")
+        asked.execute(kernel_id, "x = 1")
+        assert other.api.post(f"/api/kernels/{kernel_id}/restart").json()["id"] == kernel_id
+        assert other.execute(kernel_id, "print('x' in dir())") == "False\n"
+        session_id, kernel_id = new("rename")
+        renamed = other.model(other.patch(session_id, path="renamed.ipynb"), 200)
+        assert renamed["kernel"]["id"] == kernel_id
+        session_id, _ = new("move")
+        moved = other.model(other.patch(session_id, kernel={"id": kernel_id}), 200)
+        assert moved["kernel"]["id"] == kernel_id
+        _, kernel_id = new("share")
+        shared = other.create("beside.ipynb", kernel={"id": kernel_id})
+        assert shared["kernel"]["id"] == kernel_id
+        session_id, _ = new("delete")
+        assert other.delete(session_id).status_code == 204
+        _, kernel_id = new("shut down")
+        assert other.api.delete(f"/api/kernels/{kernel_id}").status_code == 204
+        until(lambda: kernel_id not in asked.kernels(), why="the gateway says that it is gone")
+        new("list")
+        assert len(one.settle()) == 7
+        assert sorted(other.kernels()) == sorted(asked.kernels()) == sorted(one.gateway.kernels())
+        one.check()
+
+
 def test_concurrent_posts_of_one_path_to_all_replicas(
     database: Database, tmp_path: Path, rounds: Callable[[int], int]
 ) -> None:
