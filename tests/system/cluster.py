@@ -83,10 +83,11 @@ class Cluster:
     def _is_settled(self) -> bool:
         rows = rows_of(self.database)
         ids = [row.session_id for row in rows]
+        kernels = {row.kernel_id for row in rows}
         return (
             all(row.state == "ready" for row in rows)
-            and self.gateway.hosts(len(rows))
-            and sorted(self.gateway.kernels()) == sorted(row.kernel_id for row in rows)
+            and self.gateway.hosts(len(kernels))
+            and set(self.gateway.kernels()) == kernels
             and all([m["id"] for m in replica.sessions()] == ids for replica in self.replicas)
         )
 

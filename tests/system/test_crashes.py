@@ -174,8 +174,8 @@ def patch_kernel_started(scene: Scene) -> None:
         thaw.enter_context(scene.frozen_gateway())
         stack.enter_context(asking(scene, asked))
         until(
-            lambda: len(starting(scene) - before) == len(scene.victims),
-            why="each names the kernel that it is going to start",
+            lambda: len(starting(scene) - before) == 2 * len(scene.victims),
+            why="each names the kernel that it leaves and the one that it is going to start",
         )
         stack.enter_context(locked(scene.database))
         thaw.close()
