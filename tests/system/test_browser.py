@@ -18,7 +18,10 @@ from .server import JupyterServer
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.only("postgresql", reason="what a browser sees is the same with every store"),
+    pytest.mark.timeout(300),
+    pytest.mark.only(
+        "sqlite", "postgresql", reason="what a browser sees: with a shared file and a server"
+    ),
 ]
 
 _PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome")

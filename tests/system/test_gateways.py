@@ -201,19 +201,10 @@ def check_rounds(
     "postgresql",
     reason="a shared file and a server: what the store does is shown on each elsewhere",
 )
-@pytest.mark.parametrize("new_gateway", [QuietKernelGateway, PlainServer])
+@pytest.mark.parametrize(
+    "new_gateway", [QuietKernelGateway, PlainServer, EnterpriseGateway, QuietEnterpriseGateway]
+)
 def test_a_notebook_outlives_its_replica(
-    database: Database,
-    tmp_path: Path,
-    rounds: Callable[[int], int],
-    new_gateway: type[AnyGateway],
-) -> None:
-    check_rounds(database, tmp_path, rounds(10), new_gateway)
-
-
-@pytest.mark.only("sqlite", reason="it is the gateway that differs, wherever sessions are stored")
-@pytest.mark.parametrize("new_gateway", [EnterpriseGateway, QuietEnterpriseGateway])
-def test_a_notebook_outlives_its_replica_with_enterprise_gateway(
     database: Database,
     tmp_path: Path,
     rounds: Callable[[int], int],
