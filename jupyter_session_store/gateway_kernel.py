@@ -14,6 +14,7 @@ from jupyter_server.utils import url_escape, url_path_join
 from tornado import web
 
 from . import gatewayapi
+from .kernels import UNANSWERED
 from .records import Liveness
 
 #: What Enterprise Gateway takes a kernel's id from, among the variables of its environment.
@@ -139,10 +140,6 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
         await _post(f"{self.kernel_url}/interrupt", {})
 
 
-#: What a proxy answers for a gateway that did not answer it; 599 is tornado's, for no answer.
-_UNANSWERED: Final = frozenset({502, 503, 504, 599})
-
-
 async def _request(url: str, **how: Any) -> Any:
     """Send a request as Jupyter Server does, whose errors tell the gateway's URL to everybody.
 
@@ -155,7 +152,7 @@ async def _request(url: str, **how: Any) -> Any:
         cause = error.__cause__
         if cause is None:
             raise
-        if isinstance(cause, OSError) or error.status_code in _UNANSWERED:
+        if isinstance(cause, OSError) or error.status_code in UNANSWERED:
             raise no_answer() from cause
         said = str(error.args[0]) if error.args else ""
         raise web.HTTPError(error.status_code, f"The gateway answered: {said[:200]}") from cause

@@ -212,7 +212,7 @@ class GatewayKernels(Kernels):
 
 
 #: What a proxy answers for a gateway that did not answer it; 599 is tornado's, for no answer.
-_UNANSWERED: Final = frozenset({502, 503, 504, 599})
+UNANSWERED: Final = frozenset({502, 503, 504, 599})
 
 
 def has_begun(error: BaseException) -> bool:
@@ -231,7 +231,7 @@ def is_over(error: BaseException) -> bool:
         return True
     if isinstance(error, web.HTTPError):
         broken = isinstance(error.__cause__, ConnectionError)
-        return not broken and error.status_code not in _UNANSWERED
+        return not broken and error.status_code not in UNANSWERED
     return not isinstance(error, (OSError, asyncio.CancelledError, asyncio.TimeoutError))
 
 
