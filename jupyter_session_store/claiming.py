@@ -161,8 +161,8 @@ class SessionClaimer(KernelStarter):
         ------
         NoSuchKernel
             If such a kernel runs, which is not this server's.
-        StoreUnavailable
-            If the gateway cannot be asked.
+        GatewayUnavailable
+            If it cannot be asked.
         """
         liveness = await self._kernels.missing(kernel_id)
         if liveness is Liveness.UNKNOWN:

@@ -79,7 +79,7 @@ class SessionCreator(SessionClaimer):
     ) -> dict[str, Any]:
         # Of this task alone: create_session from Python stays permissive meanwhile.
         claim_required.set(True)
-        deadline = asyncio.get_running_loop().time() + self.claim_timeout
+        deadline = self._claim_deadline()
         for _attempt in range(_CLAIM_ATTEMPTS):
             model = await self._model_at(path)
             if model is not None:
@@ -189,7 +189,7 @@ class SessionCreator(SessionClaimer):
     ) -> dict[str, Any] | None:
         """Create a session on a kernel that is there; ``None`` if it ended meanwhile."""
         session_id: Any = pending.session_id
-        deadline = asyncio.get_running_loop().time() + self.claim_timeout
+        deadline = self._claim_deadline()
         while True:
             async with self._uses.attaching(kernel_id):
                 if kernel_id not in self.kernel_manager:
@@ -214,14 +214,28 @@ class SessionCreator(SessionClaimer):
             await self._leave(self._new_record(session_id, path, name, type, kernel_id))
             if not closing:
                 return None
-            while await self._is_closing(kernel_id):
-                if asyncio.get_running_loop().time() > deadline:
-                    raise StoreUnavailable(f"the kernel {kernel_id!r} is being shut down elsewhere")
-                await asyncio.sleep(_FIRST_PAUSE)
+            await self._outlast_closers(kernel_id, deadline)
 
     async def _is_closing(self, kernel_id: str) -> bool:
         found = await self._find(kernel_id=kernel_id)
         return any(r.state == CLOSING and r.session_id not in self._unsure for r in found)
+
+    def _claim_deadline(self) -> float:
+        """Return when a request that waits from now on for another server gives up."""
+        return asyncio.get_running_loop().time() + self.claim_timeout
+
+    async def _outlast_closers(self, kernel_id: str, deadline: float) -> None:
+        """Wait while another server closes a session on a kernel.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the time is over.
+        """
+        while await self._is_closing(kernel_id):
+            if asyncio.get_running_loop().time() > deadline:
+                raise StoreUnavailable(f"the kernel {kernel_id!r} is being shut down elsewhere")
+            await asyncio.sleep(_FIRST_PAUSE)
 
     async def save_session(
         self,

@@ -111,11 +111,10 @@ class Finisher(KernelAttacher):
         """
         until = now() + (self._kernels.launch_seconds if may_come else 0)
         leftover = Leftover(record, kernel_id, wanted=False, until=until)
-        key = record.session_id
-        self._leftovers[key] = leftover
+        self._leftovers[record.session_id] = leftover
         with suppress(SessionStoreError):
             if await self._finish(leftover):
-                self._leftovers.pop(key, None)
+                self._leftovers.pop(record.session_id, None)
 
     async def _finish(self, leftover: Leftover) -> bool:
         """Return whether there is no more to do."""

@@ -20,8 +20,6 @@ from .rest import stored_of_kernel
 
 #: Seconds between two attempts to learn the outcome of a move whose answer was lost.
 _SETTLE_SECONDS: Final = 1.0
-#: Seconds between two looks at a kernel that another server is perhaps ending.
-_PAUSE: Final = 0.05
 
 
 class SessionMover(SessionCreator):
@@ -133,7 +131,8 @@ class SessionMover(SessionCreator):
         """Move a session to a kernel that is there, perhaps `started` for it."""
         target = changes["kernel_id"]
         try:
-            if started is None and await self._outlast_closers(target):
+            if started is None and self._kernels.shared and await self._is_closing(target):
+                await self._outlast_closers(target, self._claim_deadline())
                 await self.attach_kernel(target, ask=True)
             # Nobody ends it here, and nobody counts, meanwhile.
             async with self._uses.attaching(target):
@@ -159,23 +158,6 @@ class SessionMover(SessionCreator):
             if left is not None:
                 await self._end(*left)
 
-    async def _outlast_closers(self, kernel_id: str) -> bool:
-        """Wait while another server closes a session on a kernel; return whether one did.
-
-        Raises
-        ------
-        StoreUnavailable
-            When that takes longer than `claim_timeout`.
-        """
-        if not self._kernels.shared or not await self._is_closing(kernel_id):
-            return False
-        deadline = asyncio.get_running_loop().time() + self.claim_timeout
-        while await self._is_closing(kernel_id):
-            if asyncio.get_running_loop().time() > deadline:
-                raise StoreUnavailable(f"the kernel {kernel_id!r} is being shut down elsewhere")
-            await asyncio.sleep(_PAUSE)
-        return True
-
     async def _moved_too_late(self, session_id: str, previous: str, target: str) -> bool:
         """Move a session back whose new kernel another server has ended, not having seen it.
 
@@ -186,7 +168,7 @@ class SessionMover(SessionCreator):
         if not self._kernels.shared:
             return False
         try:
-            await self._outlast_closers(target)
+            await self._outlast_closers(target, self._claim_deadline())
             if (await self._kernels.look([target]))[target] is not Liveness.GONE:
                 return False
             back = {"kernel_id": previous, **stored_of_kernel(await self._known_model(previous))}
