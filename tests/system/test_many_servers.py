@@ -109,7 +109,7 @@ def test_what_a_killed_server_had_goes_after_its_lease(
     assert session["id"] in {row.session_id for row in rows_of(database)}
     until(lambda: pid not in servers_of(database), why="the killed server is evicted")
     assert [row.session_id for row in rows_of(database)] == [kept["id"]]
-    assert "Evicted the server" in two.log
+    until(lambda: "Evicted the server" in two.log, why="it is told after it is done")
     assert two.execute(kept["kernel"]["id"], "print(1)") == "1\n"
 
 
