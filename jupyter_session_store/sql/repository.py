@@ -31,7 +31,7 @@ from ..repository import SessionRepository
 from . import engine as engines
 from . import leases, leaving, units
 from .database import Database
-from .worker import Worker
+from .worker import NotInTime, Worker
 
 T = TypeVar("T")
 
@@ -212,7 +212,8 @@ class SQLAlchemySessionRepository(SessionRepository):
             return await worker.run(
                 lambda: database.run(unit, deadline, writes=writes), REQUEST_TIMEOUT
             )
-        except StoreUnavailable as error:
+        except NotInTime as error:
+            # Any other fault was told where it happened; once more could be after it is over.
             database.went_down(error)
             raise
 

@@ -20,6 +20,10 @@ IDLE_SECONDS: Final = 15.0
 _Queue = queue.SimpleQueue["Callable[[], None] | None"]
 
 
+class NotInTime(StoreUnavailable):
+    """A call was not answered in time; what becomes of it is heard by nobody."""
+
+
 class Worker:
     """Runs blocking calls one at a time, in the order in which they came.
 
@@ -74,8 +78,10 @@ class Worker:
 
         Raises
         ------
+        NotInTime
+            When the time is over.
         StoreUnavailable
-            When the time is over, or the worker has been stopped.
+            When the worker has been stopped.
         """
         loop = asyncio.get_running_loop()
         job = _Job(call, loop)
@@ -111,7 +117,7 @@ class _Job(Generic[T]):
     def expire(self, timeout: float) -> None:
         if not self.future.done():
             self.future.set_exception(
-                StoreUnavailable(f"the database did not answer within {timeout:g} s")
+                NotInTime(f"the database did not answer within {timeout:g} s")
             )
 
     def __call__(self) -> None:

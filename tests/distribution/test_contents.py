@@ -7,9 +7,14 @@ from email.parser import Parser
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
 from jupyter_session_store import __version__
 
 from .building import ROOT, Distribution
+
+# Whichever test is first installs what builds, and builds three times.
+pytestmark = pytest.mark.timeout(900)
 
 
 def contents(wheel: Path) -> dict[str, bytes]:

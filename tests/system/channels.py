@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from types import TracebackType
@@ -23,11 +24,13 @@ class Channels:
     Parameters
     ----------
     url : str
-        With the token.
+        With the token, unless that is in a header.
+    header : mapping
+        What is sent with the request to open it.
     """
 
-    def __init__(self, url: str) -> None:
-        self._socket = websocket.create_connection(url, timeout=_PATIENCE)
+    def __init__(self, url: str, header: Mapping[str, str] | None = None) -> None:
+        self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
         self._session = uuid4().hex
         self._join()
 

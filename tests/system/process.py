@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from uuid import uuid4
@@ -65,7 +67,8 @@ class JupyterProcess:
         token: str | None = None,
     ) -> None:
         self.token = token or uuid4().hex
-        self.port = free_port()
+        self._claim = claimed_port()
+        self.port: int = self._claim.getsockname()[1]
         self.directory = Path(tempfile.mkdtemp(prefix="jss-system-", dir="/tmp"))
         # It ends the process and removes the folder even if this process is killed.
         self._keeper = subprocess.Popen(
@@ -179,7 +182,9 @@ class JupyterProcess:
         self._process.wait()
         self._tell_keeper("")
         for kernel in kernels:
-            kernel.kill()
+            # It may have noticed before.
+            with suppress(psutil.NoSuchProcess):
+                kernel.kill()
         psutil.wait_procs(kernels, timeout=PATIENCE)
         self._process = None
 
@@ -188,6 +193,7 @@ class JupyterProcess:
         self.api.close()
         self.kill()
         self._keeper.communicate()
+        self._claim.close()
 
     def kernel_processes(self) -> list[psutil.Process]:
         """Return the processes of the kernels, without those that a kernel has begun itself.
@@ -257,3 +263,19 @@ class JupyterProcess:
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(f"{line}\n".encode())
         self._keeper.stdin.flush()
+
+
+def claimed_port() -> socket.socket:
+    """Return a UDP socket on a port that is free, for whoever wants to listen there by TCP.
+
+    From now until it listens, and while it is down, nothing but this keeps the other processes
+    of the tests from choosing the same.
+    """
+    while True:
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", free_port()))
+        except OSError:
+            claim.close()
+        else:
+            return claim

@@ -6,11 +6,13 @@ import fcntl
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Final
 
 import jupyter_server
+import psutil
 import pytest
 
 from ..databases import Database
@@ -38,8 +40,13 @@ class AnyGateway(Gateway):
 
     def kernels(self) -> list[str]:
         """Return the ids of the kernels that run."""
-        commands = (" ".join(process.cmdline()) for process in self.kernel_processes())
-        return [found[1] for found in map(_CONNECTION_FILE.search, commands) if found]
+        ids = []
+        for process in self.kernel_processes():
+            # One may be ending, while somebody waits for that.
+            with suppress(psutil.NoSuchProcess):
+                found = _CONNECTION_FILE.search(" ".join(process.cmdline()))
+                ids += [found[1]] if found else []
+        return ids
 
     def hosts(self, number: int) -> bool:
         """Return whether so many kernels run."""

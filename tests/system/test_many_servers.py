@@ -25,13 +25,15 @@ pytestmark = pytest.mark.system
 NewServer = Callable[..., JupyterServer]
 
 LEASE = 3
-#: Where a server that is busy must not be evicted for that.
+#: Where a server that is busy must not be evicted for that, nor one that is dead at once.
 LONGER_LEASE = 5
 
 
-def replicas(database: Database, new_server: NewServer, root: Path) -> list[JupyterServer]:
+def replicas(
+    database: Database, new_server: NewServer, root: Path, lease: int = LEASE
+) -> list[JupyterServer]:
     """Start two servers of one namespace, with local kernels and short leases."""
-    config = f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = {LEASE}"
+    config = f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = {lease}"
     servers = [new_server(config, root=root) for _ in range(2)]
     for server in servers:
         server.start()
@@ -98,7 +100,8 @@ def test_two_servers_neither_see_nor_lose_each_others_sessions(
 def test_what_a_killed_server_had_goes_after_its_lease(
     database: Database, new_server: NewServer, tmp_path: Path
 ) -> None:
-    one, two = replicas(database, new_server, tmp_path)
+    # Long enough to be looked into between the kill and the eviction.
+    one, two = replicas(database, new_server, tmp_path, LONGER_LEASE)
     session = one.create("a.ipynb")
     kept = two.create("b.ipynb")
     assert len(rows_of(database)) == 2

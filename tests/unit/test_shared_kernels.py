@@ -167,7 +167,9 @@ async def test_the_last_session_is_counted_again_after_its_mark(
 
 
 async def test_who_attaches_gives_way_to_a_closer(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+    manager: PersistentSessionManager,
+    kernels: DummyKernelManager,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared_kernels: Any = manager._kernels
     shared_kernels.liveness = Liveness.ALIVE
@@ -175,9 +177,18 @@ async def test_who_attaches_gives_way_to_a_closer(
     first = await manager.create_session(**NOTEBOOK)
     kernel_id = first["kernel"]["id"]
     await manager.store.begin_close(SCOPE, first["id"], "another server")
+    gave_way, outlast = asyncio.Event(), manager._outlast_closers
+
+    async def waiting(*arguments: Any) -> None:
+        gave_way.set()
+        await outlast(*arguments)
+
+    monkeypatch.setattr(manager, "_outlast_closers", waiting)
     attaching = asyncio.ensure_future(
         manager.create_session(path="b", type="file", kernel_id=kernel_id)
     )
+    # Until then its own row may be there as well.
+    await asyncio.wait_for(gave_way.wait(), 30)
     await asyncio.sleep(0.2)
     assert not attaching.done()
     (row,) = await stored(manager)

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from traitlets import TraitError, Unicode
 from traitlets.config import Config, Configurable
@@ -155,6 +156,8 @@ def test_the_namespace_under_jupyterhub(monkeypatch: pytest.MonkeyPatch) -> None
     assert settings().namespace == "hub:a%2Fb/gpu"
 
 
+# How long an example takes says something of the machine's load alone.
+@hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     one=st.tuples(st.text(min_size=1, max_size=300), st.text(max_size=300)),
     two=st.tuples(st.text(min_size=1, max_size=300), st.text(max_size=300)),
