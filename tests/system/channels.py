@@ -16,6 +16,7 @@ import websocket
 #: Seconds.
 _PATIENCE = 60
 _ASK_AGAIN = 2
+_CONNECT_AGAIN = 15
 
 
 class Channels:
@@ -30,30 +31,39 @@ class Channels:
     """
 
     def __init__(self, url: str, header: Mapping[str, str] | None = None) -> None:
-        self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
         self._session = uuid4().hex
-        self._join()
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
+            if self._joined():
+                break
+            # A kernel whose ports another process took in the meantime is started once more, on
+            # others; Jupyter Server's connection stays at the first ones until it is made anew.
+            self.close()
+            assert time.monotonic() < deadline, "the kernel does not answer"
 
-    def _join(self) -> None:
+    def _joined(self) -> bool:
         """Ask who the kernel is until its channels are heard, as every front end does.
 
         What it publishes before the server has joined its channel is lost.
         """
         asked, answered, idle = set(), False, False
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _CONNECT_AGAIN
         self._socket.settimeout(_ASK_AGAIN)
         while not (answered and idle):
+            if time.monotonic() >= deadline:
+                return False
             request = uuid4().hex
             asked.add(request)
             self._send("kernel_info_request", request, {})
             with suppress(websocket.WebSocketTimeoutException):
-                while not (answered and idle):
-                    assert time.monotonic() < deadline, "the kernel does not answer"
+                while not (answered and idle) and time.monotonic() < deadline:
                     message = self._receive()
                     if message["parent_header"].get("msg_id") in asked:
                         answered |= message["msg_type"] == "kernel_info_reply"
                         idle |= message["content"].get("execution_state") == "idle"
         self._socket.settimeout(_PATIENCE)
+        return True
 
     def execute(self, code: str) -> str:
         """Run code and return what it printed, and its last value.

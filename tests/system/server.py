@@ -21,6 +21,8 @@ _UNCAUGHT = re.compile(
     "|Task exception was never retrieved|Exception in callback"
     # A kernel that is ended while it imports jupyter_client says this of its own exit.
     "|Exception ignored(?! in atexit callback: <function HBChannel)"
+    # So does one that is interrupted in a callback, as by the interrupt before a shutdown.
+    r"(?!.*\nTraceback .*\n(?:  .*\n)*KeyboardInterrupt)"
 )
 
 _BASE_CONFIG = """
