@@ -29,6 +29,7 @@ class InvalidValue(SessionStoreError, ValueError):
     def __init__(self, field: str, found: str, expected: str) -> None:
         super().__init__(f"Invalid {field}: it {found}; expected {expected}.")
         self.field = field
+        self.found = found
 
 
 class SessionConflict(SessionStoreError):

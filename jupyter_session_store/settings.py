@@ -1,7 +1,7 @@
 """The settings of the store as Jupyter's configuration has them, without a server.
 
-For Alembic's environment: a migration changes the database that the servers
-of this machine use, reached in the same way.
+For Alembic's environment and the command line: they change the database that
+the servers of this machine use, reached in the same way.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.application import JupyterApp
+from traitlets.config import Config
 
+from .database_settings import DatabaseSettings, holds_password
 from .errors import ConfigurationError
-from .traits import StoreSettings, holds_password
 
 
 class _ServerConfig(JupyterApp):
@@ -26,8 +27,18 @@ class _ServerConfig(JupyterApp):
     raise_config_file_errors = True
 
 
-#: The traits without a server behind them, under the name that their section has in a config file.
-_Reader = type("PersistentSessionManager", (StoreSettings,), {"close": lambda self: None})
+class PersistentSessionManager(DatabaseSettings):
+    """Has the name that the settings have in a configuration file, and in their errors."""
+
+    @classmethod
+    def reading(cls, config: Config) -> PersistentSessionManager:
+        """Return what a configuration says, without the settings that only a server reads."""
+        names = cls.class_trait_names(config=True)
+        found: dict[str, Any] = {}
+        # As a session manager would: what is said of its own class goes before its base's.
+        for section in ("SessionManager", cls.__name__):
+            found |= {name: value for name, value in config[section].items() if name in names}
+        return cls(config=Config({cls.__name__: found}))
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,43 @@ class Settings:
         """
         app = _ServerConfig()
         app.load_config_file()
-        reader = _Reader(config=app.config)
+        return cls.from_config(app.config, url)
+
+    @classmethod
+    def from_config(cls, config: Config, url: str | None = None) -> Settings:
+        """Take what is in a configuration that has been read, and in the environment.
+
+        Parameters
+        ----------
+        config : Config
+        url : str, optional
+            Used instead of the configured one.
+
+        Raises
+        ------
+        TraitError
+            If a setting is wrong.
+        ConfigurationError
+            If the sessions are not kept in a database.
+        """
+        reader = PersistentSessionManager.reading(config)
+        if url is None and reader.repository != "sqlalchemy":
+            raise ConfigurationError(
+                f"c.PersistentSessionManager.repository is {reader.repository!r}, which keeps its "
+                "sessions in its own way; expected 'sqlalchemy'. Name a database instead of the "
+                "configured one: --url"
+            )
         return cls(url or reader.database_filepath, reader.engine_options)
 
     @classmethod
-    def from_argument(cls, given: str) -> Settings:
+    def from_argument(cls, given: str, config: Config | None = None) -> Settings:
         """Take the URL from what was typed: ``env:NAME``, ``file:PATH`` or a URL.
+
+        Parameters
+        ----------
+        given : str
+        config : Config, optional
+            Where the engine options are; by default the files that a Jupyter Server reads.
 
         Raises
         ------
@@ -74,27 +116,31 @@ class Settings:
             If the variable or the file is not there, or a URL with a password
             was typed: other users of the machine can read it in the list of processes.
         """
-        kind, _, where = given.partition(":")
-        if kind == "env":
-            url = os.environ.get(where)
-            if not url:
-                raise ConfigurationError(
-                    f"The environment variable {where!r} is not set; expected a database URL in it."
-                )
-        elif kind == "file" and not where.startswith("//"):
-            try:
-                url = Path(where).read_text(encoding="utf-8").strip()
-            except (OSError, ValueError) as error:
-                raise ConfigurationError(
-                    f"The file {where!r} cannot be read ({type(error).__name__}); expected a "
-                    "database URL in it, in UTF-8."
-                ) from None
-        else:
-            url = given
-            if holds_password(url):
-                raise ConfigurationError(
-                    "A URL with a password was given on the command line, where others can read "
-                    "it; expected url=env:NAME (an environment variable), url=file:PATH, or a "
-                    "URL without its password."
-                )
-        return cls.from_jupyter(url)
+        url = _url_of(given)
+        return cls.from_jupyter(url) if config is None else cls.from_config(config, url)
+
+
+def _url_of(given: str) -> str:
+    kind, _, where = given.partition(":")
+    if kind == "env":
+        url = os.environ.get(where)
+        if not url:
+            raise ConfigurationError(
+                f"The environment variable {where!r} is not set; expected a database URL in it."
+            )
+        return url
+    if kind == "file" and not where.startswith("//"):
+        try:
+            return Path(where).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"The file {where!r} cannot be read ({type(error).__name__}); expected a "
+                "database URL in it, in UTF-8."
+            ) from None
+    if holds_password(given):
+        raise ConfigurationError(
+            "A URL with a password was given on the command line, where others can read "
+            "it; expected env:NAME (an environment variable), file:PATH (a file), or a "
+            "URL without its password."
+        )
+    return given

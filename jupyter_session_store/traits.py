@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
-import sys
-from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl, quote
+from typing import Any
+from urllib.parse import quote
 
-from jupyter_core.paths import jupyter_data_dir
 from jupyter_server.services.sessions.sessionmanager import SessionManager
-from traitlets import Dict, Enum, Float, Int, TraitError, Unicode, default, validate
+from traitlets import Enum, Float, Int, TraitError, Unicode, default, validate
 
-from .errors import ConfigurationError, InvalidValue
+from .database_settings import DatabaseSettings
+from .errors import InvalidValue
 from .kernels import gateway_name_of
-from .records import LIMITS, check_text
-from .repository import SessionRepository, garbage_kept, load_repository
-
-URL_VARIABLE = "JUPYTER_SESSION_STORE_URL"
-OPTIONS_VARIABLE = "JUPYTER_SESSION_STORE_ENGINE_OPTIONS"
-
-#: As SQLAlchemy reads a URL: in a password only an "@" has to be encoded.
-_USER_AND_PASSWORD: Final = re.compile(r"[^:/]*://[^:/]*:[^@]*@")
+from .records import LIMITS, check_namespace
 
 #: Seconds; a shorter lease would be lost to a busy machine.
 SHORTEST_LEASE = 3
 LONGEST_LEASE = 86_400
 
 
-class EngineOptions(Dict):
-    """A dict whose value, which may hold a password, is in no error."""
-
-    def error(
-        self, obj: Any, value: Any, error: Exception | None = None, info: str | None = None
-    ) -> NoReturn:
-        """Say what type was found."""
-        raise TraitError(
-            f"c.PersistentSessionManager.engine_options is of type {type(value).__name__}; "
-            "expected a dict of keyword arguments of sqlalchemy.create_engine."
-        )
-
-
-class StoreSettings(SessionManager):
+class StoreSettings(DatabaseSettings, SessionManager):
     """The traits of :class:`.PersistentSessionManager`, their defaults and their checks."""
-
-    database_filepath = Unicode(
-        help="""
-        Where sessions are kept: the path of a SQLite file, ``:memory:``, or a
-        database URL: ``sqlite:///``, ``postgresql://``, ``mysql://`` or
-        ``mariadb://``. Special characters of a password are percent-encoded.
-        By default the environment variable JUPYTER_SESSION_STORE_URL, else a
-        file in Jupyter's data directory.
-        """
-    ).tag(config=True)
 
     namespace = Unicode(
         help="""
@@ -62,25 +29,6 @@ class StoreSettings(SessionManager):
         sessions; all others' are invisible. By default the user and the server
         name under JupyterHub, else the server's root directory.
         """
-    ).tag(config=True)
-
-    repository = Unicode(
-        "sqlalchemy",
-        help="""
-        What keeps the sessions: a name in the entry-point group
-        jupyter_session_store.repositories. ``sqlalchemy`` and ``memory`` are
-        always there.
-        """,
-    ).tag(config=True)
-
-    engine_options = EngineOptions(
-        key_trait=Unicode(),
-        help="""
-        Keyword arguments of sqlalchemy.create_engine (connect_args among
-        them), and password_file or password_provider, read at each connect.
-        By default the JSON object in the environment variable
-        JUPYTER_SESSION_STORE_ENGINE_OPTIONS.
-        """,
     ).tag(config=True)
 
     lease_seconds = Int(
@@ -108,7 +56,7 @@ class StoreSettings(SessionManager):
         Whether a server may bring the schema to the newest at start.
         ``safe``: an empty database and a SQLite file. ``always``: a database
         server that is behind, too. ``never``: leave it all to
-        ``alembic upgrade head``.
+        ``jupyter session-store upgrade``.
         """,
     ).tag(config=True)
 
@@ -119,69 +67,6 @@ class StoreSettings(SessionManager):
         completed by the host's name where it is a loopback address.
         """
     ).tag(config=True)
-
-    def repository_class(self) -> type[SessionRepository]:
-        """Return the class that the trait ``repository`` names.
-
-        Raises
-        ------
-        TraitError
-            If there is none of that name.
-        """
-        try:
-            return load_repository(self.repository)
-        except ConfigurationError as error:
-            raise TraitError(str(error)) from error
-
-    @default("database_filepath")
-    def _default_database_filepath(self) -> str:
-        given = os.environ.get(URL_VARIABLE)
-        if given and self.repository == "sqlalchemy":
-            # A default is not validated by traitlets.
-            return self._checked(given)
-        data_dir = jupyter_data_dir()
-        url = self.repository_class().default_url(data_dir)
-        if url.startswith(data_dir):
-            os.makedirs(data_dir, mode=0o700, exist_ok=True)
-        return url
-
-    @validate("database_filepath")
-    def _validate_database_filepath(self, proposal: Any) -> str:
-        return self._checked(proposal["value"])
-
-    def _checked(self, url: str) -> str:
-        if holds_password(url) and any(url in argument for argument in sys.argv):
-            raise TraitError(
-                "c.SessionManager.database_filepath was given on the command line with a password, "
-                "where others can read it; expected it in jupyter_server_config.py, in the "
-                f"environment variable {URL_VARIABLE}, or the password in "
-                "c.PersistentSessionManager.engine_options['password_file']."
-            )
-        try:
-            # It may import a database's driver.
-            with garbage_kept():
-                self.repository_class().validate_url(url)
-        except ConfigurationError as error:
-            raise TraitError(str(error)) from None
-        return url
-
-    @default("engine_options")
-    def _default_engine_options(self) -> dict[str, Any]:
-        given = os.environ.get(OPTIONS_VARIABLE)
-        if not given or self.repository != "sqlalchemy":
-            return {}
-        try:
-            options = json.loads(given)
-        except ValueError as error:
-            raise TraitError(
-                f"{OPTIONS_VARIABLE} is not JSON ({error}); expected an object, for example "
-                '{"pool_size": 1}.'
-            ) from None
-        if not isinstance(options, dict):
-            raise TraitError(
-                f"{OPTIONS_VARIABLE} holds a {type(options).__name__}; expected a JSON object."
-            )
-        return options
 
     @default("namespace")
     def _default_namespace(self) -> str:
@@ -244,21 +129,9 @@ def _quoted(text: str) -> str:
     return quote(os.fsencode(text), safe="")
 
 
-def holds_password(url: str) -> bool:
-    """Return whether a URL holds a password, in its place or among its parameters."""
-    if _USER_AND_PASSWORD.match(url):
-        return True
-    names = [name.lower() for name, _ in parse_qsl(url.partition("?")[2])]
-    return "://" in url and any("pass" in name and name != "passfile" for name in names)
-
-
 def _namespace_fault(value: str) -> str | None:
-    if not value:
-        return "is empty"
-    if value != value.strip():
-        return "has white space at its edges"
     try:
-        check_text("namespace", value)
+        check_namespace(value)
     except InvalidValue as error:
-        return str(error)
+        return error.found
     return None

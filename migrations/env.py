@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from logging.config import fileConfig
 from typing import TYPE_CHECKING, Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
-from jupyter_session_store.errors import SessionStoreError, StoreUnavailable
+from jupyter_session_store.errors import SessionStoreError
+from jupyter_session_store.sql import backup, locks, migrating, schema
 from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import locks, schema
 from jupyter_session_store.sql.models import Base
 
 if TYPE_CHECKING:
     from jupyter_session_store.settings import Settings
+
+#: How Alembic finds what to run: given the revisions that a database is at.
+Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 
 config = context.config
 settings: dict[str, Any] = {
@@ -33,7 +37,7 @@ settings: dict[str, Any] = {
 
 def run_offline() -> None:
     """Print the SQL, for ``--sql``: the URL only tells the dialect."""
-    url = engines.parse(_settings().url)
+    url = engines.parse(config.attributes.get("url") or _settings().url)
     context.configure(
         dialect_name=url.get_backend_name(),
         literal_binds=True,
@@ -53,13 +57,10 @@ def run_online() -> None:
     found = _settings()
     engine = engines.create(found.url, found.engine_options)
     try:
-        with ExitStack() as stack:
-            try:
-                own = stack.enter_context(schema.migration_connection(engine))
-            except DBAPIError as error:
-                reason = engines.reason_of(error, engine.url)
-                raise StoreUnavailable(f"{engines.describe(engine.url)}: {reason}") from None
+        with migrating.migration_connection(engine) as own:
             migrate(own)
+    except DBAPIError as error:
+        raise migrating.refusal(error, engine.url) from error
     finally:
         engine.dispose()
 
@@ -74,15 +75,33 @@ def migrate(connection: Connection) -> None:
     # A server has its own log; the command's is this package's, as alembic.ini says.
     log = config.attributes.get("log")
     if connection.dialect.name == "sqlite":
-        context.configure(
-            connection=connection, transactional_ddl=True, render_as_batch=True, **settings
-        )
+        options = {"transactional_ddl": True, "render_as_batch": True, **settings}
+        context.configure(connection=connection, **options)
+        # Again, now that Alembic has said how it finds its steps.
+        steps = _after_a_backup(context.get_context().opts["fn"], log)
+        context.configure(connection=connection, fn=steps, **options)
         with context.begin_transaction(), locks.migration_lock(connection, log=log):
             context.run_migrations()
     else:
         context.configure(connection=connection, transaction_per_migration=True, **settings)
         with locks.migration_lock(connection, log=log):
             context.run_migrations()
+
+
+def _after_a_backup(steps: Steps, log: logging.Logger | None) -> Steps:
+    """Return what Alembic asks, under the lock, for the steps that it will take.
+
+    Only then is it known whether there are any; a stamp, and a look, are none.
+    """
+
+    def found(heads: tuple[str, ...], migration: MigrationContext) -> list[Any]:
+        taken = list(steps(heads, migration))
+        if any(isinstance(step, RevisionStep) for step in taken):
+            assert migration.connection is not None
+            backup.back_up(migration.connection, "+".join(heads), log)
+        return taken
+
+    return found
 
 
 def _settings() -> Settings:
@@ -97,7 +116,7 @@ def _settings() -> Settings:
     return Settings.from_jupyter()
 
 
-if "connection" not in config.attributes and config.config_file_name is not None:
+if config.config_file_name is not None:
     # Only for the command line: a server's logging is its own.
     fileConfig(config.config_file_name, disable_existing_loggers=False)
     logging.captureWarnings(True)
@@ -108,7 +127,7 @@ try:
     else:
         run_online()
 except (SessionStoreError, TraitError) as error:
-    if "connection" in config.attributes:
+    if config.config_file_name is None:
         raise
     # The command prints it, without a traceback that says nothing to who runs it.
     raise CommandError(str(error)) from None

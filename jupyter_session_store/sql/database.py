@@ -12,7 +12,7 @@ from collections.abc import Callable
 from logging import Logger
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import (
     DatabaseError,
     DataError,
@@ -38,7 +38,26 @@ _ROLLED_BACK: Final = frozenset({"40001", "40P01", 1213, 1205})
 #: takes its place, and goes on answering reads.
 _READ_ONLY: Final = frozenset({"25006", 1290, 1792, 1836})
 _SQLITE_BUSY: Final = frozenset({5, 6})
-_ATTEMPTS: Final = 10
+#: How often such a one is repeated.
+ATTEMPTS: Final = 10
+#: A column that is not there, or has to be given, in MySQL and MariaDB, whose driver counts them
+#: among the faults of the server; SQLite has one code for all that is wrong in a statement.
+_SCHEMA_CHANGED: Final = frozenset({1054, 1364})
+_SQLITE_CHANGED: Final = ("no such table", "no such column", "has no column named")
+
+
+class _Statements:
+    """Counts the statements that are sent, on the worker's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.count = 0
+        # Of the dialect: with an event of the engine, what it would be given is put together
+        # anew for each statement, which takes 10 µs.
+        for name in ("do_execute", "do_execute_no_params", "do_executemany"):
+            event.listen(engine, name, self.note)
+
+    def note(self, *_: object) -> None:
+        self.count += 1
 
 
 class Database:
@@ -59,8 +78,11 @@ class Database:
         self._serving: tuple[Scope, ServerRecord] | None = None
         self._connection: Connection | None = None
         self._checked = False
+        self._registered = False
         self._down_since: float | None = None
         self._down_for_writes = False
+        self._mismatched = False
+        self._statements = _Statements(engine)
 
     def serve(self, scope: Scope, server: ServerRecord) -> None:
         """Say who uses it: registered at first contact, and given what a stock file holds."""
@@ -72,7 +94,8 @@ class Database:
         """Run a unit of work, which must be safe to repeat.
 
         It is repeated once if the connection turned out dead, or led to a server
-        that only reads, and whenever the database rolled it back for another's sake.
+        that only reads, and whenever the database rolled it back for another's sake;
+        and once after another look at the schema, where that may have changed.
 
         Parameters
         ----------
@@ -92,7 +115,7 @@ class Database:
         SchemaMismatch
             If its schema does not fit.
         """
-        reconnected = False
+        reconnected = looked_again = False
         attempt = 0
         # Of a database that could not even be asked, reads say as much as writes.
         refused = False
@@ -106,16 +129,21 @@ class Database:
             except IntegrityError:
                 raise
             except SQLAlchemyError as error:
-                rolled_back = _is_rolled_back(error)
+                rolled_back = is_rolled_back(error)
                 # What failed may fail for ever on this connection, and not on another.
                 self.release(dispose=not (rolled_back or isinstance(error, DataError)))
                 refused = connection is not None and not _is_dead(error)
                 if (_is_dead(error) or _codes(error) & _READ_ONLY) and not reconnected:
                     reconnected = True
                     continue
-                if rolled_back and attempt < _ATTEMPTS:
+                if rolled_back and attempt < ATTEMPTS:
                     attempt += 1
-                    time.sleep(random.uniform(0, min(0.25, 0.005 * 2**attempt)))  # noqa: S311
+                    pause(attempt)
+                    continue
+                if refused and _is_of_the_schema(error) and not looked_again:
+                    # Who contracts the schema under a server has left the reason in it.
+                    looked_again = True
+                    self._checked = False
                     continue
                 raise self._translated(error, writes and refused) from error
             except SessionStoreError as error:
@@ -160,8 +188,11 @@ class Database:
             return
         scope, server = self._serving
         with self.engine.connect() as connection:
-            # Before any session of its own, which would be nobody's without it.
-            leases.register(connection, server)
+            if not self._registered:
+                # Before any session of its own, which would be nobody's without it. Later, where
+                # the tables are new ones, a renewal finds it missing and puts its sessions back.
+                leases.register(connection, server)
+                self._registered = True
             if not found.stock_adopted and engines.sqlite_file(self.engine.url) is not None:
                 # Imported late: few files were the stock manager's.
                 from . import stock
@@ -172,10 +203,15 @@ class Database:
         reason = engines.reason_of(error, self.engine.url)
         if isinstance(error, DataError):
             return InvalidValue("value", f"was refused by the database ({reason})", "storable text")
-        if isinstance(error, ProgrammingError):
+        if _is_of_the_schema(error):
             # A table that went away, a right that was taken: look again before the next one.
             self._checked = False
         return self.went_down(StoreUnavailable(f"{self.name}: {reason}"), writes=writes)
+
+    @property
+    def statements(self) -> int:
+        """How many statements were sent, those of a migration included."""
+        return self._statements.count
 
     @property
     def name(self) -> str:
@@ -183,11 +219,17 @@ class Database:
         return engines.describe(self.engine.url)
 
     def went_down(self, error: SessionStoreError, *, writes: bool = False) -> SessionStoreError:
-        """Log a fault if it is the first since the last success, from any thread."""
+        """Log a fault if it is the first since the last success, from any thread.
+
+        A schema that does not fit is logged all the same: it does not pass by itself.
+        """
         self._down_for_writes |= writes
+        mismatch = isinstance(error, SchemaMismatch)
+        if self._down_since is None or (mismatch and not self._mismatched):
+            self._log.warning("%s", error)
+        self._mismatched |= mismatch
         if self._down_since is None:
             self._down_since = time.monotonic()
-            self._log.warning("%s", error)
         return error
 
     def _came_back(self) -> None:
@@ -195,11 +237,22 @@ class Database:
             seconds = time.monotonic() - self._down_since
             self._down_since = None
             self._down_for_writes = False
+            self._mismatched = False
             self._log.info("The session store is back after %.1f s.", seconds)
 
 
 def _is_dead(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _is_of_the_schema(error: SQLAlchemyError) -> bool:
+    """Return whether a table or a column may be missing, or a right."""
+    if isinstance(error, ProgrammingError) or _codes(error) & _SCHEMA_CHANGED:
+        return True
+    orig = getattr(error, "orig", None)
+    return type(orig).__module__.startswith("sqlite3") and any(
+        text in str(orig) for text in _SQLITE_CHANGED
+    )
 
 
 def _codes(error: SQLAlchemyError) -> set[object]:
@@ -209,7 +262,13 @@ def _codes(error: SQLAlchemyError) -> set[object]:
     return {getattr(orig, "sqlstate", None), *numbers}
 
 
-def _is_rolled_back(error: SQLAlchemyError) -> bool:
+def pause(attempt: int) -> None:
+    """Wait before a unit of work that was rolled back is repeated for the `attempt`-th time."""
+    time.sleep(random.uniform(0, min(0.25, 0.005 * 2**attempt)))  # noqa: S311
+
+
+def is_rolled_back(error: SQLAlchemyError) -> bool:
+    """Return whether the database undid a unit of work for another's sake."""
     if not isinstance(error, DatabaseError) or error.orig is None:
         return False
     if _codes(error) & _ROLLED_BACK:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +14,12 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from ..errors import ConfigurationError, StoreUnavailable
+from ..errors import ConfigurationError
 from .files import is_on_network_file_system, refuse_unusable_file
+from .passwords import OPTIONS, password_source, provide_password
 from .tls import share_default_context
 
 TRAIT: Final = "c.SessionManager.database_filepath"
-OPTIONS: Final = "c.PersistentSessionManager.engine_options"
 MEMORY: Final = ":memory:"
 
 #: Seconds. A connection, and a statement, that takes longer is given up, the
@@ -62,6 +61,7 @@ _CONNECT_ARGS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "pysqlite": {"timeout": BUSY_TIMEOUT, "check_same_thread": False},
 }
+_IMPATIENT: Final = frozenset({"read_timeout", "write_timeout"})
 _OURS: Final = frozenset({"isolation_level", "skip_autocommit_rollback"})
 
 
@@ -177,7 +177,7 @@ def _dialect(url: URL) -> type[Dialect]:
     return dialect
 
 
-def create(text: str, options: Mapping[str, Any] | None = None) -> Engine:
+def create(text: str, options: Mapping[str, Any] | None = None, *, patient: bool = False) -> Engine:
     """Create the engine; it connects to nothing yet.
 
     Its connections commit each statement by themselves: one round trip
@@ -192,6 +192,8 @@ def create(text: str, options: Mapping[str, Any] | None = None) -> Engine:
         own: ``password_file`` (a path) and ``password_provider`` (a callable
         without parameters, or ``"module:name"`` of one), either of which is
         read at each connect, for passwords that rotate.
+    patient : bool
+        Whether statements take as long as they take: an operator's do.
 
     Raises
     ------
@@ -205,12 +207,12 @@ def create(text: str, options: Mapping[str, Any] | None = None) -> Engine:
             f"{OPTIONS} holds {', '.join(sorted(refused))}, which the store sets "
             "itself: its statements commit by themselves. Remove it."
         )
-    provide = _password_source(settings)
+    provide = password_source(settings)
     dialect = url.get_dialect()
     defaults: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
         "hide_parameters": True,
-        "connect_args": _connect_args(url, settings.pop("connect_args", {})),
+        "connect_args": _connect_args(url, settings.pop("connect_args", {}), patient),
     }
     if dialect.detect_autocommit_setting is not DefaultDialect.detect_autocommit_setting:
         defaults["skip_autocommit_rollback"] = True
@@ -230,87 +232,25 @@ def create(text: str, options: Mapping[str, Any] | None = None) -> Engine:
             "sqlalchemy.create_engine."
         ) from None
     if provide is not None:
-        _provide_password(engine, provide)
+        provide_password(engine, provide)
     if url.get_backend_name() == "sqlite":
         _prepare_sqlite(engine, sqlite_file(url))
-    if url.get_driver_name() == "psycopg":
+    if url.get_driver_name() == "psycopg" and not patient:
         _limit_statements(engine)
     if url.get_driver_name() == "pymysql":
         share_default_context(engine)
     return engine
 
 
-def _connect_args(url: URL, given: object) -> dict[str, Any]:
+def _connect_args(url: URL, given: object, patient: bool = False) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ConfigurationError(
             f"{OPTIONS}['connect_args'] is of type {type(given).__name__}; expected a dict of "
             "keyword arguments of the driver's connect function."
         )
     ours = _CONNECT_ARGS.get(url.get_driver_name(), {})
-    named_in_url = set(url.query)
-    return {k: v for k, v in ours.items() if k not in named_in_url} | dict(given)
-
-
-def _password_source(settings: dict[str, Any]) -> Callable[[], str] | None:
-    path = settings.pop("password_file", None)
-    provider: Any = settings.pop("password_provider", None)
-    if path is not None and provider is not None:
-        raise ConfigurationError(
-            f"{OPTIONS} holds both password_file and password_provider; keep one."
-        )
-    if path is not None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ConfigurationError(f"{OPTIONS}['password_file'] is not a path.")
-        file = Path(path)
-        return _guarded(
-            lambda: file.read_text(encoding="utf-8").rstrip("\r\n"),
-            "password_file",
-            "a file of UTF-8 text that this user may read",
-        )
-    if isinstance(provider, str):
-        provider = _imported(provider)
-    if provider is None:
-        return None
-    if not callable(provider):
-        raise ConfigurationError(
-            f"{OPTIONS}['password_provider'] is neither a callable nor 'module:name'."
-        )
-    return _guarded(provider, "password_provider", "it to return a string")
-
-
-def _guarded(provide: Callable[[], Any], option: str, expected: str) -> Callable[[], str]:
-    def provided() -> str:
-        try:
-            password = provide()
-            if not isinstance(password, str):
-                raise TypeError
-        except Exception as error:
-            # Not its text, which may hold what it was about to return.
-            raise StoreUnavailable(
-                f"{OPTIONS}[{option!r}] gave no password ({type(error).__name__}); "
-                f"expected {expected}"
-            ) from None
-        return password
-
-    return provided
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except Exception as error:
-        reason = error if isinstance(error, ImportError) else type(error).__name__
-        raise ConfigurationError(
-            f"{OPTIONS}['password_provider'] is {name!r}, which cannot be imported "
-            f"({reason}); expected 'module:name'."
-        ) from None
-
-
-def _provide_password(engine: Engine, provide: Callable[[], str]) -> None:
-    @event.listens_for(engine, "do_connect")
-    def _set(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
-        cparams["password"] = provide()
+    left_out = set(url.query) | (_IMPATIENT if patient else set())
+    return {k: v for k, v in ours.items() if k not in left_out} | dict(given)
 
 
 def _limit_statements(engine: Engine) -> None:

@@ -82,13 +82,23 @@ def refuse_unusable_file(path: Path, trait: str) -> None:
             f"{trait} names {str(path)!r}, which this user may not read and write. "
             "Change its mode or name another file."
         )
-    with path.open("rb") as file:
-        header = file.read(len(_HEADER))
-    if header not in (b"", _HEADER):
+    if not is_sqlite_file(path):
         raise ConfigurationError(
             f"{trait} names {str(path)!r}, which is not an SQLite database file. "
             "Name another file, or one that does not exist yet."
         )
+
+
+def is_sqlite_file(path: Path) -> bool:
+    """Return whether a file is a SQLite database, or empty, which is one too.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(_HEADER)) in (b"", _HEADER)
 
 
 def is_on_network_file_system(path: Path) -> bool:

@@ -17,8 +17,10 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal,
+    literal_column,
     not_,
     or_,
     select,
@@ -93,10 +95,11 @@ def renew(
         for record in held:
             _put_back(connection, record)
     rows = connection.execute(_LIST, {"in_namespace": server.namespace}).mappings()
-    return [_to_server(row) for row in rows]
+    return [to_server(row) for row in rows]
 
 
-def _to_server(row: Mapping[Any, Any]) -> ServerRecord:
+def to_server(row: Mapping[Any, Any]) -> ServerRecord:
+    """Turn a row of the servers' table, its dates readable, into a record."""
     values = {name: row[name] for name in _FIELDS}
     return ServerRecord(**{**values, "started_at": moment(values["started_at"])})
 
@@ -106,19 +109,26 @@ def _put_back(connection: Connection, record: SessionRecord) -> None:
         units.add(connection, record.replace(claim=None))
 
 
-def _unregistered(*names_server: ColumnElement[bool]) -> ColumnElement[bool]:
+def unregistered(*names_server: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition that a session's namespace has no server, or none that is named so."""
     registered = select(literal(1)).where(_S.c.namespace == _T.c.namespace, *names_server)
     return not_(exists(registered.correlate(_T)))
 
 
+def begins(authority: str) -> ColumnElement[bool]:
+    """Return the condition that a session's authority begins so; SQLite's LIKE ignores case."""
+    length: ColumnElement[int] = literal_column(str(len(authority)))
+    return func.substr(_T.c.authority, literal_column("1"), length) == authority
+
+
 _OURS: Final = _T.c.namespace == bindparam("in_namespace")
-_LOCAL: Final = _T.c.authority.startswith(SERVER_AUTHORITY, autoescape=True)
-_OWNER_GONE: Final = and_(_OURS, not_(_LOCAL), _unregistered(_S.c.server_id == _T.c.server_id))
-_REMOVE_LOCAL: Final = delete(_T).where(
-    _OURS,
-    _LOCAL,
-    _unregistered(literal(SERVER_AUTHORITY) + _S.c.server_id == _T.c.authority),
-)
+#: Kernels that a server runs itself.
+LOCAL: Final = begins(SERVER_AUTHORITY)
+#: The server that a session's authority names, and the one that wrote the session.
+IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + _S.c.server_id == _T.c.authority
+IS_OWNER: Final = _S.c.server_id == _T.c.server_id
+_OWNER_GONE: Final = and_(_OURS, not_(LOCAL), unregistered(IS_OWNER))
+_REMOVE_LOCAL: Final = delete(_T).where(_OURS, LOCAL, unregistered(IS_AUTHORITY))
 _REOPEN: Final = update(_T).where(_OWNER_GONE, _T.c.state == CLOSING).values(state=READY)
 _REMOVE_UNSTARTED: Final = delete(_T).where(
     _OWNER_GONE, _T.c.state == STARTING, _T.c.kernel_id.is_(None)
@@ -135,23 +145,49 @@ _STARTED_BY: Final = select(*COLUMNS).where(
 
 def evict(
     connection: Connection, scope: Scope, servers: Collection[ServerRecord], by: str
-) -> list[SessionRecord]:
-    """Evict servers, and release what unregistered ones left."""
+) -> tuple[int, list[SessionRecord]]:
+    """Evict servers, and release what unregistered ones left; say how many were evicted."""
     ours = {"in_namespace": scope.namespace}
     with transaction(connection):
+        evicted = 0
         for server in servers:
-            connection.execute(_EVICT, {**_this(server), "seen": server.renewals})
+            seen = {**_this(server), "seen": server.renewals}
+            evicted += connection.execute(_EVICT, seen).rowcount
         for statement in (_REMOVE_LOCAL, _REOPEN, _REMOVE_UNSTARTED):
             connection.execute(statement, ours)
         connection.execute(_TAKE_OVER, units.scoped(scope, new_server=by))
         # With those that were taken over by the same statements, whose commit was not answered.
         rows = connection.execute(_STARTED_BY, units.scoped(scope, new_server=by)).all()
-    return [to_record(row) for row in rows]
+    return evicted, [to_record(row) for row in rows]
 
 
-_STRANGERS: Final = select(_T.c.session_id).where(
-    _OURS, not_(_LOCAL), not_(_T.c.authority.startswith(GATEWAY_AUTHORITY, autoescape=True))
-)
+def dismiss(connection: Connection, namespace: str, servers: Collection[ServerRecord]) -> int:
+    """Evict servers for who is none: what they were starting is left to those that are.
+
+    Parameters
+    ----------
+    connection : Connection
+    namespace : str
+    servers : collection of ServerRecord
+        Of that namespace, as they were when they were last seen to renew.
+
+    Returns
+    -------
+    int
+        How many were evicted: not those that have renewed since.
+    """
+    with transaction(connection):
+        evicted = sum(
+            connection.execute(_EVICT, {**_this(server), "seen": server.renewals}).rowcount
+            for server in servers
+        )
+        connection.execute(_REOPEN, {"in_namespace": namespace})
+    return evicted
+
+
+#: Sessions whose authority no server would have written.
+OF_STRANGERS: Final = and_(not_(LOCAL), not_(begins(GATEWAY_AUTHORITY)))
+_STRANGERS: Final = select(_T.c.session_id).where(_OURS, OF_STRANGERS)
 
 
 def strangers(connection: Connection, scope: Scope) -> list[str]:

@@ -140,21 +140,36 @@ class Session(Base):
 
     __tablename__ = "jupyter_sessions"
 
+    #: Whose session it is.
     namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    #: As in the REST API; unique in the namespace.
     session_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    #: As in the REST API; null where the row only names a kernel that somebody has to look for.
     path: Mapped[str | None] = mapped_column(ExactText(4096))
-    #: SHA-256: a key on the path itself would be too long for MySQL.
+    #: SHA-256 of the path, in hexadecimal: a key on the path itself would be too long for MySQL.
     path_digest: Mapped[str | None] = mapped_column(ExactText(64))
+    #: As in the REST API.
     name: Mapped[str | None] = mapped_column(ExactText(1024))
+    #: `notebook`, `console`, `file`, or a client's own.
     type: Mapped[str | None] = mapped_column(ExactText(255))
+    #: The kernel that it is on; null where that has no id yet.
     kernel_id: Mapped[str | None] = mapped_column(ExactText(255))
+    #: The kernel specification that the kernel was started from.
     kernel_name: Mapped[str | None] = mapped_column(ExactText(255))
+    #: The last known model of the kernel, as JSON: shown while the kernel cannot be asked.
     kernel_model: Mapped[str | None] = mapped_column(ExactText)
+    #: Who alone can say that the kernel is gone: `server:` and a server's id, or `gateway:` and
+    #: a gateway's name.
     authority: Mapped[str] = mapped_column(ExactText(255))
+    #: The server that created the session, has taken it over, or is closing it.
     server_id: Mapped[str | None] = mapped_column(ExactText(255))
+    #: `starting`, `ready` or `closing`.
     state: Mapped[str] = mapped_column(ExactText(16))
+    #: The right to the path: SHA-256 of the authority and the path; null where none is held.
     claim: Mapped[str | None] = mapped_column(ExactText(64))
+    #: From the clock of the server that wrote it first.
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    #: From the clock of the server that wrote it last.
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
 
     __table_args__ = (
@@ -169,13 +184,21 @@ class Server(Base):
 
     __tablename__ = "jupyter_servers"
 
+    #: Whose server it is.
     namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    #: Chosen at random at each start.
     server_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
+    #: The host that it runs on.
     hostname: Mapped[str | None] = mapped_column(ExactText(255))
+    #: Its process on that host.
     pid: Mapped[int | None]
+    #: Of this package, and of Python.
     version: Mapped[str | None] = mapped_column(ExactText(255))
+    #: From its own clock; for people.
     started_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    #: Grows with each renewal of the lease.
     renewals: Mapped[int]
+    #: For how many seconds that may stand still before the others hold it for dead.
     lease_seconds: Mapped[int]
 
 
@@ -184,5 +207,7 @@ class Meta(Base):
 
     __tablename__ = "jupyter_session_store_meta"
 
+    #: Of what is said.
     name: Mapped[str] = mapped_column(ExactText(64), primary_key=True)
+    #: What is said.
     value: Mapped[str] = mapped_column(ExactText(255))

@@ -25,11 +25,12 @@ from ..records import (
     Scope,
     ServerRecord,
     SessionRecord,
+    StoreDescription,
     claim_of,
 )
 from ..repository import SessionRepository
 from . import engine as engines
-from . import leases, leaving, units
+from . import leases, leaving, schema, units
 from .database import Database
 from .worker import NotInTime, Worker
 
@@ -55,6 +56,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._database = Database(engines.create(url, options), auto_upgrade, log)
         self._worker: Worker | None = None
         self._strangers: set[str] = set()
+        self._evictions = 0
 
     @classmethod
     def default_url(cls, data_dir: str) -> str:
@@ -173,7 +175,9 @@ class SQLAlchemySessionRepository(SessionRepository):
         """One transaction, and one statement to look for rows that nobody will ever read."""
 
         def unit(connection: Connection) -> tuple[list[SessionRecord], list[str]]:
-            unfinished = leases.evict(connection, scope, servers, by)
+            evicted, unfinished = leases.evict(connection, scope, servers, by)
+            # Here, on the worker's thread: whoever waits for it may have given up.
+            self._evictions += evicted
             return unfinished, leases.strangers(connection, scope)
 
         unfinished, strangers = self._wait(unit, timeout)
@@ -186,6 +190,16 @@ class SQLAlchemySessionRepository(SessionRepository):
                 ", ".join(new),
             )
         return unfinished
+
+    def describe(self) -> StoreDescription:
+        """Say which database it is, and how many statements it was sent."""
+        database = self._database
+        return StoreDescription(database.name, database.statements, self._evictions)
+
+    async def revision(self) -> str | None:
+        """Two statements."""
+        found = await self._run(schema.status, writes=False)
+        return found.revision
 
     def _wait(self, unit: Callable[[Connection], T], timeout: float) -> T:
         worker, database = self._worker, self._database

@@ -1,30 +1,34 @@
-"""What revision a database is at, and bringing it to the newest, under a lock.
-
-Alembic is imported only to change a schema, never to look at one: a server
-whose database is current starts without it.
-"""
+"""What revision a database is at, how that stands to this code, and what to do about it."""
 
 from __future__ import annotations
 
 import logging
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import SchemaMismatch
-from .engine import STATEMENT_TIMEOUT, describe, statement_limit
-from .locks import process_lock
+from .engine import describe
+from .migrating import known_revisions, migrations_folder, upgrade
 from .models import Base, Meta
 
-if TYPE_CHECKING:
-    from alembic.config import Config
+__all__ = [
+    "CODE",
+    "HEAD",
+    "OLDEST_COMPATIBLE_CODE",
+    "STOCK_ADOPTED",
+    "VERSION_TABLE",
+    "State",
+    "Status",
+    "ensure",
+    "explain",
+    "known_revisions",
+    "migrations_folder",
+    "status",
+]
 
 #: The revision that this code was written for: the newest migration.
 HEAD: Final = "0001"
@@ -116,40 +120,16 @@ def _judge(revision: str, meta: dict[str, str]) -> Status:
         floor = int(meta[OLDEST_COMPATIBLE_CODE])
     except (KeyError, ValueError):
         return Status(State.FOREIGN, revision, None, adopted)
-    if revision == HEAD:
+    if floor > CODE:
+        # First of all: a contracting migration raises the floor before it begins.
+        state = State.AHEAD_INCOMPATIBLE
+    elif revision == HEAD:
         state = State.CURRENT
     elif revision in known_revisions():
         state = State.BEHIND
-    elif floor <= CODE:
-        state = State.AHEAD_COMPATIBLE
     else:
-        state = State.AHEAD_INCOMPATIBLE
+        state = State.AHEAD_COMPATIBLE
     return Status(state, revision, floor, adopted)
-
-
-def known_revisions() -> frozenset[str]:
-    """Return the revisions that this installation has migrations for, read off their names."""
-    versions = migrations_folder() / "versions"
-    return frozenset(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
-
-
-def migrations_folder() -> Path:
-    """Return the folder of the migrations: in the installed package, else beside it.
-
-    Raises
-    ------
-    SchemaMismatch
-        If the installation is not whole.
-    """
-    package = Path(__file__).parent.parent
-    for folder in (package / "migrations", package.parent / "migrations"):
-        if (folder / "env.py").is_file():
-            return folder
-    raise SchemaMismatch(
-        "The migrations are missing from this installation of jupyter_session_store; "
-        "expected them inside the package. Reinstall it: "
-        "pip install --force-reinstall jupyter_session_store"
-    )
 
 
 def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None) -> Status:
@@ -163,7 +143,8 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
         upgraded. ``"always"``: a server database that is behind, too.
         ``"never"``: none.
     log : logging.Logger, optional
-        Where it is said that another process's upgrade is waited for.
+        Where it is said that another process's upgrade is waited for, and where
+        a backup is.
 
     Returns
     -------
@@ -175,7 +156,8 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
     SchemaMismatch
         If it does not fit and may not, or cannot, be upgraded.
     StoreUnavailable
-        If another process holds the migration lock for too long.
+        If the database fails, another process holds the migration lock for too
+        long, or a SQLite file cannot be backed up.
     """
     with engine.connect() as connection:
         found = status(connection)
@@ -188,7 +170,10 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
     }
     if not may.get(found.state, False):
         raise SchemaMismatch(explain(found, describe(engine.url)))
-    upgrade(engine, log=log)
+    try:
+        upgrade(engine, log=log)
+    except SchemaMismatch as error:
+        raise SchemaMismatch(f"{_lack(found, describe(engine.url))}. {error}") from error
     with engine.connect() as connection:
         found = status(connection)
     if not found.usable:
@@ -207,15 +192,11 @@ def explain(found: Status, database: str) -> str:
     """
     where = f"The database ({database})"
     expected = f"this code expects revision {HEAD}"
-    ini = migrations_folder().parent / "alembic.ini"
-    cure = (
-        f"Run: alembic -c {shlex.quote(str(ini))} upgrade head\n"
-        'or let the server do it: c.PersistentSessionManager.auto_upgrade = "always"'
-    )
-    if found.state is State.EMPTY:
-        return f"{where} holds no session tables; {expected}. {cure}"
-    if found.state is State.BEHIND:
-        return f"{where} is at revision {found.revision}, which is behind; {expected}. {cure}"
+    if found.state in (State.EMPTY, State.BEHIND):
+        return (
+            f"{_lack(found, database)}. Run: jupyter session-store upgrade\n"
+            'or let the server do it: c.PersistentSessionManager.auto_upgrade = "always"'
+        )
     if found.state is State.AHEAD_COMPATIBLE:
         return (
             f"{where} is at revision {found.revision}, newer than this code, which can work "
@@ -236,53 +217,8 @@ def explain(found: Status, database: str) -> str:
     )
 
 
-def alembic_config() -> Config:
-    """Return Alembic's configuration for the installed migrations."""
-    from alembic.config import Config
-
-    # Not from alembic.ini, which is for the command: it changes the path of modules, for one.
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def upgrade(engine: Engine, revision: str = "head", *, log: logging.Logger | None = None) -> None:
-    """Upgrade a database with Alembic, in process, under the migration lock.
-
-    Raises
-    ------
-    StoreUnavailable
-        If another process holds the lock for longer than :data:`.locks.LOCK_TIMEOUT`.
-    """
-    from alembic import command
-
-    config = alembic_config()
-    with process_lock, migration_connection(engine) as connection:
-        config.attributes["connection"] = connection
-        config.attributes["log"] = log
-        command.upgrade(config, revision)
-
-
-@contextmanager
-def migration_connection(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection whose transactions are real ones, as a migration needs."""
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            yield connection
-            return
-        connection.execution_options(isolation_level="READ COMMITTED")
-        if engine.url.get_driver_name() != "psycopg":
-            yield connection
-            return
-        driver = connection.connection.dbapi_connection
-        # A migration takes as long as it takes.
-        connection.exec_driver_sql(statement_limit(driver, 0))
-        connection.commit()
-        try:
-            yield connection
-        except BaseException:
-            connection.invalidate()
-            raise
-        connection.exec_driver_sql(statement_limit(driver, STATEMENT_TIMEOUT))
-        connection.commit()
+def _lack(found: Status, database: str) -> str:
+    has = "holds no session tables"
+    if found.state is State.BEHIND:
+        has = f"is at revision {found.revision}, which is behind"
+    return f"The database ({database}) {has}; this code expects revision {HEAD}"

@@ -80,11 +80,13 @@ class LeaseContract:
         mine, theirs, thirds = local("mine", "one"), local("theirs", "two"), local("3", "three")
         gateways = record("remote", GATEWAY, server_id="two")
         by_hand = record("x", Scope(SCOPE.namespace, "somebody"), server_id="two")
-        for each in (mine, theirs, thirds, gateways, by_hand):
+        # Compared exactly, as everything is.
+        stranger = record("y", Scope(SCOPE.namespace, "Server:two"), server_id="two")
+        for each in (mine, theirs, thirds, gateways, by_hand, stranger):
             run(repository.add(each))
         repository.evict(SCOPE, seen[:1], "one", timeout=60)
         assert stored(repository, theirs.scope) == {}
-        for each in (mine, thirds, gateways, by_hand):
+        for each in (mine, thirds, gateways, by_hand, stranger):
             assert stored(repository, each.scope) == {each.session_id: each}
 
     def test_an_eviction_stays_in_its_namespace(self, repository: SessionRepository) -> None:

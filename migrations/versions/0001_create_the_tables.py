@@ -22,8 +22,9 @@ down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-#: The oldest generation of the code that can work with this revision.
+KIND = "expanding"
 OLDEST_COMPATIBLE_CODE = "1"
+DOWNGRADE_LOSES: str | None = "every session"
 
 
 def upgrade() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql import migrating
 
 from ..databases import Database
 from .support import engine_of
@@ -23,5 +23,5 @@ def engine(database: Database) -> Iterator[Engine]:
 @pytest.fixture
 def at_head(engine: Engine) -> Engine:
     """The engine of a database at the newest revision."""
-    schema.upgrade(engine)
+    migrating.upgrade(engine)
     return engine

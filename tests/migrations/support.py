@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
 from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql import migrating, schema
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.testing import server
@@ -28,21 +28,35 @@ SCOPE: Final = Scope("dir:/home/alice", "server:1")
 TABLES: Final = frozenset({*Base.metadata.tables, schema.VERSION_TABLE})
 LATER: Final = "0002"
 
-_LATER = """
+_LATER = '''"""Add {column} to sessions."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{revision}"
+down_revision = "{previous}"
+
+KIND = "{kind}"
+OLDEST_COMPATIBLE_CODE = "{floor}"
+DOWNGRADE_LOSES = "every {column}"
 
 
 def upgrade():
-    op.add_column("jupyter_sessions", sa.Column("note", sa.String(20)))
+    set_floor("{floor}")
+    op.add_column("jupyter_sessions", sa.Column("{column}", sa.String(20)))
+
+
+def downgrade():
+    with op.batch_alter_table("jupyter_sessions") as batch:
+        batch.drop_column("{column}")
+    set_floor("{previous_floor}")
+
+
+def set_floor(value):
     op.execute(
-        "UPDATE jupyter_session_store_meta SET value = '{floor}'"
+        f"UPDATE jupyter_session_store_meta SET value = '{{value}}'"
         " WHERE name = 'oldest_compatible_code'"
     )
-"""
+'''
 
 
 @contextmanager
@@ -63,34 +77,47 @@ def status(engine: Engine) -> schema.Status:
 
 def alembic(command: Callable[..., object], engine: Engine, *arguments: str) -> None:
     """Run a command of Alembic on an engine, in this process, as a server does."""
-    config = schema.alembic_config()
-    with schema.migration_connection(engine) as connection:
+    config = migrating.alembic_config()
+    with migrating.migration_connection(engine) as connection:
         config.attributes["connection"] = connection
         command(config, *arguments)
 
 
-def release(folder: Path, floor: int) -> Path:
-    """Make the migrations of a later release, with one revision more.
+def release(folder: Path, *floors: int) -> Path:
+    """Make the migrations of a later release, with some revisions more.
 
     Parameters
     ----------
     folder : Path
         Made here.
-    floor : int
-        The oldest generation of the code that the revision leaves room for.
+    *floors : int
+        The oldest generation of the code that each of the revisions leaves room for.
 
     Returns
     -------
     Path
-        For ``schema.migrations_folder`` to return.
+        For ``migrating.migrations_folder`` to return.
     """
     migrations = folder / "migrations"
     # Not copytree of the whole: bytecode of this Python's would come along.
     shutil.copytree(
-        schema.migrations_folder(), migrations, ignore=shutil.ignore_patterns("__pycache__")
+        migrating.migrations_folder(), migrations, ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copy(schema.migrations_folder().parent / "alembic.ini", folder)
-    (migrations / "versions" / f"{LATER}_note.py").write_text(_LATER.format(floor=floor))
+    shutil.copy(migrating.migrations_folder().parent / "alembic.ini", folder)
+    previous, previous_floor = "0001", 1
+    for number, floor in enumerate(floors, start=int(LATER)):
+        revision = f"{number:04}"
+        column = "note" if revision == LATER else f"note{number}"
+        text = _LATER.format(
+            revision=revision,
+            previous=previous,
+            column=column,
+            kind="expanding" if floor == previous_floor else "contracting",
+            floor=floor,
+            previous_floor=previous_floor,
+        )
+        (migrations / "versions" / f"{revision}_{column}.py").write_text(text)
+        previous, previous_floor = revision, floor
     return migrations
 
 
@@ -171,3 +198,12 @@ def run_python(
         timeout=100,
         check=False,
     )
+
+
+def without_privileges() -> list[str]:
+    """Return what takes root's right to write anywhere away; others do not have it."""
+    if os.geteuid() != 0:
+        return []
+    setpriv = shutil.which("setpriv")
+    assert setpriv is not None, "as root this test needs setpriv (util-linux)"
+    return [setpriv, "--bounding-set=-dac_override,-dac_read_search", "--"]

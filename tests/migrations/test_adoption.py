@@ -14,7 +14,7 @@ import pytest
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
 from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
-from jupyter_session_store.sql import schema, stock
+from jupyter_session_store.sql import migrating, stock
 
 from .support import SCOPE, TABLES, engine_of, opened, record
 from .test_race import race
@@ -197,7 +197,7 @@ def test_a_stock_file_that_a_migration_came_before(file: Path, first: bool) -> N
     """An operator may run ``alembic upgrade head`` before the first start."""
     if first:
         with engine_of(str(file)) as engine:
-            schema.upgrade(engine)
+            migrating.upgrade(engine)
     assert rows(found_in(str(file))) == list(SESSIONS)
 
 

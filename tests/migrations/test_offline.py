@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine, create_mock_engine
 
 from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql import migrating, schema
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import State
 
@@ -104,6 +104,14 @@ def test_the_sql_is_that_of_the_database(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", URLS)
+def test_the_sql_is_the_same_in_process(scheme: str) -> None:
+    url = URLS[scheme]
+    assert migrating.sql_script(url, None, "head") == printed(scheme, "upgrade", "head")
+    down = migrating.sql_script(url, "0001", "base", downgrade=True)
+    assert down == printed(scheme, "downgrade", "head:base")
+
+
+@pytest.mark.parametrize("scheme", URLS)
 def test_the_sql_is_what_the_model_would_make(scheme: str) -> None:
     """On MySQL 8 too, where no server is at hand."""
     made: list[str] = []
@@ -131,7 +139,7 @@ def test_the_sql_makes_the_schema(
     migrated = new_database()
     other = engines.create(migrated.url)
     try:
-        schema.upgrade(other)
+        migrating.upgrade(other)
     finally:
         other.dispose()
     assert shape(database) == shape(migrated)

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql import locks, schema
+from jupyter_session_store.sql import locks, migrating, schema
 from jupyter_session_store.sql.schema import State
 
 from ..databases import Database
@@ -133,7 +133,7 @@ def states_after_a_look(url: str, place: int, patch: pytest.MonkeyPatch) -> list
     """
     found: list[State | None] = []
     statements = count()
-    upgrade = schema.upgrade
+    upgrade = migrating.upgrade
     with engine_of(url) as engine, engine_of(url) as other:
 
         def before(*_: object) -> None:
@@ -170,7 +170,7 @@ def test_servers_wait_for_a_migration_that_goes_on(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:
     with race(tmp_path) as racers:
-        with schema.migration_connection(engine) as connection, locks.migration_lock(connection):
+        with migrating.migration_connection(engine) as connection, locks.migration_lock(connection):
             racers.start(database.url)
             until(lambda: racers.waiting() == SERVERS, racers.logs)
         assert max(racers.finish()) == SERVERS
@@ -179,7 +179,7 @@ def test_servers_wait_for_a_migration_that_goes_on(
 
 def test_the_command_waits_for_a_server(database: Database, engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with log.open("w") as output, schema.migration_connection(engine) as connection:
+    with log.open("w") as output, migrating.migration_connection(engine) as connection:
         with locks.migration_lock(connection):
             command = subprocess.Popen(
                 [sys.executable, "-m", "alembic", "upgrade", "head"],
@@ -256,10 +256,10 @@ def test_threads_that_upgrade_one_database_each(
 HOLDER: Final = """if True:
     import os
     from jupyter_session_store.errors import StoreUnavailable
-    from jupyter_session_store.sql import locks, schema
+    from jupyter_session_store.sql import locks, migrating
     from tests.migrations.support import engine_of
     with engine_of(os.environ["DATABASE"]) as engine:
-        with schema.migration_connection(engine) as connection:
+        with migrating.migration_connection(engine) as connection:
             try:
                 with locks.migration_lock(connection, timeout=0.5):
                     print("had it")
@@ -271,14 +271,14 @@ HOLDER: Final = """if True:
 def test_the_lock_is_not_waited_for_without_end(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:
-    with schema.migration_connection(engine) as connection, locks.migration_lock(connection):
+    with migrating.migration_connection(engine) as connection, locks.migration_lock(connection):
         refused = run_python("-c", HOLDER, home=tmp_path, DATABASE=database.url)
         assert "another process has held the migration lock for 0.5 s" in refused.stdout
         assert "Look for a hanging alembic or jupyter server" in refused.stdout
         with (
             pytest.raises(StoreUnavailable, match="migration lock"),
             engine_of(database.url) as other,
-            schema.migration_connection(other) as second,
+            migrating.migration_connection(other) as second,
             locks.migration_lock(second, timeout=0.2),
         ):
             raise AssertionError("two threads held the lock")
@@ -290,12 +290,12 @@ def test_a_migration_that_fails_frees_the_lock(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:
     with (
-        schema.migration_connection(engine) as connection,
+        migrating.migration_connection(engine) as connection,
         pytest.raises(ZeroDivisionError),
         locks.migration_lock(connection),
     ):
         raise ZeroDivisionError
-    with schema.migration_connection(engine):
+    with migrating.migration_connection(engine):
         had = run_python("-c", HOLDER, home=tmp_path, DATABASE=database.url)
     assert had.stdout == "had it\n"
 
@@ -304,6 +304,6 @@ def test_two_databases_of_one_server_do_not_wait_for_each_other(
     engine: Engine, new_database: Callable[[], Database], tmp_path: Path
 ) -> None:
     other = new_database()
-    with schema.migration_connection(engine) as connection, locks.migration_lock(connection):
+    with migrating.migration_connection(engine) as connection, locks.migration_lock(connection):
         had = run_python("-c", HOLDER, home=tmp_path, DATABASE=other.url)
     assert had.stdout == "had it\n"

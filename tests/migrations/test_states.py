@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
 import sys
 import threading
 import time
@@ -19,7 +19,7 @@ from sqlalchemy import Engine, inspect
 
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql import migrating, schema
 from jupyter_session_store.sql.schema import State
 
 from ..databases import Database, parameters
@@ -72,7 +72,7 @@ def later_code(folder: Path, floor: int, monkeypatch: pytest.MonkeyPatch) -> Ite
     # A folder whose name means something to a configuration file and to a shell.
     migrations = release(folder / f"100% later {floor}", floor)
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "migrations_folder", lambda: migrations)
+        patch.setattr(migrating, "migrations_folder", lambda: migrations)
         patch.setattr(schema, "HEAD", LATER)
         patch.setattr(schema, "CODE", 2)
         yield
@@ -88,11 +88,11 @@ def make(
         if state is State.FOREIGN:
             database.execute("CREATE TABLE jupyter_sessions (id INTEGER)")
         elif state is State.CURRENT:
-            schema.upgrade(engine)
+            migrating.upgrade(engine)
         elif state in (State.AHEAD_COMPATIBLE, State.AHEAD_INCOMPATIBLE):
             floor = 1 if state is State.AHEAD_COMPATIBLE else 2
             with later_code(tmp_path, floor, monkeypatch):
-                schema.upgrade(engine)
+                migrating.upgrade(engine)
         elif state is not State.EMPTY:
             raise NotImplementedError(state)
 
@@ -190,7 +190,7 @@ def test_tables_of_ours_that_were_spoilt(database: Database, engine: Engine) -> 
     for name, statement in SPOILT.items():
         for table in TABLES:
             database.execute(f"DROP TABLE IF EXISTS {table}")
-        schema.upgrade(engine)
+        migrating.upgrade(engine)
         database.execute(statement)
         told[name] = refused_and_left(database, engine)
     assert told == dict.fromkeys(SPOILT, "refused and left")
@@ -230,8 +230,7 @@ SECRET_URLS: Final = {
 def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str) -> None:
     shown = engines.describe(engines.parse(url))
     assert shown == SECRET_URLS[url]
-    ini = schema.migrations_folder().parent / "alembic.ini"
-    upgrade = f"Run: alembic -c {ini} upgrade head\n"
+    upgrade = "Run: jupyter session-store upgrade\n"
     expected = f"this code expects revision {schema.HEAD}"
     texts = {
         State.EMPTY: ("holds no session tables", expected, upgrade),
@@ -258,34 +257,26 @@ def test_the_command_of_the_text_does_what_it_says(
 ) -> None:
     with pytest.raises(SchemaMismatch) as refusal:
         schema.ensure(engine, "never")
-    found = re.search(r"^.*Run: alembic (.*)$", str(refusal.value), re.MULTILINE)
+    found = re.search(r"Run: (jupyter .*)$", str(refusal.value), re.MULTILINE)
     assert found is not None
+    scripts = Path(sys.executable).parent
     done = run_python(
-        *("-m", "alembic"),
+        "-m",
         *found[1].split(),
         home=tmp_path,
         cwd=tmp_path,
         JUPYTER_SESSION_STORE_URL=database.url,
+        PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}",
     )
     assert done.returncode == 0, done.stdout
     assert schema.ensure(engine, "never").state is State.CURRENT
 
 
-def test_a_path_with_a_space_stays_one_word(
-    at_head: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that the command of the text can be pasted into a shell."""
-    with later_code(tmp_path, 1, monkeypatch):
-        text = schema.explain(status(at_head), "here")
-        ini = schema.migrations_folder().parent / "alembic.ini"
-    words = shlex.split(text.partition("Run: ")[2].partition("\n")[0])
-    assert words == ["alembic", "-c", str(ini), "upgrade", "head"]
-
-
 def test_migrations_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(schema, "__file__", str(tmp_path / "package" / "sql" / "schema.py"))
+    elsewhere = str(tmp_path / "package" / "sql" / "migrating.py")
+    monkeypatch.setattr(migrating, "__file__", elsewhere)
     with pytest.raises(SchemaMismatch, match="pip install --force-reinstall"):
-        schema.migrations_folder()
+        migrating.migrations_folder()
 
 
 # -------------------------------------------------------------- through the door
@@ -310,7 +301,7 @@ async def test_a_database_that_moves_ahead_does_not_stop_a_server(
     with opened(database.url) as repository:
         await repository.add(record("before"))
         with later_code(tmp_path, 1, monkeypatch):
-            schema.upgrade(at_head)
+            migrating.upgrade(at_head)
         await repository.add(record("after"))
         found = await repository.find(SCOPE)
     assert sorted(one.session_id for one in found) == ["after", "before"]

@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
 from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import files, schema
+from jupyter_session_store.sql import files, migrating
 from tests.databases.database import Database, parameters
 
 PASSWORD = "s3cr%t@:/?#"
@@ -257,13 +257,17 @@ def test_a_connection_of_a_pooler_keeps_its_time_out(
             return str(connection.exec_driver_sql("SHOW statement_timeout").scalar_one())
 
     assert seen() == "5s"
-    with schema.migration_connection(engine) as connection:
+    with migrating.migration_connection(engine) as connection:
         assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0"
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "4s"
     assert seen() == "5s"
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "0"
     # A pooler names a process of its own invention at connect.
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", -1)
-    with schema.migration_connection(engine) as connection:
+    with migrating.migration_connection(engine) as connection:
         assert connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "5s"
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "0"
     engine.dispose()
     assert seen() == "0"
     engine.dispose()

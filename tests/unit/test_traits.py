@@ -258,6 +258,9 @@ def test_settings_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "config" / "jupyter_server_config.py").write_text(
         "c.SessionManager.database_filepath = 'postgresql://db/jupyter'\n"
         "c.PersistentSessionManager.engine_options = {'pool_size': 2}\n"
+        # What only a server reads is nothing to warn of.
+        "c.PersistentSessionManager.auto_upgrade = 'never'\n"
+        "c.PersistentSessionManager.namespace = 'alice'\n"
     )
     found = Settings.from_jupyter()
     assert (found.url, found.engine_options) == ("postgresql://db/jupyter", {"pool_size": 2})
