@@ -79,6 +79,20 @@ class Container(Instance):
         wrapped.kill()
         wrapped.wait(timeout=30)  # to start one that still runs does nothing
 
+    def put(self, name: str, text: str) -> str:
+        path = f"/tmp/{name}"
+        owner = {"postgresql": "postgres", "mysql": "mysql"}[self.kind]
+        code, output = self._container.get_wrapped_container().exec_run(
+            [
+                *("sh", "-c", 'umask 077; printf %s "$1" > "$0"; chown "$2" "$0"'),
+                *(path, text, owner),
+            ],
+            user="root",
+        )
+        if code:
+            raise NoDatabase(f"{path} cannot be written: {output.decode(errors='replace')}")
+        return path
+
     def failure(self) -> str | None:
         wrapped = self._container.get_wrapped_container()
         wrapped.reload()

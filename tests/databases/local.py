@@ -201,6 +201,9 @@ class LocalInstance(Instance):
             shutil.chown(path, *_nobody())
         return path
 
+    def put(self, name: str, text: str) -> str:
+        return str(self.write(name, text))
+
     def run(self, *command: str | Path) -> None:
         """Run a program as the server's user."""
         result = subprocess.run(

@@ -17,6 +17,8 @@ class LocalMySQL(LocalInstance):
     _install: Path | None
 
     def __init__(self) -> None:
+        #: More of its command line, from the next :meth:`start` on.
+        self.options: list[str] = []
         super().__init__("mysql")
 
     def find_programs(self) -> None:
@@ -69,6 +71,7 @@ class LocalMySQL(LocalInstance):
             "--skip-name-resolve",
             "--skip-log-bin",
             *(["--mysqlx=OFF"] if self._install is None else self._lightly()),
+            *self.options,
         ]
 
     def _lightly(self) -> list[str]:

@@ -113,6 +113,16 @@ class Instance(Server, ABC):
         self.start()
 
     @abstractmethod
+    def put(self, name: str, text: str) -> str:
+        """Write a file that the server can read and nobody else.
+
+        Returns
+        -------
+        str
+            Its path, as the server has it.
+        """
+
+    @abstractmethod
     def failure(self) -> str | None:
         """Return why the server is not running, or ``None`` if it may still come up."""
 

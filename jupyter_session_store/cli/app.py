@@ -1,0 +1,69 @@
+"""The command itself, which only knows the names of its subcommands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from .command import CommandLine, ExitCode, wrong_usage
+
+_COMMANDS: Final = "jupyter_session_store.cli"
+
+
+class SessionStoreApp(CommandLine):
+    """Finds the subcommand and starts it."""
+
+    name = "jupyter-session-store"
+    description = """
+    Upgrade, inspect, clean up and move the database of jupyter_session_store.
+
+    The database and how to reach it are read from jupyter_server_config.py and
+    from the environment (JUPYTER_SESSION_STORE_URL), as the servers do, unless
+    --url says otherwise. A subcommand's own help says more:
+    `jupyter session-store upgrade --help`.
+
+    Exit codes: 0 done, or yes; 1 no, or not found, or not confirmed; 2 wrong
+    usage or setting; 3 the database cannot be used now; 4 its schema does not
+    fit; 130 interrupted.
+    """
+    examples = """
+    jupyter session-store check                       # does the schema fit?
+    jupyter session-store upgrade                     # bring it to the newest
+    jupyter session-store upgrade --url env:DB_URL    # another database
+    jupyter session-store list --json                 # every session
+    jupyter session-store prune --older-than 30d      # clean up
+    """
+    flags: Any = {}
+    aliases: Any = {}
+    subcommands: Any = {
+        "upgrade": (f"{_COMMANDS}.schema.Upgrade", "Bring the schema to the newest revision."),
+        "downgrade": (f"{_COMMANDS}.schema.Downgrade", "Take the schema back to a revision."),
+        "current": (f"{_COMMANDS}.schema.Current", "Show which revision the database is at."),
+        "history": (f"{_COMMANDS}.schema.History", "Show the revisions that there are."),
+        "check": (f"{_COMMANDS}.schema.Check", "Say by the exit code whether the schema fits."),
+        "doctor": (f"{_COMMANDS}.doctor.Doctor", "Examine the database and the way to it."),
+        "list": (f"{_COMMANDS}.inspecting.List", "List sessions."),
+        "show": (f"{_COMMANDS}.inspecting.Show", "Show all that is stored of a session."),
+        "servers": (f"{_COMMANDS}.inspecting.Servers", "List the registered servers."),
+        "prune": (f"{_COMMANDS}.cleaning.Prune", "Remove sessions that nobody needs."),
+        "purge": (f"{_COMMANDS}.cleaning.Purge", "Remove all of a namespace."),
+        "rename": (f"{_COMMANDS}.cleaning.Rename", "Give a namespace another name."),
+        "copy": (f"{_COMMANDS}.transfer.Copy", "Copy everything to another database."),
+        "import": (f"{_COMMANDS}.transfer.Import", "Take over a stock manager's SQLite file."),
+    }
+
+    def start(self) -> None:
+        """Start the subcommand; without one, show what there is."""
+        super().start()
+        if self.extra_args:
+            wrong_usage(
+                f"There is no subcommand {self.extra_args[0]!r}; expected one of "
+                f"{', '.join(self.subcommands)}."
+            )
+        self.print_help()
+        sys.exit(ExitCode.WRONG_USAGE)
+
+
+def main() -> None:
+    """Run ``jupyter session-store``."""
+    SessionStoreApp.launch_instance()

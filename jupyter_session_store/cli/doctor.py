@@ -1,0 +1,71 @@
+"""The subcommand that examines the database and the way to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from .command import JSON_FLAG, ExitCode, StoreCommand
+
+if TYPE_CHECKING:
+    from ..sql.examining import Finding
+
+_COLUMNS: Final = {"name": "EXAMINED", "verdict": "VERDICT", "text": "FOUND"}
+
+
+class Doctor(StoreCommand):
+    """Examine the database and the way to it."""
+
+    name = "jupyter-session-store doctor"
+    description = """
+    Examine the database and the way to it, from this machine and with the
+    settings of its servers: versions, connection, TLS, a pooler in between,
+    revision, rights, clock, room, the file's mode and where it lies.
+
+    Nothing is changed. Each finding has a verdict (ok, warning, failed, or
+    unknown: it could not be examined) and, if it is not well, what mends it.
+
+    Exit codes: 0 nothing failed; 1 something did; 2 a setting is wrong; 3 the
+    database cannot be reached, after what was found until then.
+    """
+    examples = """
+    jupyter session-store doctor
+    jupyter session-store doctor --url env:DB_URL
+    jupyter session-store doctor --json
+    """
+    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+
+    def run(self) -> ExitCode:
+        """Examine it."""
+        from ..sql import operating
+        from ..sql.examining import CONNECTION, Verdict, examine
+
+        settings = self.settings(self.url)
+        found: list[Finding] = []
+        # That a file is not there is a finding too: none is made.
+        with operating.engine(
+            settings.url, settings.engine_options, create=True, patient=False
+        ) as engine:
+            columns = dict(_COLUMNS)
+            if not sys.stdout.isatty():
+                columns["cure"] = "CURE"
+            self.output.rows(_rows(examine(engine), found), columns, empty="")
+        if sys.stdout.isatty():
+            # Not in a cell, whose lines a command would be broken into.
+            for finding in found:
+                if finding.cure:
+                    self.output.text(f"{finding.name}: {finding.cure}")
+        verdicts = {finding.name: finding.verdict for finding in found}
+        if verdicts[CONNECTION] is Verdict.FAILED:
+            return ExitCode.UNAVAILABLE
+        return ExitCode.NO if Verdict.FAILED in verdicts.values() else ExitCode.DONE
+
+
+def _rows(findings: Iterator[Finding], found: list[Finding]) -> Iterator[dict[str, Any]]:
+    for finding in findings:
+        found.append(finding)
+        yield {**vars(finding), "verdict": finding.verdict.value}
+
+
+__all__ = ["Doctor"]

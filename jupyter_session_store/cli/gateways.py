@@ -1,0 +1,65 @@
+"""Which gateway is meant, by the name under which the store knows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_server.gateway.gateway_client import GatewayClient
+
+from ..errors import ConfigurationError
+from ..kernels import gateway_name_of
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
+
+#: Its constructor has no types.
+_Client: Final[Any] = GatewayClient
+
+
+def gateway_name(given: str, config: Config) -> str:
+    """Return the name that servers give to a gateway.
+
+    Parameters
+    ----------
+    given : str
+        The gateway's URL, or its name; empty for the configured one.
+    config : Config
+        As the servers have it.
+
+    Raises
+    ------
+    ConfigurationError
+        If none is configured, or a URL holds a user or a password.
+    """
+    if not given:
+        return _configured(config)
+    if "://" not in given:
+        return given
+    url, at, _host = given.rpartition("@")
+    try:
+        if not at:
+            return gateway_name_of(given)
+        # The name of one on a loopback address ends with its host's.
+        if gateway_name_of(url).rpartition("@")[0] == url:
+            return given
+    except ValueError:
+        # What stands where a port should, which is not repeated: it may be a password.
+        pass
+    raise ConfigurationError(
+        "--gateway is no URL of a gateway; expected http://HOST:PORT/PATH or https://, without a "
+        "user and a password, which are no part of its name."
+    )
+
+
+def _configured(config: Config) -> str:
+    for section in ("PersistentSessionManager", "SessionManager"):
+        if "gateway_name" in config[section]:
+            return str(config[section].gateway_name)
+    url = _Client(config=config).url
+    if not url:
+        raise ConfigurationError(
+            "This configuration names no gateway. Sessions on a server's own kernels have ended "
+            "with it, and are not worth importing; for those on a gateway expected "
+            "--gateway URL, or c.GatewayClient.url. Nothing was changed."
+        )
+    return gateway_name_of(url)

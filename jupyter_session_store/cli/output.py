@@ -1,0 +1,130 @@
+"""Results: a table for a terminal, plain lines for a pipe, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final
+
+#: Rows of one table on a terminal: its columns are as wide as these need.
+_ROWS: Final = 200
+
+
+class Output:
+    """Writes results to standard output, row by row: memory does not grow with them.
+
+    Parameters
+    ----------
+    as_json : bool
+        Whether to write JSON: a list as one array, streamed.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+
+    def rows(
+        self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
+    ) -> int:
+        """Write a list.
+
+        Parameters
+        ----------
+        rows : iterable of mapping
+            In JSON each is written whole.
+        columns : mapping
+            The keys that a table shows, and their headings.
+        empty : str
+            What a terminal is told if there are none.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
+        if self._json:
+            return _write_array(rows)
+        if not sys.stdout.isatty():
+            return _write_lines(rows, columns)
+        count = _write_tables(rows, columns)
+        if not count:
+            sys.stdout.write(f"{empty}\n")
+        return count
+
+    def one(self, values: Mapping[str, Any]) -> None:
+        """Write one thing: a line for each of its values."""
+        if self._json:
+            sys.stdout.write(f"{json.dumps(values, default=_plain, indent=2)}\n")
+            return
+        width = max(map(len, values))
+        for name, value in values.items():
+            sys.stdout.write(f"{name:<{width}}  {shown(value)}\n")
+
+    def text(self, text: str) -> None:
+        """Write a sentence, which JSON has no place for."""
+        if not self._json:
+            sys.stdout.write(f"{text}\n")
+
+
+def shown(value: Any) -> str:
+    """Return a value as text in which no character moves the cursor or colours a terminal."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in str(value)
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is not a value that JSON has")
+
+
+def _write_array(rows: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    sys.stdout.write("[")
+    for row in rows:
+        sys.stdout.write(f"{',' if count else ''}\n  {json.dumps(row, default=_plain)}")
+        count += 1
+    sys.stdout.write("\n]\n" if count else "]\n")
+    return count
+
+
+def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
+    """Write one row a line, tabs between, a heading first: for `cut` and `awk`."""
+    count = 0
+    sys.stdout.write("\t".join(columns.values()) + "\n")
+    for row in rows:
+        sys.stdout.write("\t".join(shown(row[name]) for name in columns) + "\n")
+        count += 1
+    return count
+
+
+def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    remaining = iter(rows)
+    count = 0
+    while batch := list(islice(remaining, _ROWS)):
+        table = Table(*columns.values(), show_header=True)
+        for row in batch:
+            # Text has no markup: a path with brackets stays as it is.
+            table.add_row(*_cells(row, columns, Text))
+        console.print(table)
+        count += len(batch)
+    return count
+
+
+def _cells(row: Mapping[str, Any], columns: Mapping[str, str], cell: Any) -> Sequence[Any]:
+    return [cell(shown(row[name]), overflow="fold") for name in columns]

@@ -1,0 +1,267 @@
+"""``doctor``: what it finds, what it says would mend it, and that this mends it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql.examining import Finding, Verdict
+from jupyter_session_store.sql.models import Meta, Server, Session
+from jupyter_session_store.sql.schema import VERSION_TABLE
+
+from ..databases import Database
+from ..migrations.support import ROOT
+from .conftest import Run
+from .doctor_support import (
+    EXAMINED,
+    GENERAL,
+    SERVERS,
+    TABLES,
+    another_user,
+    look,
+    mend,
+    role_of,
+    told,
+    unwell,
+    with_login,
+)
+from .support import fill, on_terminal, server, session, shows_password, upgraded
+
+
+def test_a_database_that_is_well(database: Database, run: Run) -> None:
+    fill(database.url, [session(f"ns-{n % 3}", n) for n in range(7)], [server("ns-1")])
+    done = run("doctor", "--json", url=database.url)
+    findings = told(done)
+    assert unwell(findings) == {}
+    assert list(findings) == EXAMINED[database.kind]
+    assert all(finding.cure is None for finding in findings.values())
+    assert done.returncode == 0
+    assert findings["sessions"].text == "Sessions: 7. Namespaces: 3. Registered servers: 1."
+    assert findings["revision"].text == "0001, the newest."
+    assert not shows_password(database, done.stdout)
+    if database.kind == "sqlite":
+        assert sqlite3.sqlite_version in findings["driver"].text
+    else:
+        driver = {"postgresql": r"psycopg \d.*libpq \d", "mysql": r"pymysql 1\."}[database.kind]
+        assert re.match(driver, findings["driver"].text)
+        version = database.rows("SELECT version()")[0][0]
+        assert findings["server"].text.split()[1].rstrip(".") in version
+
+
+def test_the_documentation_names_all_that_is_examined() -> None:
+    page = (ROOT / "docs" / "how-to" / "diagnose.md").read_text()
+    named = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted({name for names in EXAMINED.values() for name in names})
+
+
+def test_an_empty_database(database: Database, run: Run) -> None:
+    """Plain lines; and nothing is made."""
+    with closing(database.connect()):
+        pass
+    done = run("doctor", url=database.url)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0] == ["EXAMINED", "VERDICT", "FOUND", "CURE"]
+    rows = {line[0]: line[1:] for line in lines}
+    assert [*rows][1:] == [name for name in EXAMINED[database.kind] if name in rows]
+    verdict, text, cure = rows["revision"]
+    assert (verdict, cure) == ("failed", "jupyter session-store upgrade")
+    assert "holds no session tables; this code expects revision" in text
+    # What needs the tables is not asked for.
+    assert not rows.keys() & {*TABLES, "collation", "storage engine"}
+    assert not shows_password(database, done.stdout)
+    assert "holds no session tables" in look(database.url)["revision"].text
+
+
+def test_tables_of_another(database: Database) -> None:
+    database.execute("CREATE TABLE jupyter_sessions (id INTEGER)")
+    found = look(database.url)["revision"]
+    assert found.verdict is Verdict.FAILED
+    assert "that jupyter_session_store did not make" in found.text
+    assert found.cure is not None
+    assert found.cure.startswith("Set c.SessionManager.database_filepath to another database")
+
+
+def test_a_database_of_a_newer_release(database: Database) -> None:
+    upgraded(database.url)
+    database.execute("UPDATE jupyter_session_store_version SET version_num = '9999'")
+    found = look(database.url)
+    assert unwell(found) == {}
+    assert "newer than this code, which can work with it" in found["revision"].text
+    database.execute(
+        "UPDATE jupyter_session_store_meta SET value = '9' WHERE name = 'oldest_compatible_code'"
+    )
+    found = look(database.url)
+    assert unwell(found) == {"revision": Verdict.FAILED}
+    assert found["revision"].cure == "pip install --upgrade jupyter_session_store"
+
+
+@pytest.mark.only("postgresql", "mysql", **SERVERS)
+def test_a_wrong_password(database: Database, run: Run) -> None:
+    """It says what it has found until then."""
+    user = urlsplit(database.url).username or ""
+    done = run("doctor", "--json", url=with_login(database, user, "s3cr3t"))
+    findings = told(done)
+    assert done.returncode == 3
+    assert list(findings) == [*GENERAL, "connection"]
+    found = findings["connection"]
+    assert found.verdict is Verdict.FAILED
+    assert user in found.text
+    assert found.cure is not None
+    assert "password_file" in found.cure
+    assert "s3cr3t" not in done.stdout + done.stderr
+
+
+@pytest.mark.only("postgresql", "mysql", **SERVERS)
+def test_what_prevents_a_connection(database: Database, tmp_path: Path) -> None:
+    def found(**changes: Any) -> Finding:
+        url = engines.parse(database.url).set(**changes)
+        findings = look(url.render_as_string(hide_password=False))
+        assert list(findings) == [*GENERAL, "connection"]
+        assert not shows_password(database, *(finding.text for finding in findings.values()))
+        return findings["connection"]
+
+    assert found(host="no-such-host.invalid").cure == (
+        "Mend the host in the URL. Whether it is known here: getent hosts no-such-host.invalid"
+    )
+    # Nothing listens on the first of all ports.
+    refused = found(port=1)
+    assert "refused" in refused.text
+    assert refused.cure is not None
+    assert refused.cure.startswith("Start the server, or mend the host and the port")
+    quoted = {"postgresql": '"jss-missing"', "mysql": "`jss-missing`"}[database.kind]
+    assert found(database="jss-missing").cure == f"CREATE DATABASE {quoted};"
+    missing = tmp_path / "no such file"
+    option = look(
+        engines.parse(database.url).set(password=None).render_as_string(),
+        password_file=str(missing),
+    )["connection"]
+    assert "engine_options['password_file'] gave no password (FileNotFoundError)" in option.text
+    assert option.cure == "Mend what that option names; it is read at each connect."
+
+
+@pytest.mark.only("postgresql", "mysql", **SERVERS)
+def test_a_role_that_may_only_read(database: Database, run: Run) -> None:
+    upgraded(database.url)
+    with another_user(database) as url:
+        for table in (*(table.__tablename__ for table in (Session, Server, Meta)), VERSION_TABLE):
+            database.execute(f"GRANT SELECT ON {table} TO {role_of(database, url)}")
+        done = run("doctor", "--json", url=url)
+        findings = told(done)
+        assert done.returncode == 1
+        rights = findings["rights"]
+        assert rights.verdict is Verdict.FAILED
+        assert "INSERT, UPDATE, DELETE on jupyter_sessions" in rights.text
+        assert "SELECT" not in rights.text
+        mend(database, rights)
+        after = look(url)
+        assert after["rights"].verdict is Verdict.OK
+        assert Verdict.FAILED not in unwell(after).values()
+
+
+@pytest.mark.only("postgresql", "mysql", **SERVERS)
+def test_a_role_that_may_do_nothing(database: Database) -> None:
+    fill(database.url, [session("ns", 1)])
+    with another_user(database) as url:
+        found = look(url)
+        assert found["revision"].verdict is Verdict.UNKNOWN
+        assert found["rights"].verdict is Verdict.FAILED
+        assert found["sessions"].verdict is Verdict.UNKNOWN
+        mend(database, found["rights"])
+        after = look(url)
+        assert Verdict.FAILED not in unwell(after).values()
+        assert after["revision"].verdict is Verdict.OK
+        assert after["sessions"].text.startswith("Sessions: 1.")
+
+
+@pytest.mark.only("postgresql", "mysql", **SERVERS)
+def test_a_role_that_may_not_change_the_schema(database: Database) -> None:
+    name = urlsplit(database.url).path[1:]
+    with another_user(database) as url:
+        user = role_of(database, url)
+        if database.kind == "postgresql":
+            # Before PostgreSQL 15 everybody may.
+            database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        else:
+            # Whether a table is there is told to nobody else.
+            database.execute(f"GRANT SELECT ON {name}.* TO {user}")
+        found = look(url)
+        assert found["revision"].verdict is Verdict.FAILED
+        if database.kind == "postgresql":
+            assert found["schema rights"].verdict is Verdict.WARNING
+            assert found["schema rights"].cure is not None
+            assert found["schema rights"].cure.endswith("upgrade --url env:DDL_URL")
+            database.execute(f"GRANT CREATE ON SCHEMA public TO {user}")
+            assert look(url)["schema rights"].verdict is Verdict.OK
+        else:
+            assert found["schema rights"].verdict is Verdict.UNKNOWN
+            database.execute(f"GRANT CREATE, ALTER, DROP, INDEX ON {name}.* TO {user}")
+            assert look(url)["schema rights"].verdict is Verdict.OK
+
+
+@contextmanager
+def held(database: Database) -> Iterator[None]:
+    """Hold a lock under which nobody else can write sessions."""
+    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        for statement in {
+            "sqlite": ["BEGIN IMMEDIATE"],
+            "postgresql": ["BEGIN", "LOCK TABLE jupyter_sessions"],
+            "mysql": ["LOCK TABLES jupyter_sessions WRITE"],
+        }[database.kind]:
+            cursor.execute(statement)
+        yield
+
+
+def test_an_examination_that_fails_is_unknown_and_the_others_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgraded(database.url)
+    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 1.0)
+    arguments = {
+        "sqlite": {"timeout": 0.2},
+        "postgresql": {},
+        "mysql": {"init_command": "SET SESSION lock_wait_timeout = 1"},
+    }[database.kind]
+    with held(database):
+        found = look(database.url, connect_args=arguments)
+    assert list(found) == EXAMINED[database.kind]
+    rights = found["rights"]
+    assert rights.verdict is Verdict.UNKNOWN
+    assert rights.text.startswith("It could not be examined: ")
+    assert set(unwell(found).values()) == {Verdict.UNKNOWN}
+    assert found["revision"].verdict is Verdict.OK
+
+
+def test_sessions_of_strangers(database: Database) -> None:
+    authorities = ["server:server-1", "gateway:http://g", "hand", "serve"]
+    fill(
+        database.url,
+        [session("ns", n, authority=name, claim=None) for n, name in enumerate(authorities)],
+    )
+    found = look(database.url)
+    assert unwell(found) == {"strangers": Verdict.WARNING}
+    assert found["strangers"].text.startswith("2 sessions have an authority")
+    mend(database, found["strangers"])
+    assert unwell(look(database.url)) == {}
+    left = database.rows("SELECT authority FROM jupyter_sessions ORDER BY session_id")
+    assert [row[0] for row in left] == authorities[:2]
+
+
+def test_a_terminal_gets_a_table_and_the_commands_below_it(home: Path) -> None:
+    file = home / ("long-" * 20 + "name.db")
+    upgraded(str(file))
+    file.chmod(0o640)
+    code, shown = on_terminal("doctor", home=home, url=str(file))
+    assert code == 0
+    assert "EXAMINED" in shown
+    assert "│" in shown
+    # Whole, in one line.
+    assert f"file: chmod 600 {file}" in shown.splitlines()

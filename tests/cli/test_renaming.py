@@ -1,0 +1,225 @@
+"""purge and rename: a namespace goes, or gets another name, and no other is touched."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from jupyter_session_store.records import Scope, claim_of
+
+from ..databases import Database
+from ..system.waiting import until
+from .cleaning_support import (
+    GATEWAY,
+    asked,
+    dead,
+    everything,
+    left_by,
+    living,
+    local,
+    numbers,
+    remote,
+    servers_of,
+)
+from .conftest import Run
+from .support import fill, running, shows_password
+
+#: Each differs from "bob" by what a sloppy comparison overlooks.
+ALIKE = ("Bob", "bob ", " bob", "b\u00f6b", "bob/", "bo", "bo%", "b_b")
+
+
+def test_a_purge_of_exactly_one_namespace(run: Run, database: Database) -> None:
+    others = [local(namespace, 100 + n, "dead") for n, namespace in enumerate(ALIKE)]
+    fill(
+        database.url,
+        [*left_by("bob", "dead", 1), *others],
+        [dead(namespace, "dead") for namespace in ("bob", *ALIKE)],
+    )
+    before = everything(database)
+    planned = run("purge", "bob", "--dry-run", url=database.url)
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stdout == (
+        "Would remove 5 session(s) of 1 namespace(s) and 1 server(s). Nothing was changed.\n"
+    )
+    listed = run("purge", "bob", "--dry-run", "--json", url=database.url)
+    assert [row["namespace"] for row in json.loads(listed.stdout)] == ["bob"] * 5
+    for nobody in ("BOB", "%"):
+        answer = run("purge", nobody, "--yes", url=database.url)
+        assert answer.returncode == 1, answer.stdout
+        assert answer.stderr == f"There is nothing of the namespace {nobody!r}.\n"
+    assert everything(database) == before
+    done = run("purge", "bob", "--yes", "--json", url=database.url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"removed": 5, "namespaces": 1, "evicted": 1}
+    assert numbers(database) == [100 + n for n in range(len(ALIKE))]
+    assert servers_of(database) == {(namespace, "dead") for namespace in ALIKE}
+    again = run("purge", "bob", "--yes", url=database.url)
+    assert again.returncode == 1
+    for answer in (planned, listed, done, again):
+        assert not shows_password(database, answer.stdout, answer.stderr)
+
+
+def test_a_purge_is_refused_while_a_server_is_alive(run: Run, database: Database) -> None:
+    fill(database.url, left_by("bob", "lives", 1))
+    with living(database.url, "bob", "lives") as server:
+        before = everything(database)
+        for more in (["--yes"], ["--dry-run"]):
+            refused = run("purge", "bob", *more, url=database.url)
+            assert refused.returncode == 1, refused.stdout
+            assert f"The server lives (process {server.pid} on " in refused.stderr
+            assert "Nothing was changed. Stop its servers" in refused.stderr
+            assert everything(database) == before
+        forced = run("purge", "bob", "--yes", "--force", "--json", url=database.url)
+        assert forced.returncode == 0, forced.stderr
+        assert json.loads(forced.stdout) == {"removed": 5, "namespaces": 1, "evicted": 1}
+        assert "Watching" not in forced.stderr
+        assert numbers(database) == []
+
+
+def test_a_purge_leaves_what_a_server_has_that_is_started_half_way(
+    home: Path, database: Database
+) -> None:
+    fill(database.url, left_by("bob", "dead", 1), [dead("bob", "dead")])
+    code, output = asked(
+        *("purge", "bob"),
+        answer="y",
+        meanwhile=lambda: fill(database.url, servers=[dead("bob", "new")]),
+        home=home,
+        url=database.url,
+    )
+    assert code == 1, output
+    assert "Remove 5 session(s) and 1 server(s) of the namespace 'bob'? [y/N]" in output
+    assert "The server new came back or was started meanwhile" in output
+    assert numbers(database) == [1, 2, 3, 4, 5]
+    assert servers_of(database) == {("bob", "new")}
+
+
+def test_a_namespace_gets_another_name(run: Run, database: Database) -> None:
+    others = [local(namespace, 100 + n, "dead") for n, namespace in enumerate(ALIKE)]
+    fill(
+        database.url,
+        [*left_by("bob", "dead", 1), *others],
+        [dead("bob", "dead"), dead("Bob", "dead")],
+    )
+    columns = "session_id, path, claim, authority, server_id, state, updated_at"
+    query = f"SELECT {columns} FROM jupyter_sessions WHERE namespace = '%s' ORDER BY session_id"
+    before = database.rows(query % "bob")
+    done = run("rename", "bob", "hub:r\u00f6bert smith/", "--json", url=database.url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"sessions": 5, "servers": 1, "claims_lost": 0}
+    assert database.rows(query % "hub:r\u00f6bert smith/") == before
+    assert servers_of(database) == {("hub:r\u00f6bert smith/", "dead"), ("Bob", "dead")}
+    # Whoever serves the new namespace finds the claims that it would make itself.
+    scope = Scope("hub:r\u00f6bert smith/", GATEWAY)
+    claims = {row[2] for row in before if row[3] == GATEWAY}
+    assert claims == {claim_of(scope, f"folder/{number}.ipynb") for number in (2, 3, 4, 5)}
+    again = run("rename", "bob", "robert", url=database.url)
+    assert again.returncode == 1
+    assert again.stderr.endswith("There is nothing of the namespace 'bob'.\n")
+    for answer in (done, again):
+        assert not shows_password(database, answer.stdout, answer.stderr)
+
+
+def test_where_the_new_namespace_has_sessions(run: Run, database: Database) -> None:
+    fill(
+        database.url,
+        [
+            remote("bob", 1, "dead"),
+            remote("bob", 2, "dead"),
+            remote("bob", 3, "dead", claim=None),
+            # On the path of the first, and of the second, which has no claim there.
+            remote("robert", 1, "dead", session_id="session-000011"),
+            remote("robert", 2, "dead", session_id="session-000012", claim=None),
+        ],
+        [dead("bob", "dead"), dead("bob", "other"), dead("robert", "dead")],
+    )
+    done = run("rename", "bob", "robert", url=database.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "Renamed 3 session(s) and 2 server(s); 1 lost the claim to their path.\n"
+    )
+    claimed = "SELECT session_id FROM jupyter_sessions WHERE claim IS NOT NULL ORDER BY session_id"
+    assert database.rows(claimed) == [("session-000002",), ("session-000011",)]
+    assert numbers(database) == [1, 2, 3, 11, 12]
+    assert servers_of(database) == {("robert", "dead"), ("robert", "other")}
+
+
+def test_two_sessions_of_one_id(run: Run, database: Database) -> None:
+    fill(
+        database.url,
+        [*left_by("bob", "dead", 1), remote("robert", 3, "dead"), remote("robert", 9, "dead")],
+        [dead("bob", "dead")],
+    )
+    before = everything(database)
+    refused = run("rename", "bob", "robert", url=database.url)
+    assert refused.returncode == 1
+    assert "Both 'bob' and 'robert' have a session of the id 'session-000003'" in refused.stderr
+    assert everything(database) == before
+
+
+@pytest.mark.parametrize("alive", ["bob", "robert"])
+def test_no_rename_while_a_server_of_either_is_alive(
+    run: Run, database: Database, alive: str
+) -> None:
+    fill(database.url, [local("bob", 1, "lives"), local("robert", 2, "lives")])
+    with living(database.url, alive, "lives"):
+        before = everything(database)
+        refused = run("rename", "bob", "robert", url=database.url)
+        assert refused.returncode == 1, refused.stdout
+        assert f"of the namespace '{alive}' is alive" in refused.stderr
+        assert everything(database) == before
+        forced = run("rename", "bob", "robert", "--force", "--json", url=database.url)
+        assert forced.returncode == 0, forced.stderr
+        moved = {"sessions": 1, "servers": int(alive == "bob"), "claims_lost": 0}
+        assert json.loads(forced.stdout) == moved
+        assert "Watching" not in forced.stderr
+
+
+@pytest.mark.only("postgresql", "mysql", reason="a second writer of a SQLite file waits at once")
+def test_a_session_that_is_added_while_the_others_come(home: Path, database: Database) -> None:
+    """It is not seen by the rename, which waits for it, and then does all of it anew."""
+    fill(database.url, [remote("bob", 1, "dead"), remote("bob", 2, "dead")])
+    fill(database.url, [remote("other", 1, "dead", session_id="session-000011")])
+    add = "UPDATE jupyter_sessions SET namespace = 'robert' WHERE namespace = 'other'"
+    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(add)
+        with running("rename", "bob", "robert", "--json", home=home, url=database.url) as process:
+            until(lambda: _waits(database), why="it waits for the claim that is being made")
+            cursor.execute("COMMIT")
+            output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads(output) == {"sessions": 2, "servers": 0, "claims_lost": 1}
+    claimed = "SELECT session_id FROM jupyter_sessions WHERE claim IS NOT NULL ORDER BY session_id"
+    assert database.rows(claimed) == [("session-000002",), ("session-000011",)]
+
+
+@pytest.mark.only("postgresql", "mysql", reason="SQLite locks no rows")
+def test_ctrl_c_in_a_rename_changes_nothing(home: Path, database: Database) -> None:
+    fill(database.url, left_by("bob", "dead", 1))
+    before = everything(database)
+    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT session_id FROM jupyter_sessions FOR UPDATE")
+        with running("rename", "bob", "robert", home=home, url=database.url) as process:
+            until(lambda: _waits(database), why="it waits for the lock")
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        cursor.execute("ROLLBACK")
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert everything(database) == before
+
+
+def _waits(database: Database) -> bool:
+    query = {
+        "postgresql": "SELECT 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        "mysql": "SELECT 1 FROM information_schema.processlist"
+        " WHERE db = database() AND info LIKE 'UPDATE jupyter_sessions%'",
+    }
+    return bool(database.rows(query[database.kind]))
