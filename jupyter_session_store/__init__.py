@@ -40,6 +40,11 @@ _HOMES = {
 }
 
 
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """Say which module Jupyter Server loads: health and status."""
+    return [{"module": f"{__name__}.extension"}]
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name from its home on first use (:pep:`562`)."""
     home = _HOMES.get(name)

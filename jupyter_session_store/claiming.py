@@ -13,6 +13,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 
 from .errors import GatewayUnavailable, PathClaimed, StoreUnavailable
+from .events import CLOSED
 from .kernels import has_begun, is_over
 from .records import READY, STARTING, Liveness, SessionRecord, claim_of
 from .rest import rest_model, stored_of_kernel
@@ -67,6 +68,7 @@ class SessionClaimer(KernelStarter):
             holders = await self._find(path=record.path)
             gone = [holder for holder in holders if holder.claim and await self._is_gone(holder)]
             if await self.store.remove(self.scope, gone):
+                self._tell(CLOSED, gone)
                 try:
                     await self.store.add(claimed)
                     return

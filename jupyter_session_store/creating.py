@@ -12,8 +12,10 @@ from jupyter_server.services.sessions.sessionmanager import (
 )
 from tornado import web
 
+from . import metrics
 from .claiming import SessionClaimer, claim_required
 from .errors import InvalidValue, PathClaimed, StoreUnavailable
+from .events import CREATED
 from .reading import check_texts
 from .records import CLOSING, STARTING, Liveness
 from .rest import stored_of_kernel
@@ -50,8 +52,12 @@ class SessionCreator(SessionClaimer):
         """
         _check_new(path, name, type, kernel_name, kernel_id)
         wish = (kernel_name, kernel_id)
+        waited = False
         while (running := self._creating.get(path)) is not None:
             leader_wish, task = running
+            if not waited:
+                metrics.claim_waits.inc()
+                waited = True
             try:
                 return dict(await asyncio.shield(task))
             except Exception:
@@ -107,6 +113,7 @@ class SessionCreator(SessionClaimer):
             return
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
+        waited = False
         while True:
             store = await self._current_store()
             holders = await store.find(self.scope, path=path)
@@ -117,6 +124,9 @@ class SessionCreator(SessionClaimer):
                     f"another server has been creating the session at {path!r} for "
                     f"{self.claim_timeout:g} s (c.PersistentSessionManager.claim_timeout)"
                 )
+            if not waited:
+                metrics.claim_waits.inc()
+                waited = True
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -153,31 +163,47 @@ class SessionCreator(SessionClaimer):
         pending = KernelSessionRecord(session_id=session_id)
         self._pending_sessions.update(pending)
         try:
-            if kernel_id is not None and self._uses.is_reserved(kernel_id):
-                # Half started, it may be in the kernel manager already.
-                raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
-            if kernel_id is not None:
-                await self.attach_kernel(kernel_id, ask=True)
-            if kernel_id is not None and kernel_id in self.kernel_manager:
-                attached = await self._attach(pending, path, name, type, kernel_id)
-                if attached is not None:
-                    return attached
-            if self._kernels.shared:
-                return await self._create_claimed(pending, path, name, type, kernel_name, kernel_id)
-            started = await self._start_kernel(session_id, path, name, type, kernel_name, kernel_id)
-            pending.kernel_id = started
-            try:
-                return await self.save_session(
-                    session_id, path=path, name=name, type=type, kernel_id=started
-                )
-            except BaseException:
-                await asyncio.shield(self._spawn(self._discard(started)))
-                raise
-            finally:
-                # Until now: who attached before the session was saved would lose the kernel.
-                self._uses.release(started)
+            model = await self._created(pending, path, name, type, kernel_name, kernel_id)
         finally:
             self._forget_pending(pending)
+        self._events.tell(
+            CREATED, session_id=session_id, path=path, kernel_id=model["kernel"]["id"]
+        )
+        return model
+
+    async def _created(
+        self,
+        pending: KernelSessionRecord,
+        path: str | None,
+        name: str | None,
+        type: str | None,
+        kernel_name: str | None,
+        kernel_id: str | None,
+    ) -> dict[str, Any]:
+        session_id: Any = pending.session_id
+        if kernel_id is not None and self._uses.is_reserved(kernel_id):
+            # Half started, it may be in the kernel manager already.
+            raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
+        if kernel_id is not None:
+            await self.attach_kernel(kernel_id, ask=True)
+        if kernel_id is not None and kernel_id in self.kernel_manager:
+            attached = await self._attach(pending, path, name, type, kernel_id)
+            if attached is not None:
+                return attached
+        if self._kernels.shared:
+            return await self._create_claimed(pending, path, name, type, kernel_name, kernel_id)
+        started = await self._start_kernel(session_id, path, name, type, kernel_name, kernel_id)
+        pending.kernel_id = started
+        try:
+            return await self.save_session(
+                session_id, path=path, name=name, type=type, kernel_id=started
+            )
+        except BaseException:
+            await asyncio.shield(self._spawn(self._discard(started)))
+            raise
+        finally:
+            # Until now: who attached before the session was saved would lose the kernel.
+            self._uses.release(started)
 
     async def _attach(
         self,

@@ -11,6 +11,7 @@ from tornado import web
 
 from .attaching import KernelAttacher
 from .errors import GatewayUnavailable, SessionStoreError
+from .events import ADOPTED
 from .records import CLOSING, READY, STARTING, Liveness, SessionRecord
 from .registration import Heartbeat, now, this_server
 from .repository import SessionRepository
@@ -126,7 +127,11 @@ class Finisher(KernelAttacher):
             if liveness is Liveness.UNKNOWN:
                 return False
             if liveness is Liveness.ALIVE:
-                await self.store.update(self.scope, session_id, {"state": READY}, expected=mine)
+                adopted = await self.store.update(
+                    self.scope, session_id, {"state": READY}, expected=mine
+                )
+                if adopted is not None:
+                    self._tell(ADOPTED, [adopted])
                 return True
             leftover.wanted = False
         if kernel_id is not None:

@@ -145,9 +145,7 @@ class GatewayKernels(Kernels):
 
     def __init__(self, kernel_manager: MappingKernelManager, gateway_name: str) -> None:
         super().__init__(kernel_manager)
-        self.authority = f"gateway:{gateway_name}"
-        if len(self.authority) > LIMITS["authority"]:
-            self.authority = f"gateway-sha256:{digest(gateway_name)}"
+        self.authority = gateway_authority_of(gateway_name)
         self.chooses_ids = bool(getattr(kernel_manager, "chooses_ids", False))
         self.attaches = bool(getattr(kernel_manager, "attaches", False))
         self._singly: gatewayapi.SingleAsker | None = None
@@ -264,6 +262,14 @@ def gateway_name_of(url: str) -> str:
     shown = f"[{host}]" if ":" in host else host
     name = f"{scheme}://{shown}:{port}{path}"
     return f"{name}@{socket.gethostname()}" if _LOOPBACK.match(host) else name
+
+
+def gateway_authority_of(gateway_name: str) -> str:
+    """Return the authority over the kernels of a gateway."""
+    authority = f"gateway:{gateway_name}"
+    if len(authority) > LIMITS["authority"]:
+        return f"gateway-sha256:{digest(gateway_name)}"
+    return authority
 
 
 class KernelUses:

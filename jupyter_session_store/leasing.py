@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any
 
 from .errors import StoreUnavailable
+from .events import SessionEvents
 from .kernels import Kernels
 from .records import Scope, SessionRecord
 from .registration import RENEWAL_TIMEOUT, Heartbeat
@@ -22,6 +23,7 @@ class LeaseHolder(StoreSettings):
     _repository: SessionRepository | None = None
     _heartbeat: Heartbeat | None = None
     _kernels: Kernels
+    _events: SessionEvents
     _tasks: set[asyncio.Task[Any]]
     _loop: asyncio.AbstractEventLoop | None = None
     #: The sessions on local kernels, to be written back if this server was evicted.
@@ -49,12 +51,48 @@ class LeaseHolder(StoreSettings):
         self._loop = asyncio.get_running_loop()
         heartbeat = self._heartbeat
         if heartbeat is not None and heartbeat.overdue:
-            renewed = asyncio.wrap_future(heartbeat.hurry())
-            try:
-                await asyncio.wait_for(asyncio.shield(renewed), RENEWAL_TIMEOUT)
-            except asyncio.TimeoutError:
-                raise StoreUnavailable("the lease of this server cannot be renewed") from None
+            await self._renew(heartbeat)
         return self.store
+
+    async def _renew(self, heartbeat: Heartbeat) -> None:
+        renewed = asyncio.wrap_future(heartbeat.hurry())
+        try:
+            await asyncio.wait_for(asyncio.shield(renewed), RENEWAL_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise StoreUnavailable("the lease of this server cannot be renewed") from None
+
+    @property
+    def lease(self) -> Heartbeat:
+        """The lease of this server."""
+        assert self._heartbeat is not None
+        return self._heartbeat
+
+    async def ask_store(self) -> None:
+        """Ask the store, as a request for one session does.
+
+        After a renewal that failed it is renewed first: who reads only does not
+        notice that the store cannot be written.
+
+        Raises
+        ------
+        SessionStoreError
+            If the store cannot answer.
+        """
+        if self.lease.failing:
+            await self._renew(self.lease)
+        store = await self._current_store()
+        # No session has the id of a server.
+        await store.find(self.scope, session_id=self.server_id)
+
+    def _tell(self, action: str, records: Iterable[SessionRecord]) -> None:
+        """Tell the event logger what the store has confirmed of sessions."""
+        for record in records:
+            self._events.tell(
+                action,
+                session_id=record.session_id,
+                path=record.path,
+                kernel_id=record.kernel_id,
+            )
 
     def _hold(self, record: SessionRecord) -> None:
         if self._kernels.running() is not None:

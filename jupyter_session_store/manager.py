@@ -17,8 +17,10 @@ from .errors import (
     SchemaMismatch,
     SessionStoreError,
 )
+from .events import CLOSED, SessionEvents
 from .finishing import Leftover
 from .kernels import GatewayKernels, KernelUses, LocalKernels, is_gateway, server_id_of
+from .metering import MeteredRepository
 from .moving import SessionMover, is_storable
 from .records import Closing, Departure, Scope, SessionRecord
 
@@ -86,17 +88,21 @@ class PersistentSessionManager(SessionMover):
         self._leftovers: dict[str, Leftover] = {}
         self._starting: set[str] = set()
         self._unended: set[str] = set()
+        event_logger = getattr(self.parent, "event_logger", None)
+        self._events = SessionEvents(event_logger, namespace, self.log)
         self._open()
         self._kernels.ask_before_the_end(self._named_by_sessions)
         self._put_handlers_first()
 
     def _open(self) -> None:
         try:
-            repository = self.repository_class()(
-                self.database_filepath,
-                options=self.engine_options,
-                auto_upgrade=self.auto_upgrade,
-                log=self.log,
+            repository = MeteredRepository(
+                self.repository_class()(
+                    self.database_filepath,
+                    options=self.engine_options,
+                    auto_upgrade=self.auto_upgrade,
+                    log=self.log,
+                )
             )
         except ConfigurationError as error:
             raise TraitError(str(error)) from None
@@ -189,7 +195,7 @@ class PersistentSessionManager(SessionMover):
                 ending = self._uses.end(kernel_id)
             else:
                 # The kernel goes on, and if this fails, the session does too.
-                await self._or_unsure(session_id, self.store.remove(self.scope, [record]))
+                await self._or_unsure(session_id, self._remove(record))
         if ending is None:
             gone = await self._is_gone(record)
         else:
@@ -197,12 +203,17 @@ class PersistentSessionManager(SessionMover):
                 gone = await self._is_gone(record)
                 if not gone:
                     await self._shut_down_for(record)
-                await self.store.remove(self.scope, [record])
+                await self._remove(record)
             finally:
                 ending.set_result(None)
         self._let_go([record])
         if gone:
             raise web.HTTPError(404, f"Session not found: its kernel {kernel_id!r} is gone")
+
+    async def _remove(self, record: SessionRecord) -> None:
+        # Another request for the same may have been faster.
+        if await self.store.remove(self.scope, [record]):
+            self._tell(CLOSED, [record])
 
     async def _begin_close(self, session_id: str) -> Closing | None:
         if not is_storable(session_id):

@@ -23,6 +23,7 @@ from .records import (
     Scope,
     ServerRecord,
     SessionRecord,
+    StoreDescription,
     authority_of,
     claim_of,
 )
@@ -51,6 +52,7 @@ class MemorySessionRepository(SessionRepository):
         # A lease is renewed from another thread than the event loop's.
         self._lock = threading.RLock()
         self._open = False
+        self._evictions = 0
 
     @classmethod
     def default_url(cls, data_dir: str) -> str:
@@ -213,6 +215,7 @@ class MemorySessionRepository(SessionRepository):
                 key = (server.namespace, server.server_id)
                 if key[0] == scope.namespace and self._servers.get(key) == server:
                     del self._servers[key]
+                    self._evictions += 1
             for key, record in list(self._rows.items()):
                 if record.namespace == scope.namespace and self._is_left(record):
                     if record.authority.startswith(SERVER_AUTHORITY):
@@ -228,6 +231,10 @@ class MemorySessionRepository(SessionRepository):
                 for record in self._rows.values()
                 if (record.scope, record.state, record.server_id) == (scope, STARTING, by)
             ]
+
+    def describe(self) -> StoreDescription:
+        """Say that it is memory."""
+        return StoreDescription("memory of this process", evictions=self._evictions)
 
     def _is_left(self, record: SessionRecord) -> bool:
         ids = [s.server_id for s in self._servers.values() if s.namespace == record.namespace]

@@ -13,6 +13,7 @@ from tornado import web
 
 from .creating import SessionCreator
 from .errors import InvalidValue, KernelNotStarted, StoreUnavailable
+from .events import MOVED
 from .kernels import has_begun, is_over
 from .reading import check_texts
 from .records import CLOSING, READY, STARTING, Liveness, SessionRecord, check_text
@@ -152,6 +153,7 @@ class SessionMover(SessionCreator):
             if left is not None:
                 left[1].set_result(None)
             raise web.HTTPError(400, f"No such kernel: {target}")
+        self._tell(MOVED, [record])
         try:
             return await self._changed(record)
         finally:
@@ -314,7 +316,10 @@ class SessionMover(SessionCreator):
             ending.set_result(None)
 
     async def _update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._changed(await self._updated(session_id, changes))
+        record = await self._updated(session_id, changes)
+        if not {"path", "kernel_id"}.isdisjoint(changes):
+            self._tell(MOVED, [record])
+        return await self._changed(record)
 
     async def _updated(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:
         check_texts({field: value for field, value in changes.items() if field in self._columns})

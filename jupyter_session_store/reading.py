@@ -10,6 +10,7 @@ from jupyter_core.utils import ensure_async
 from tornado import web
 
 from .errors import InvalidValue, SessionStoreError
+from .events import CLOSED
 from .kernels import KernelUses
 from .leasing import LeaseHolder
 from .records import (
@@ -75,6 +76,22 @@ class SessionReader(LeaseHolder):
                 self._note_if_odd(record)
             records.append(record)
         return [model for model in await self._models_of(records) if model is not None]
+
+    async def count_sessions(self) -> dict[str, int]:
+        """Return how many sessions the store has, by their state.
+
+        Raises
+        ------
+        SessionStoreError
+            If the store cannot answer.
+        """
+        store = await self._current_store()
+        counts = dict.fromkeys(sorted(STATES), 0)
+        for record in await store.find(self.scope):
+            state = record.state if record.state in STATES else READY
+            # A row without a path that is being started only names a kernel to look for.
+            counts[state] += state != STARTING or record.path is not None
+        return counts
 
     async def kernel_culled(self, kernel_id: str) -> bool:
         """Return whether this server's kernel manager does not hold a kernel.
@@ -270,6 +287,7 @@ class SessionReader(LeaseHolder):
             return
         self._let_go(records)
         if count:
+            self._tell(CLOSED, records)
             self.log.warning(
                 "Removed %d session(s) whose kernels are gone: %s",
                 count,

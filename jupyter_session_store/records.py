@@ -246,6 +246,25 @@ class Departure:
     running: frozenset[str] | None
 
 
+@dataclass(frozen=True)
+class StoreDescription:
+    """What may be shown of a store, and what it has counted since it was opened.
+
+    Parameters
+    ----------
+    backend : str
+        Such as ``postgresql on db.example.org``: no password, no whole URL.
+    statements : int
+        How many it has sent to a database; 0 where there is none.
+    evictions : int
+        How many servers it has evicted. Of those that try at once, one counts.
+    """
+
+    backend: str
+    statements: int = 0
+    evictions: int = 0
+
+
 def check_text(field: str, value: object) -> None:
     """Check that a value can be stored exactly, on every database, in a field.
 
@@ -278,6 +297,27 @@ def check_text(field: str, value: object) -> None:
         raise InvalidValue(
             field, "contains a lone surrogate", "text that can be encoded as UTF-8"
         ) from None
+
+
+def check_namespace(value: str) -> None:
+    """Check a namespace that somebody has chosen.
+
+    Parameters
+    ----------
+    value : str
+
+    Raises
+    ------
+    InvalidValue
+        If it is empty, has white space at its edges, where nobody sees it, or
+        is refused by :func:`check_text`.
+    """
+    expected = f"1 to {LIMITS['namespace']} characters without white space at the edges"
+    if not value:
+        raise InvalidValue("namespace", "is empty", expected)
+    if value != value.strip():
+        raise InvalidValue("namespace", "has white space at its edges", expected)
+    check_text("namespace", value)
 
 
 def digest(*parts: str) -> str:

@@ -131,6 +131,8 @@ class Heartbeat:
     Attributes
     ----------
     server : ServerRecord
+    failing : bool
+        Whether the last renewal failed.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class Heartbeat:
         self._watch = Watch(server.server_id)
         self._interval = server.lease_seconds / RENEWALS_A_LEASE
         self._renewed = now()
+        self.failing = False
         self._released = False
         self._wake = threading.Event()
         self._stopped = False
@@ -176,9 +179,14 @@ class Heartbeat:
             self._thread.join(max(0.0, timeout))
 
     @property
+    def age(self) -> float:
+        """The seconds since the last renewal, or since the start if there was none."""
+        return now() - self._renewed
+
+    @property
     def overdue(self) -> bool:
         """Whether the lease has run out: others may have evicted this server."""
-        return now() - self._renewed > self.server.lease_seconds
+        return self.age > self.server.lease_seconds
 
     def hurry(self) -> Future[None]:
         """Renew now; the future ends with the renewal, or with its error."""
@@ -202,14 +210,17 @@ class Heartbeat:
             except SessionStoreError as error:
                 # The store has logged that it went away.
                 self._watch.forget()
+                self.failing = True
                 for future in waiting:
                     future.set_exception(error)
             except Exception:
                 self._log.exception("The session store's heartbeat failed; it goes on.")
+                self.failing = True
                 unavailable = StoreUnavailable("the lease of this server cannot be renewed")
                 for future in waiting:
                     future.set_exception(unavailable)
             else:
+                self.failing = False
                 for future in waiting:
                     future.set_result(None)
 

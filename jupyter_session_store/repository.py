@@ -13,7 +13,15 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from .errors import ConfigurationError, UnknownRepository
-from .records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord
+from .records import (
+    Closing,
+    Departure,
+    Move,
+    Scope,
+    ServerRecord,
+    SessionRecord,
+    StoreDescription,
+)
 
 ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
 
@@ -309,6 +317,25 @@ class SessionRepository(ABC):
             that it took over are to finish: to make ready if their kernel
             lives, to remove if it is gone.
         """
+
+    def describe(self) -> StoreDescription:
+        """Return what may be shown of the store, and what it has counted.
+
+        Asks nobody, never fails, and is called from any thread. A repository
+        that does not override it is shown by the name of its class.
+        """
+        return StoreDescription(type(self).__name__)
+
+    async def revision(self) -> str | None:
+        """Return the revision of the store's schema, as it is now.
+
+        Returns
+        -------
+        str or None
+            ``None`` where the store has no revisions, which is so unless this
+            is overridden.
+        """
+        return None
 
 
 def repository_names() -> list[str]:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -241,7 +241,8 @@ async def test_a_connection_that_fails_is_not_used_again(database: Database) -> 
     repository = open_repository(database.url)
     await repository.add(record("a"))
     execute(repository, SPOILT[database.kind])
-    with pytest.raises(StoreUnavailable):
+    # Where it looks as if the schema had changed, it is made again at once.
+    with nullcontext() if database.kind == "postgresql" else pytest.raises(StoreUnavailable):
         await repository.add(record("b"))
     await repository.add(record("b"))
     assert [r.session_id for r in await repository.find(SCOPE)] == ["a", "b"]
@@ -396,7 +397,7 @@ async def test_a_file_that_stays_locked_is_unavailable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 0.2)
-    monkeypatch.setattr(databases, "_ATTEMPTS", 2)
+    monkeypatch.setattr(databases, "ATTEMPTS", 2)
     engine_args = {"connect_args": {"timeout": 0.05}}
     repository = SQLAlchemySessionRepository(
         database.url, options=engine_args, auto_upgrade="safe", log=log
@@ -428,14 +429,14 @@ def test_rolled_back_units_are_told_by_their_codes() -> None:
 
     deadlock = Failed("deadlock detected")
     deadlock.sqlstate = "40P01"
-    assert databases._is_rolled_back(OperationalError("", None, deadlock))
-    assert databases._is_rolled_back(OperationalError("", None, Failed(1213, "Deadlock")))
-    assert databases._is_rolled_back(OperationalError("", None, Failed(1205, "Lock wait")))
-    assert not databases._is_rolled_back(OperationalError("", None, Failed(2003, "no")))
+    assert databases.is_rolled_back(OperationalError("", None, deadlock))
+    assert databases.is_rolled_back(OperationalError("", None, Failed(1213, "Deadlock")))
+    assert databases.is_rolled_back(OperationalError("", None, Failed(1205, "Lock wait")))
+    assert not databases.is_rolled_back(OperationalError("", None, Failed(2003, "no")))
     with closing(sqlite3.connect(":memory:")) as connection:
         with pytest.raises(sqlite3.Error) as error:
             connection.execute("SELECT * FROM nothing")
-        assert not databases._is_rolled_back(DBAPIError("", None, error.value))
+        assert not databases.is_rolled_back(DBAPIError("", None, error.value))
 
 
 @pytest.mark.only("sqlite", reason="it is the file that is locked")
@@ -444,7 +445,7 @@ async def test_a_departure_does_not_begin_after_the_end(
 ) -> None:
     """What the log said to stay does not go a while later."""
     # It is the time alone that ends the attempts.
-    monkeypatch.setattr(databases, "_ATTEMPTS", 500)
+    monkeypatch.setattr(databases, "ATTEMPTS", 500)
     repository = open_repository(f"{database.url}?timeout=0.05")
     await repository.add(record("a"))
     with closing(database.connect()) as other:
