@@ -4,8 +4,10 @@ The tests take an explicit URL of PostgreSQL and of MySQL or MariaDB, else the
 server's binaries, else Docker. Where a database has none of the three, and this
 is root on a Debian-like system, its package is installed here, without starting
 its service; so are, where they are not there, libfaketime, which moves the
-clocks of servers, HAProxy, which stands before replicas, and Chromium, in which
-JupyterLab runs. Elsewhere nothing is done: the tests themselves say what is missing.
+clocks of servers, HAProxy, which stands before replicas, PgBouncer, which
+stands before PostgreSQL, Chromium, in which JupyterLab runs, and Node with npm,
+which run and install JupyterHub's proxy. Elsewhere nothing is done: the tests
+themselves say what is missing.
 """
 
 from __future__ import annotations
@@ -54,7 +56,13 @@ def faketime_found() -> bool:
 
 
 #: Programs, where they may be, and Debian's packages of them.
-PROGRAMS = {"haproxy": "haproxy", "chromium": "chromium"}
+PROGRAMS = {
+    "haproxy": "haproxy",
+    "pgbouncer": "pgbouncer",
+    "chromium": "chromium",
+    "node": "nodejs",
+    "npm": "npm",
+}
 SBIN = ("/usr/sbin", "/usr/local/sbin")
 
 

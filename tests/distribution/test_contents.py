@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from email.parser import Parser
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_the_wheel_holds_the_package_and_the_migrations(distribution: Distributi
     expected = sources(ROOT / "jupyter_session_store")
     migrations = sources(ROOT / "migrations") | {"alembic.ini"}
     expected |= {f"jupyter_session_store/{name}" for name in migrations}
+    expected.add(configuration())
     found = contents(distribution.wheel)
     assert {name for name in found if not name.startswith(information)} == expected
     assert "jupyter_session_store/py.typed" in expected
@@ -53,6 +55,17 @@ def test_the_wheel_holds_the_package_and_the_migrations(distribution: Distributi
         "migrations/versions/0001_create_the_tables.py",
     ):
         assert found[f"jupyter_session_store/{name}"] == (ROOT / name).read_bytes()
+
+
+def configuration() -> str:
+    """Return the file that enables the extension, as an installer puts it where Jupyter looks."""
+    folder = "etc/jupyter/jupyter_server_config.d"
+    return f"jupyter_session_store-{__version__}.data/data/{folder}/jupyter_session_store.json"
+
+
+def test_the_wheel_enables_the_extension(distribution: Distribution) -> None:
+    found = json.loads(contents(distribution.wheel)[configuration()])
+    assert found == {"ServerApp": {"jpserver_extensions": {"jupyter_session_store": True}}}
 
 
 def test_the_wheel_says_what_it_is(distribution: Distribution) -> None:

@@ -47,6 +47,12 @@ def test_a_server_keeps_its_sessions_in_it(
     renamed = server.patch(session["id"], path="b.ipynb")
     assert renamed.json()["path"] == "b.ipynb"
     assert [one["path"] for one in server.sessions()] == ["b.ipynb"]
+    # Measured and shown too, though it knows nothing of that.
+    status = server.model(server.api.get("/api/session-store/status"), 200)
+    assert (status["well"], status["sessions"]["ready"]) == (True, 1)
+    assert (status["backend"], status["revision"]) == ("JSONFileSessionRepository", None)
+    counted = server.api.get("/metrics").text
+    assert 'jupyter_session_store_operations_total{outcome="ok",verb="add"} 1.0' in counted
     assert server.delete(session["id"]).status_code == 204
     assert json.loads(file.read_text()) == []
     server.create("c.ipynb")

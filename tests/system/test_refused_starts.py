@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -11,10 +9,10 @@ from urllib.parse import quote
 
 import pytest
 
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql import migrating
 
 from ..databases import Database
-from ..migrations.support import engine_of
+from ..migrations.support import engine_of, without_privileges
 from .conftest import stored_in
 from .faults import is_refusal
 from .passwords import PASSWORD, leaked, password_of, with_password
@@ -36,7 +34,7 @@ schema.HEAD = "0002"
 def at_head(database: Database) -> None:
     """Bring a database to the newest revision, as an operator would have."""
     with engine_of(database.url) as engine:
-        schema.upgrade(engine)
+        migrating.upgrade(engine)
 
 
 def refusal(server: JupyterServer) -> str:
@@ -159,7 +157,7 @@ def test_a_file_that_cannot_be_used(
     before = path.read_bytes() if path.is_file() else None
 
     server = new_server(
-        f"c.SessionManager.database_filepath = {str(path)!r}", prefix=_without_privileges()
+        f"c.SessionManager.database_filepath = {str(path)!r}", prefix=without_privileges()
     )
     log = refusal(server)
     tmp_path.chmod(0o700)
@@ -183,7 +181,7 @@ def test_no_tables_where_the_server_may_not_make_them(
 ) -> None:
     config = f'{stored_in(database)}\nc.PersistentSessionManager.auto_upgrade = "never"'
     log = refusal(new_server(config))
-    for word in ["holds no session tables", "upgrade head", "alembic.ini", "auto_upgrade"]:
+    for word in ["holds no session tables", "jupyter session-store upgrade", "auto_upgrade"]:
         assert word in log
     assert _own_password_leaked(database, log) == set()
 
@@ -192,7 +190,8 @@ def test_no_tables_where_the_server_may_not_make_them(
 def test_a_schema_that_is_behind(database: Database, new_server: NewServer) -> None:
     at_head(database)
     log = refusal(new_server(stored_in(database) + _NEWER_CODE))
-    for word in ["at revision 0001", "behind", "expects revision 0002", "upgrade head"]:
+    command = "jupyter session-store upgrade"
+    for word in ["at revision 0001", "behind", "expects revision 0002", command]:
         assert word in log
     assert 'c.PersistentSessionManager.auto_upgrade = "always"' in log
     assert _own_password_leaked(database, log) == set()
@@ -238,12 +237,3 @@ def test_a_wrong_password_is_no_reason_not_to_start(
 def _own_password_leaked(database: Database, log: str) -> set[str]:
     password = password_of(database)
     return leaked(password, log) if password else set()
-
-
-def _without_privileges() -> list[str]:
-    """Return what takes root's right to write anywhere away; others do not have it."""
-    if os.geteuid() != 0:
-        return []
-    setpriv = shutil.which("setpriv")
-    assert setpriv is not None, "as root this test needs setpriv (util-linux)"
-    return [setpriv, "--bounding-set=-dac_override,-dac_read_search", "--"]

@@ -1,0 +1,209 @@
+"""A real JupyterHub: three users, one of them with a named server, and one database."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+import jupyter_session_store
+from jupyter_session_store.sql.schema import HEAD
+
+from ..cli.support import session_store
+from ..databases import Database
+from .client import Model
+from .cluster import LEASE
+from .hub import Hub, UserServer, documented_command, documented_file
+from .process import PATIENCE
+from .rows import rows_of
+from .waiting import until
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(600),
+    pytest.mark.only("postgresql", reason="what is tested is the hub, on one database server"),
+]
+
+#: User and server, and the namespace that follows from them.
+NAMESPACES: Final = {
+    ("ada", ""): "hub:ada/",
+    ("ada", "gpu"): "hub:ada/gpu",
+    ("bob@example.org", ""): "hub:bob%40example.org/",
+    ("carol", ""): "hub:carol/",
+}
+ADA, GPU, BOB, CAROL = NAMESPACES
+
+#: Where the guide has the file with the URL.
+_SECRET: Final = "/etc/jupyterhub/session-store-url"
+
+#: Where the package's own file, which enables its extension, lies in it.
+_ENABLED: Final = Path("jupyter-config", "jupyter_session_store.json")
+
+#: On top of what an operator writes: neither a front end, nor a long wait for a lease.
+_FASTER: Final = f"""
+c.PersistentSessionManager.lease_seconds = {LEASE}
+c.ServerApp.allow_root = {os.geteuid() == 0}
+"""
+_NO_FRONT_END: Final = {
+    "ServerApp": {
+        "jpserver_extensions": dict.fromkeys(("jupyter_lsp", "jupyterlab", "notebook_shim"), False)
+    }
+}
+
+
+def site(folder: Path) -> Path:
+    """Return a folder that is to servers what /usr/local/etc/jupyter is on a machine."""
+    extensions = folder / "jupyter_server_config.d"
+    extensions.mkdir(parents=True)
+    shutil.copy(Path(jupyter_session_store.__file__).parent / _ENABLED, extensions)
+    (extensions / "no_front_end.json").write_text(json.dumps(_NO_FRONT_END))
+    config = documented_file("/usr/local/etc/jupyter/jupyter_server_config.py")
+    (folder / "jupyter_server_config.py").write_text(config + _FASTER)
+    return folder
+
+
+def operate(secret: Path, subcommand: str, *more: str) -> None:
+    """Run a command of the guide."""
+    words = [word.replace(_SECRET, str(secret)) for word in documented_command(subcommand)]
+    assert f"file:{secret}" in words
+    done = session_store(*words, *more, home=secret.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def secret(database: Database, tmp_path: Path) -> Path:
+    """The file with the URL."""
+    path = tmp_path / "session-store-url"
+    path.write_text(f"{database.url}\n")
+    return path
+
+
+@pytest.fixture
+def hub(secret: Path, tmp_path: Path) -> Iterator[Hub]:
+    """A running hub, set up as the guide says, and its users."""
+    operate(secret, "upgrade")
+    config = documented_file("/etc/jupyterhub/jupyterhub_config.py")
+    assert _SECRET in config
+    where = str(site(tmp_path / "etc"))
+    hub = Hub(
+        f"{config.replace(_SECRET, str(secret))}\n"
+        f"c.Spawner.environment['JUPYTER_CONFIG_PATH'] = {where!r}\n"
+    )
+    try:
+        hub.start()
+        users = sorted({user for user, _ in NAMESPACES})
+        hub.ask("POST", "/users", 201, json={"usernames": users})
+        yield hub
+    finally:
+        print(hub.log)
+        hub.close()
+
+
+@pytest.fixture
+def running(hub: Hub) -> Iterator[dict[tuple[str, str], UserServer]]:
+    """The servers of the hub's users, all running."""
+    with ExitStack() as stack:
+        made = {}
+        for user, name in NAMESPACES:
+            token = hub.ask("POST", f"/users/{user}/tokens", 201)["token"]
+            made[user, name] = UserServer(hub, user, token, name)
+            stack.callback(made[user, name].close)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(UserServer.start, made.values()))
+        yield made
+
+
+def stored(database: Database) -> Counter[str]:
+    """Return how many sessions each namespace has."""
+    return Counter(row.namespace for row in rows_of(database))
+
+
+def registered(database: Database) -> Counter[str]:
+    """Return how many servers each namespace has."""
+    return Counter(
+        namespace for (namespace,) in database.rows("SELECT namespace FROM jupyter_servers")
+    )
+
+
+def check_own(server: UserServer, session: Model, value: int) -> None:
+    assert [model["id"] for model in server.sessions()] == [session["id"]]
+    assert server.kernels() == [session["kernel"]["id"]]
+    assert server.execute(session["kernel"]["id"], "me") == str(value)
+
+
+def check_watched(server: UserServer, namespace: str) -> None:
+    """Check what probes and operators are told."""
+    health, status = "/api/session-store/health", "/api/session-store/status"
+    with httpx.Client(base_url=server.api.base_url, timeout=PATIENCE, trust_env=False) as anyone:
+        assert server.model(anyone.get(health), 200) == {"status": "well"}
+        assert anyone.get(status).status_code == 403
+    told = server.model(server.api.get(status), 200)
+    assert told["namespace"] == namespace
+    assert told["backend"].startswith("postgresql")
+    assert told["revision"] == HEAD
+    metrics = server.api.get("/metrics").text
+    assert 'jupyter_session_store_operations_total{outcome="ok",verb="add"} 1.0' in metrics
+
+
+def test_each_user_has_sessions_of_their_own_until_the_server_ends(
+    database: Database, secret: Path, hub: Hub, running: dict[tuple[str, str], UserServer]
+) -> None:
+    sessions = {key: server.create("same.ipynb") for key, server in running.items()}
+    ada, gpu, bob, carol = running.values()
+    everybody = Counter(NAMESPACES.values())
+    assert stored(database) == registered(database) == everybody
+    for key, server in running.items():
+        check_watched(server, NAMESPACES[key])
+
+    # Nobody sees, changes or ends what is another's.
+    for number, (key, server) in enumerate(running.items()):
+        server.execute(sessions[key]["kernel"]["id"], f"me = {number}")
+        for other, session in sessions.items():
+            if other != key:
+                assert server.get(session["id"]).status_code == 404
+                assert server.patch(session["id"], path="stolen.ipynb").status_code == 404
+                assert server.delete(session["id"]).status_code == 404
+    for number, (key, server) in enumerate(running.items()):
+        check_own(server, sessions[key], number)
+    # The hub itself lets nobody in.
+    headers = {"Authorization": f"token {bob.token}"}
+    assert ada.api.get("/api/sessions", headers=headers).status_code == 403
+
+    # A server that its hub stops takes its kernels and its sessions with it.
+    ada.stop()
+    assert stored(database) == registered(database) == everybody - Counter(["hub:ada/"])
+    ada.start()
+    assert ada.sessions() == []
+    sessions[ADA] = ada.create("same.ipynb")
+    ada.execute(sessions[ADA]["kernel"]["id"], "me = 0")
+    check_own(gpu, sessions[GPU], 1)
+
+    # The sessions of one that is killed are removed by the next of its namespace, and no other.
+    bob.kill()
+    carol.kill()
+    assert stored(database) == registered(database) == everybody
+    bob.start()
+    assert bob.sessions() == []
+    left = everybody - Counter([NAMESPACES[BOB]])
+    until(lambda: stored(database) == left, why="the lease runs out")
+    assert registered(database) == everybody
+
+    # Of a user who is gone there is no next.
+    hub.ask("DELETE", "/users/carol", 204)
+    check_own(ada, sessions[ADA], 0)
+    check_own(gpu, sessions[GPU], 1)
+    assert stored(database) == left
+
+    hub.stop()
+    assert stored(database) == registered(database) == Counter([NAMESPACES[CAROL]])
+    operate(secret, "purge", "--yes")
+    assert stored(database) == registered(database) == Counter()
