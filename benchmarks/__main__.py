@@ -20,11 +20,22 @@ from .machine import describe, file_system
 from .operations import run_growth, run_operations
 from .peers import peers
 from .plot import draw
+from .pruning import run_prune
 from .replicas import run_replicas
 from .report import markdown, tables
 from .results import Results
+from .transfer import run_transfer
 
-SUITES: Final = ("operations", "growth", "rest", "startup", "stall", "replicas")
+SUITES: Final = (
+    "operations",
+    "growth",
+    "rest",
+    "startup",
+    "stall",
+    "prune",
+    "transfer",
+    "replicas",
+)
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
 
@@ -119,6 +130,10 @@ def main() -> None:
         for name, run in (("rest", run_rest), ("startup", run_startup), ("stall", run_stall)):
             if name in options.only:
                 run(who, databases, directory, results, quick=options.quick)
+        if "prune" in options.only:
+            run_prune(databases, results, quick=options.quick)
+        if "transfer" in options.only:
+            run_transfer(databases, results, quick=options.quick)
         if "replicas" in options.only:
             run_replicas(databases, results, quick=options.quick)
 

@@ -94,7 +94,7 @@ def run_replicas(databases: Databases, results: Results, *, quick: bool) -> None
             return
         stack.callback(pooler.close)
         results.say(f"replicas: opening {count:,} servers")
-        workers = stack.enter_context(_workers(pooler.place, namespaces))
+        workers = stack.enter_context(_workers(pooler.pooled, namespaces))
         times = Times(time.monotonic() + 1.0, 10.0, 10.0)
         if not quick:
             times = Times(times.start, _WARM_UP, _MEASURED)

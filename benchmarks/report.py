@@ -203,6 +203,46 @@ def _with_ratio_to_stock(results: Results, suite: str, title: str, remark: str) 
     return Table(title, header, rows, remark)
 
 
+def _prune(results: Results) -> Table:
+    rows = []
+    for name, title in TITLES.items():
+        for measure in ("write, alone", "write, beside the prune"):
+            samples = results.get("prune", OURS, name, measure)
+            if samples:
+                shares = [
+                    results.percentile("prune", OURS, name, measure, share)
+                    for share in (0.5, 0.99, 1.0)
+                ]
+                row = [f"{measure}, {title}", *map(microseconds, shares), f"{len(samples):,}"]
+                rows.append(row)
+        for sample in results.get("prune", OURS, name, "the prune"):
+            rows.append([f"the prune, {title}", microseconds(sample), "", "", "1"])
+    remark = (
+        "`prune` removes all sessions of the table, as a process of its own, while another "
+        "connection writes to random ones of them, and waits for whatever is locked."
+    )
+    header = ["", "50 %", "99 %", "100 %", "samples"]
+    return Table("Writes beside a prune", header, rows, remark)
+
+
+def _transfer(results: Results) -> Table:
+    found = [key for key in results.samples if key.suite == "transfer" and key.kind == OURS]
+    rows = []
+    for key in found:
+        ours, plain = (
+            results.median("transfer", kind, key.database, key.measure, rows=key.rows)
+            for kind in (OURS, BARE)
+        )
+        figures = (microseconds(ours), microseconds(plain), ratio(plain, ours))
+        rows.append([f"{key.measure}, {TITLES[key.database]}", f"{key.rows:,}", *figures])
+    remark = (
+        "Beside a loop that reads the same rows with the bare driver, and adds a thousand at a "
+        f"time with `executemany`. {_count(results, 'transfer')} of each, in turn."
+    )
+    header = ["median", "sessions", OURS, "plain", "times as fast"]
+    return Table("Copy and import", header, rows, remark)
+
+
 def _replicas(results: Results) -> Iterable[Table]:
     ours = ("replicas", OURS, "postgresql")
 
@@ -296,6 +336,10 @@ def tables(results: Results) -> list[Table]:
         )
     if "stall" in suites:
         found.append(_stall(results))
+    if "prune" in suites:
+        found.append(_prune(results))
+    if "transfer" in suites:
+        found.append(_transfer(results))
     if "replicas" in suites:
         found += _replicas(results)
     targets = _targets(results)

@@ -9,6 +9,7 @@ from typing import Final
 from .operations import GROWTH
 from .peers import BARE, OURS, STOCK
 from .results import Results
+from .transfer import ROWS as TRANSFERRED
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,25 @@ def _stall(database: str, measure: str) -> Callable[[Results], float | None]:
     def calculate(results: Results) -> float | None:
         samples = results.get("stall", OURS, database, measure)
         return max(samples) / 1000 if samples else None
+
+    return calculate
+
+
+def _prune(database: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        samples = results.get("prune", OURS, database, "write, beside the prune")
+        return max(samples) / 1000 if samples else None
+
+    return calculate
+
+
+def _transfer(database: str, measure: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        ours, plain = (
+            results.median("transfer", kind, database, measure, rows=TRANSFERRED)
+            for kind in (OURS, BARE)
+        )
+        return plain / ours if ours and plain else None
 
     return calculate
 
@@ -147,6 +167,28 @@ TARGETS: Final = (
             ("sqlite", "SQLite", 1.15),
             ("postgresql", "PostgreSQL", 1.35),
         )
+    ),
+    *(
+        Target(f"longest write beside a prune, {title}", 100.0, _prune(database), unit=" ms")
+        for database, title in (
+            ("sqlite", "SQLite"),
+            ("postgresql", "PostgreSQL"),
+            ("mysql", "MySQL/MariaDB"),
+        )
+    ),
+    *(
+        Target(
+            f"{measure}, {title}: as fast as a plain executemany",
+            0.8,
+            _transfer(database, measure),
+            at_least=True,
+        )
+        for database, title in (
+            ("sqlite", "SQLite"),
+            ("postgresql", "PostgreSQL"),
+            ("mysql", "MySQL/MariaDB"),
+        )
+        for measure in ("copy from SQLite", "copy to SQLite", "import")
     ),
     Target(
         "1,000 servers through PgBouncer, PostgreSQL: 99th percentile of a list",
