@@ -1,0 +1,88 @@
+"""Other programs take the configurations that the pages have for them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from jupyter_session_store.sql import operating
+
+from ..databases import Database, parameters
+from ..databases.certificates import Certificate
+from ..databases.local import LocalInstance, find_program
+from .blocks import blocks
+
+
+def shown(page: str, language: str, beginning: str) -> str:
+    """Return the one block of a page that is a whole file."""
+    (text,) = (
+        block.text
+        for block in blocks(page)
+        if block.language == language and block.text.startswith(beginning)
+    )
+    return text
+
+
+def test_haproxy(tmp_path: Path) -> None:
+    certificate = Certificate.of("jupyter.example.org")
+    (tmp_path / "jupyter.pem").write_text(certificate.text + certificate.key)
+    text = shown("docs/how-to/replicas.md", "text", "global\n")
+    assert "/etc/haproxy/jupyter.pem" in text
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(text.replace("/etc/haproxy", str(tmp_path)))
+    haproxy = find_program("haproxy")
+    checked = subprocess.run(
+        [haproxy, "-c", "-f", config], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+class PgBouncer(LocalInstance):
+    """PgBouncer as the page configures it, for the user of a temporary PostgreSQL.
+
+    Parameters
+    ----------
+    target : Database
+    """
+
+    def __init__(self, target: Database) -> None:
+        self._target = target
+        super().__init__("postgresql")
+
+    def find_programs(self) -> None:
+        self._program = find_program("pgbouncer")
+
+    def initialise(self) -> None:
+        # As the page says: the secret that PostgreSQL has, and not the password.
+        sql = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = current_user"
+        ((user, secret),) = self._target.rows(sql)
+        self.password = parameters(self._target.url)["password"]
+        self.write("userlist.txt", f'"{user}" "{secret}"\n')
+
+    def start(self) -> None:
+        text = shown("docs/how-to/pgbouncer.md", "ini", "[databases]")
+        target = parameters(self._target.url)
+        for documented, here in {
+            "db.example.org port=5432": f"{target['host']} port={target['port']}",
+            "/etc/pgbouncer": str(self.directory),
+            "0.0.0.0": "127.0.0.1",
+            "6432": str(self.port),
+        }.items():
+            assert documented in text
+            text = text.replace(documented, here)
+        self.write("pgbouncer.ini", f"{text}\nunix_socket_dir =\n")
+        self.admin = Database("postgresql", self.admin.url.replace("/postgres", "/jupyter"))
+        super().start()
+
+    def command(self) -> list[str]:
+        return [str(self._program), str(self.directory / "pgbouncer.ini")]
+
+
+def test_pgbouncer(named_database: Callable[[str], Database]) -> None:
+    pooler = PgBouncer(named_database("postgresql"))
+    try:
+        with operating.engine(pooler.admin.url) as engine, operating.connected(engine) as found:
+            assert operating.require_usable(found).usable
+    finally:
+        pooler.close()

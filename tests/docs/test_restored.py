@@ -1,0 +1,71 @@
+"""What the page on backups says of servers that go on while their database is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql import migrating
+
+from ..databases import Database
+from ..system.cluster import LEASE
+from ..system.conftest import new_server, stored_in
+from ..system.server import JupyterServer
+from ..system.waiting import until
+
+__all__ = ["new_server"]
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+def served(database: Database, new_server: Callable[..., JupyterServer]) -> JupyterServer:
+    server = new_server(
+        f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = {LEASE}\n"
+        'c.PersistentSessionManager.auto_upgrade = "never"\n'
+    )
+    server.start()
+    return server
+
+
+def ids(server: JupyterServer) -> list[str]:
+    return [model["id"] for model in server.sessions()]
+
+
+def restore(database: Database, rows: list[tuple[object, ...]]) -> None:
+    mark = "?" if database.kind == "sqlite" else "%s"
+    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute("DELETE FROM jupyter_sessions")
+        marks = ", ".join([mark] * len(rows[0]))
+        cursor.executemany(f"INSERT INTO jupyter_sessions VALUES ({marks})", rows)
+
+
+def test_servers_write_back_what_a_database_has_lost(
+    database: Database, new_server: Callable[..., JupyterServer]
+) -> None:
+    engine = engines.create(database.url)
+    migrating.upgrade(engine)
+    server = served(database, new_server)
+    before = server.create("before.ipynb")["id"]
+    ended = server.create("ended.ipynb")["id"]
+    rows = database.rows("SELECT * FROM jupyter_sessions")
+    server.delete(ended)
+    after = server.create("after.ipynb")["id"]
+
+    # A backup is restored, without the registrations.
+    restore(database, rows)
+    database.execute("DELETE FROM jupyter_servers")
+    until(lambda: ids(server) == [before, after], why="the next renewal")
+    found = database.rows("SELECT path FROM jupyter_sessions ORDER BY path")
+    assert found == [("after.ipynb",), ("before.ipynb",)]
+
+    # There is none, and the database is made anew.
+    migrating.downgrade(engine, "base")
+    assert server.api.get("/api/sessions").status_code == 503
+    migrating.upgrade(engine)
+    engine.dispose()
+    until(lambda: server.api.get("/api/sessions").status_code == 200, why="the tables are there")
+    until(lambda: ids(server) == [before, after], why="the next renewal")
+    assert server.uncaught() == []
