@@ -91,6 +91,10 @@ class _MonitoringHandler(APIHandler):
 class HealthHandler(_MonitoringHandler):
     """``/api/session-store/health``."""
 
+    def _log(self) -> None:
+        # Each probe would say again, as an error, what the store has said once.
+        self.log.debug("%d %s %s", self.get_status(), self.request.method, self.request.path)
+
     @allow_unauthenticated
     async def get(self) -> None:
         """Say whether the store is well, and nothing else, to whoever asks."""
@@ -147,9 +151,10 @@ def _end_in_order_at_sigint(serverapp: ServerApp) -> None:
     it at, Jupyter Server leaves the signal to Python, and then ends without shutting its
     kernels down or closing the store.
     """
-    ends = serverapp._signal_stop
+    ends = getattr(serverapp, "_signal_stop", None)
     if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ends is not None
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         and signal.getsignal(signal.SIGTERM) == ends
     ):
         signal.signal(signal.SIGINT, ends)
@@ -166,7 +171,6 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
             type(manager).__name__,
         )
         return
-    _end_in_order_at_sigint(serverapp)
     shared = {"probe": Probe(manager), "manager": manager}
     web_app: Any = serverapp.web_app
     web_app.add_handlers(
@@ -176,3 +180,4 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
             for name, handler in (("health", HealthHandler), ("status", StatusHandler))
         ],
     )
+    _end_in_order_at_sigint(serverapp)

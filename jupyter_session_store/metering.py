@@ -37,22 +37,13 @@ _SILENT: Final = frozenset({metrics.CANCELLED, metrics.ERROR})
 class _Verb:
     """The series of a verb, looked up once."""
 
-    __slots__ = ("_name", "ended", "took")
+    __slots__ = ("ended", "took")
 
     def __init__(self, name: str) -> None:
-        self._name = name
         self.took = metrics.durations.labels(name).observe
         self.ended = {
-            outcome: metrics.operations.labels(name, outcome).inc
-            for outcome in (metrics.OK, metrics.UNAVAILABLE)
+            outcome: metrics.operations.labels(name, outcome).inc for outcome in metrics.OUTCOMES
         }
-
-    def count(self, outcome: str) -> None:
-        count = self.ended.get(outcome)
-        if count is None:
-            # A series that few servers ever have.
-            count = self.ended[outcome] = metrics.operations.labels(self._name, outcome).inc
-        count()
 
 
 _VERBS: Final = {name: _Verb(name) for name in metrics.VERBS}
@@ -73,7 +64,7 @@ class _Measured:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._verb.took(perf_counter() - self._began)
         outcome = metrics.OK if error is None else _outcome_of(error)
-        self._verb.count(outcome)
+        self._verb.ended[outcome]()
         if outcome not in _SILENT:
             self._meter.up = outcome not in _DOWN
 

@@ -41,7 +41,7 @@ OUTCOMES: Final = (
 )
 
 RENEWED: Final = "renewed"
-#: The server was not registered: it was evicted, or never reached the store before.
+#: The server was not registered any more: it was evicted, or the registrations were lost.
 REGISTERED: Final = "registered"
 FAILED: Final = "failed"
 #: What may become of a renewal.
@@ -73,8 +73,8 @@ renewals: Final = Counter(
 
 # A series that begins at its first event shows no increase by it.
 for _verb in VERBS:
-    operations.labels(_verb, OK)
-    operations.labels(_verb, UNAVAILABLE)
+    for _outcome in OUTCOMES:
+        operations.labels(_verb, _outcome)
     durations.labels(_verb)
 for _outcome in RENEWALS:
     renewals.labels(_outcome)

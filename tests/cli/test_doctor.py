@@ -14,6 +14,7 @@ import pytest
 
 from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql.examining import Finding, Verdict
+from jupyter_session_store.sql.examining.general import OLDEST
 from jupyter_session_store.sql.models import Meta, Server, Session
 from jupyter_session_store.sql.schema import VERSION_TABLE
 
@@ -60,6 +61,12 @@ def test_the_documentation_names_all_that_is_examined() -> None:
     page = (ROOT / "docs" / "how-to" / "diagnose.md").read_text()
     named = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     assert sorted(named) == sorted({name for names in EXAMINED.values() for name in names})
+
+
+def test_the_oldest_releases_are_those_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (PostgreSQL|MariaDB|MySQL) \|.*\| ([\d.]+) \|", text, re.MULTILINE)
+    assert {name: tuple(map(int, version.split("."))) for name, version in rows} == OLDEST
 
 
 def test_an_empty_database(database: Database, run: Run) -> None:

@@ -11,6 +11,13 @@ from .blocks import COMMANDS, Block
 
 #: What goes on until it is ended.
 _SERVER: Final = re.compile(r"(?:exec )?jupyter (?:lab|server|notebook)\b")
+#: What an output has otherwise each time, and what stands for it. A count is not among it.
+_OTHERS: Final = {
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}": "ID",
+    r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?)?": "DATE",
+    r":\d+\b": ":PORT",
+    r"\d+\.\d+": "FRACTION",
+}
 #: Begins a line of the output which says what the following lines are the output of.
 MARKER: Final = "@@ "
 
@@ -120,12 +127,13 @@ def outputs(printed: str) -> dict[str, str]:
 def looks_like(shown: str, printed: str) -> bool:
     """Return whether an output is as a page shows it.
 
-    Ids and numbers are others each time; ``...`` stands for anything.
+    Ids, dates, ports and fractions are others each time; ``...`` stands for anything.
     """
     parts = [re.escape(part) for part in re.split(r"\.\.\.", _levelled(shown))]
     return re.fullmatch(r".*".join(parts), _levelled(printed), re.DOTALL) is not None
 
 
 def _levelled(text: str) -> str:
-    text = re.sub(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
-    return " ".join(re.sub(r"\d+", "0", text).split())
+    for pattern, name in _OTHERS.items():
+        text = re.sub(pattern, name, text)
+    return " ".join(text.split())

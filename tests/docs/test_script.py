@@ -42,6 +42,13 @@ def test_a_page() -> None:
 def test_what_a_console_shows() -> None:
     found = outputs("before\n\n@@ page.md:4 0\n  x  12\ny\n\n@@ page.md:4 1\nz\n")
     assert found == {"page.md:4 0": "  x  12\ny\n\n", "page.md:4 1": "z\n"}
-    assert looks_like("x 7\ny", found["page.md:4 0"])
+    assert looks_like("x 12\ny", found["page.md:4 0"])
+    assert not looks_like("x 7\ny", found["page.md:4 0"])
     assert looks_like("x ...", found["page.md:4 0"])
     assert not looks_like("x 7", found["page.md:4 0"])
+
+
+def test_what_is_another_each_time() -> None:
+    shown = "2026-11-22 13:30:05 on 127.0.0.1:5432, 0.5 s"
+    assert looks_like(shown, "2027-01-02 03:04:05 on 127.0.0.1:49152, 1.25 s")
+    assert not looks_like(shown, "2027-01-02 03:04:05 on 127.0.0.1:49152, 0 s")

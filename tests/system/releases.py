@@ -77,12 +77,12 @@ class Release:
 
     def upgrade(self, database: Database, home: Path) -> None:
         """Upgrade a database to its newest revision, as an operator does."""
-        words = ("-m", "alembic", "-c", str(self.folder / "alembic.ini"), "upgrade", "head")
         done = run_python(
-            *words,
+            "-c",
+            "from jupyter_session_store.cli.app import main; main()",
+            "upgrade",
             home=home,
-            # Alembic puts it before everything else.
-            cwd=self.folder,
+            cwd=home,
             JUPYTER_SESSION_STORE_URL=database.url,
             **self.environment,
         )

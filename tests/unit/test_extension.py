@@ -210,6 +210,8 @@ async def test_a_store_that_fails_is_unwell(
     assert told["server_id"] == manager.server_id
     assert b"s3cr3t" not in status.body
     assert not [entry for entry in caplog.records if entry.exc_info]
+    said = [entry for entry in caplog.records if "/api/session-store/health" in entry.getMessage()]
+    assert [entry.levelno for entry in said] == [logging.DEBUG]
     del manager.store.find
     status = await jp_fetch(*STATUS)
     assert json.loads(status.body)["well"] is True

@@ -63,11 +63,11 @@ def driver(engine: Engine) -> Outcome:
 
 
 #: The oldest release of each that the package is made for: of MySQL the first that has the
-#: collation of the tables, of the others the oldest that their makers looked after lately.
-_OLDEST: Final[Mapping[str, tuple[int, ...]]] = {
-    "PostgreSQL": (12,),
+#: collation of the tables.
+OLDEST: Final[Mapping[str, tuple[int, ...]]] = {
+    "PostgreSQL": (14,),
     "MySQL": (8, 0, 17),
-    "MariaDB": (10, 5),
+    "MariaDB": (10, 11),
 }
 
 
@@ -82,7 +82,7 @@ def server(connection: Connection) -> Outcome:
     if not found:
         return unknown(f"{title}, which does not say its version.")
     text = f"{title} {_dotted(found)}"
-    oldest = _OLDEST.get(title)
+    oldest = OLDEST.get(title)
     if oldest is None or found >= oldest:
         return ok(f"{text}.")
     return warning(
