@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert
 
-from jupyter_session_store.records import READY, Scope, claim_of, digest
+from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of, digest
 from jupyter_session_store.sql import copying, importing, migrating, operating, stock
 from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql.adding import NAMES
@@ -154,10 +154,17 @@ def _raw(connection: Connection) -> Any:
 
 
 def _fill(connection: Connection, rows: int) -> None:
-    remaining = (
-        to_row(record(_id(number)).replace(namespace=f"user-{number // _EACH:06}"))
-        for number in range(rows)
-    )
+    began = datetime(2026, 11, 25, tzinfo=timezone.utc)
+
+    def sessions() -> Iterator[SessionRecord]:
+        for number in range(rows):
+            made = began + timedelta(seconds=number)
+            # Every second one was changed later.
+            changed = made + timedelta(hours=number % 2)
+            one = record(_id(number), created_at=made, updated_at=changed)
+            yield one.replace(namespace=f"user-{number // _EACH:06}")
+
+    remaining = map(to_row, sessions())
     while batch := list(islice(remaining, _BATCH)):
         with transaction(connection):
             connection.execute(insert(Session), batch)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, Dialect, MetaData, Select, Table, func, insert, select
@@ -20,7 +20,7 @@ from ..records import ServerRecord
 from . import schema
 from .adding import COLUMNS, KEY, NAMES, Counts, Key, Row, Target, absent, find, spans
 from .engine import sqlite_file
-from .listing import pages, servers
+from .listing import BATCH, pages, servers
 from .models import Meta, Server, Session, UTCDateTime, moment
 from .operating import translated
 
@@ -153,16 +153,22 @@ def _copy_adoption(source: Connection, target: Connection) -> None:
             target.execute(insert(Meta).values(name=found.name, value=found.value))
 
 
-def _pages(source: Connection, statement: Select[Any]) -> Iterator[list[Row]]:
+def _pages(
+    source: Connection, statement: Select[Any], *, batch: int = BATCH
+) -> Iterator[list[Row]]:
     with translated(source.engine):
-        yield from pages(source, statement)
+        yield from pages(source, statement, batch=batch)
 
 
 def _read(source: Connection, target: Connection, adding: Target) -> Iterator[int]:
     storable = _converter(source.dialect, target.dialect, adding)
-    for rows in _pages(source, select(*COLUMNS)):
-        adding.add(storable(rows))
-        yield len(rows)
+    # PostgreSQL, until it has looked at how many rows a new table has, reads all that follow for
+    # each page. So a page is large; a transaction of the target, which others wait for, is not.
+    for page in _pages(source, select(*COLUMNS), batch=2 * BATCH):
+        for start in range(0, len(page), BATCH):
+            rows = page[start : start + BATCH]
+            adding.add(storable(rows))
+            yield len(rows)
 
 
 def _converter(
@@ -171,13 +177,18 @@ def _converter(
     """Return what makes of the source's rows some that the target's driver takes."""
     if source.name == target.name == "sqlite":
         return lambda rows: rows
-    date = partial(UTCDateTime().process_bind_param, dialect=target)
+    bind = partial(UTCDateTime().process_bind_param, dialect=target)
     untyped = source.name == "sqlite"
+
+    # Most sessions are never changed after they were made, and many are made at once.
+    @lru_cache(maxsize=2)
+    def date(value: Any) -> Any:
+        return bind(moment(value))
 
     def converted(rows: list[Row]) -> list[Row]:
         if untyped:
             rows = [row for row in rows if _is_text(row, adding)]
-        return [(*row[:-2], date(moment(row[-2])), date(moment(row[-1]))) for row in rows]
+        return [(*row[:-2], date(row[-2]), date(row[-1])) for row in rows]
 
     return converted
 

@@ -54,7 +54,8 @@ class UTCDateTime(TypeDecorator[datetime]):
         """Turn an aware datetime into what the driver takes."""
         if value is None or dialect.name == "postgresql":
             return value
-        value = value.astimezone(timezone.utc)
+        if value.tzinfo is not timezone.utc:
+            value = value.astimezone(timezone.utc)
         if dialect.name == "sqlite":
             return value.isoformat(" ", "microseconds")
         return value.replace(tzinfo=None)
