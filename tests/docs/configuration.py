@@ -22,14 +22,12 @@ else:
 
 #: Where the classes are whose settings the pages name.
 _HOMES: Final = {
-    "ConfigurableHTTPProxy": "jupyterhub.proxy",
     "EventLogger": "jupyter_events.logger",
     "GatewayClient": "jupyter_server.gateway.gateway_client",
     "IdentityProvider": "jupyter_server.auth",
     "JupyterHub": "jupyterhub.app",
     "JupyterWebsocketPersonality": "kernel_gateway.jupyter_websocket",
     "KernelGatewayApp": "kernel_gateway.gatewayapp",
-    "KubeSpawner": "kubespawner",
     "MappingKernelManager": "jupyter_server.services.kernels.kernelmanager",
     "PersistentGatewayKernelManager": "jupyter_session_store.gateway",
     "PersistentSessionManager": "jupyter_session_store.manager",

@@ -51,7 +51,14 @@ c.JupyterHub.load_roles = [
     {{
         "name": "operator",
         "services": ["operator"],
-        "scopes": ["admin:users", "admin:servers", "admin:server_state", "tokens"],
+        "scopes": [
+            "access:servers",
+            "admin:users",
+            "admin:servers",
+            "admin:server_state",
+            "proxy",
+            "tokens",
+        ],
     }}
 ]
 ports = iter({ports!r})

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -44,13 +45,20 @@ ADA, GPU, BOB, CAROL = NAMESPACES
 
 #: Where the guide has the file with the URL.
 _SECRET: Final = "/etc/jupyterhub/session-store-url"
+#: Where it has the service that says to Prometheus where the servers are.
+_SERVICE: Final = "/etc/jupyterhub/prometheus_targets.py"
+#: What is an administrator's.
+_FOLDERS: Final = ("/etc/jupyterhub/", "/var/lib/jupyterhub/")
+_PERIOD: Final = "time.sleep(30)"
 
 #: Where the package's own file, which enables its extension, lies in it.
 _ENABLED: Final = Path("jupyter-config", "jupyter_session_store.json")
 
-#: On top of what an operator writes: neither a front end, nor a long wait for a lease.
+#: On top of what an operator writes: neither a front end, nor a long wait for a lease. How
+#: Prometheus logs in the guide leaves open.
 _FASTER: Final = f"""
 c.PersistentSessionManager.lease_seconds = {LEASE}
+c.ServerApp.authenticate_prometheus = False
 c.ServerApp.allow_root = {os.geteuid() == 0}
 """
 _NO_FRONT_END: Final = {
@@ -69,6 +77,20 @@ def site(folder: Path) -> Path:
     config = documented_file("/usr/local/etc/jupyter/jupyter_server_config.py")
     (folder / "jupyter_server_config.py").write_text(config + _FASTER)
     return folder
+
+
+def localised(text: str, folder: Path) -> str:
+    """Return a file of the guide with a folder in place of an administrator's."""
+    for one in _FOLDERS:
+        text = text.replace(one, f"{folder}/")
+    return text
+
+
+def write_service(folder: Path) -> None:
+    """Write the guide's service, which need not wait for half a minute here."""
+    text = localised(documented_file(_SERVICE), folder)
+    assert _PERIOD in text
+    (folder / Path(_SERVICE).name).write_text(text.replace(_PERIOD, "time.sleep(1)"))
 
 
 def operate(secret: Path, subcommand: str, *more: str) -> None:
@@ -93,10 +115,11 @@ def hub(secret: Path, tmp_path: Path) -> Iterator[Hub]:
     operate(secret, "upgrade")
     config = documented_file("/etc/jupyterhub/jupyterhub_config.py")
     assert _SECRET in config
+    assert _SERVICE in config
+    write_service(tmp_path)
     where = str(site(tmp_path / "etc"))
     hub = Hub(
-        f"{config.replace(_SECRET, str(secret))}\n"
-        f"c.Spawner.environment['JUPYTER_CONFIG_PATH'] = {where!r}\n"
+        f"{localised(config, tmp_path)}\nc.Spawner.environment['JUPYTER_CONFIG_PATH'] = {where!r}\n"
     )
     try:
         hub.start()
@@ -146,12 +169,53 @@ def check_watched(server: UserServer, namespace: str) -> None:
     with httpx.Client(base_url=server.api.base_url, timeout=PATIENCE, trust_env=False) as anyone:
         assert server.model(anyone.get(health), 200) == {"status": "well"}
         assert anyone.get(status).status_code == 403
+        metrics = anyone.get("/metrics")
     told = server.model(server.api.get(status), 200)
     assert told["namespace"] == namespace
     assert told["backend"].startswith("postgresql")
     assert told["revision"] == HEAD
-    metrics = server.api.get("/metrics").text
-    assert 'jupyter_session_store_operations_total{outcome="ok",verb="add"} 1.0' in metrics
+    assert 'jupyter_session_store_operations_total{outcome="ok",verb="add"} 1.0' in metrics.text
+
+
+def last_used(hub: Hub) -> dict[str, str]:
+    """Return when the proxy has seen each server used last, which is what cullers go by."""
+    routes = hub.ask("GET", "/proxy", 200)
+    return {
+        name: route["data"]["last_activity"]
+        for name, route in routes.items()
+        if "server_name" in route["data"]
+    }
+
+
+def check_scraped(hub: Hub, running: dict[tuple[str, str], UserServer], targets: Path) -> None:
+    """Check that Prometheus finds each server, and that asking it directly is no use of it."""
+    until(
+        lambda: targets.exists() and len(json.loads(targets.read_text())) == len(running),
+        why="the service writes where the servers are",
+    )
+    found = {one["labels"]["instance"]: one for one in json.loads(targets.read_text())}
+    before = last_used(hub)
+    assert len(before) == len(running)
+    headers = {"Authorization": f"Bearer {hub.token}"}
+    with httpx.Client(timeout=PATIENCE, trust_env=False) as prometheus:
+        for (user, name), server in running.items():
+            target = found[f"{user}/{name}"]
+            (where,) = target["targets"]
+            # Encoded as Prometheus does it.
+            path = quote(target["labels"]["__metrics_path__"], safe="/@")
+            metrics = prometheus.get(f"http://{where}{path}")
+            assert "jupyter_session_store_up 1.0" in metrics.text
+            direct = f"http://{where}{server.prefix}api/session-store"
+            assert prometheus.get(f"{direct}/health").status_code == 200
+            assert prometheus.get(f"{direct}/status").status_code == 403
+            assert prometheus.get(f"{direct}/status", headers=headers).status_code == 200
+    assert last_used(hub) == before
+    ada = running[ADA]
+    assert ada.api.get("/api/session-store/health").status_code == 200
+    until(
+        lambda: last_used(hub)[ada.prefix] > before[ada.prefix],
+        why="the proxy takes it for a use",
+    )
 
 
 def test_each_user_has_sessions_of_their_own_until_the_server_ends(
@@ -163,6 +227,7 @@ def test_each_user_has_sessions_of_their_own_until_the_server_ends(
     assert stored(database) == registered(database) == everybody
     for key, server in running.items():
         check_watched(server, NAMESPACES[key])
+    check_scraped(hub, running, secret.parent / "prometheus-targets.json")
 
     # Nobody sees, changes or ends what is another's.
     for number, (key, server) in enumerate(running.items()):
