@@ -2,177 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Unicode
 
 from ..errors import ConfigurationError, SessionConflict
-from ..records import Liveness, check_namespace, check_text
-from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
-from .inspecting import COLUMNS, moment_before, row_of
-from .observing import observe
+from ..records import check_namespace, check_text
+from .command import JSON_FLAG, ExitCode, StoreCommand
+from .inspecting import moment_before
+from .removing import CleaningCommand, RemovingCommand, sessions_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
-    from ..sql.cleaning import Counted, Selection
 
 __all__ = ["Prune", "Purge", "Rename"]
-
-
-@contextmanager
-def _stoppable(note: Callable[[str], None]) -> Iterator[Event]:
-    """Yield an event that Ctrl-C sets, so that a step is counted before there is an end.
-
-    A second Ctrl-C ends the step itself.
-    """
-    stopped = Event()
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stopped.set()
-        note("\nStopping after this batch. Ctrl-C once more does not wait for it.")
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class CleaningCommand(StoreCommand):
-    """What the three share: who is alive, and what is said of it."""
-
-    force = Bool(False, help="Whoever is alive.").tag(config=True)
-
-    def judge(
-        self, connection: Connection, *namespaces: str | None
-    ) -> tuple[list[ServerRecord], list[ServerRecord]]:
-        """Watch servers, and return those that are alive, and those that were seen dead.
-
-        Parameters
-        ----------
-        connection : Connection
-        namespaces : str or None
-            Whose servers; ``None`` for everybody's.
-        """
-        from ..sql import listing
-
-        def registered() -> list[ServerRecord]:
-            return [one for name in namespaces for one in listing.servers(connection, name)]
-
-        before = registered()
-        liveness = observe(connection, before, self.note)
-        seen = {(one.namespace, one.server_id): one.renewals for one in before}
-        alive: list[ServerRecord] = []
-        dead: list[ServerRecord] = []
-        for server in registered():
-            key = (server.namespace, server.server_id)
-            # One that came, or came back, while others were watched is alive.
-            gone = liveness.get(key) == Liveness.GONE.value and seen[key] == server.renewals
-            (dead if gone else alive).append(server)
-        return alive, dead
-
-    def refuse_living(self, alive: Collection[ServerRecord]) -> None:
-        """Say which servers are in the way."""
-        for server in alive:
-            self.note(
-                f"The server {server.server_id} (process {server.pid} on {server.hostname}) of "
-                f"the namespace {server.namespace!r} is alive."
-            )
-        self.note(
-            "Nothing was changed. Stop its servers and run this again, or go on regardless: --force"
-        )
-
-    def report(self, values: dict[str, Any], text: str) -> None:
-        """Say what was done: a sentence, or an object of JSON."""
-        if self.as_json:
-            self.output.one(values)
-        else:
-            self.output.text(text)
-
-
-class RemovingCommand(CleaningCommand):
-    """What prune and purge share."""
-
-    flags: Any = {
-        **StoreCommand.flags,
-        **YES_FLAGS,
-        **JSON_FLAG,
-        "dry-run": (
-            {"RemovingCommand": {"dry_run": True}},
-            "Say how many sessions would be removed, with --json list them, and change nothing.",
-        ),
-    }
-
-    dry_run = Bool(False, help="Say what would be removed, and change nothing.").tag(config=True)
-
-    def preview(
-        self, connection: Connection, selection: Selection, counted: Counted, servers: int
-    ) -> ExitCode:
-        """Say, or list, what would be removed."""
-        if self.as_json:
-            rows = map(row_of, selection.sessions(connection))
-            self.output.rows(rows, COLUMNS, empty="")
-        else:
-            self.output.text(
-                f"Would remove {_sessions(counted)} and {servers} server(s). Nothing was changed."
-            )
-        return ExitCode.DONE
-
-    def remove(
-        self, connection: Connection, selection: Selection, servers: Iterator[int]
-    ) -> ExitCode:
-        """Remove servers, then sessions, and say how many.
-
-        Parameters
-        ----------
-        connection : Connection
-        selection : Selection
-            Of the sessions.
-        servers : iterator of int
-            Removes servers as it is advanced, and yields how many it has removed.
-        """
-        from ..sql import cleaning
-
-        evicted = 0
-        counted = cleaning.Counted(0, 0)
-        with _stoppable(self.note) as stopped:
-            try:
-                for number in servers:
-                    evicted += number
-                    if stopped.is_set():
-                        break
-                else:
-                    for step in cleaning.remove(connection, selection):
-                        counted = step
-                        if stopped.is_set():
-                            break
-            except BaseException:
-                # A database goes on with a statement whose client is gone.
-                self._removed_until_now(counted, evicted, " The batch that failed may be, too.")
-                raise
-        if stopped.is_set():
-            self._removed_until_now(counted, evicted)
-            raise KeyboardInterrupt
-        self.report(
-            {"removed": counted.sessions, "namespaces": counted.namespaces, "evicted": evicted},
-            f"Removed {_sessions(counted)} and {evicted} server(s).",
-        )
-        return ExitCode.DONE
-
-    def _removed_until_now(self, counted: Counted, evicted: int, more: str = "") -> None:
-        self.note(f"\n{_sessions(counted)} and {evicted} server(s) are removed.{more}")
-        self.if_interrupted = "To go on, run it again."
-
-
-def _sessions(counted: Counted) -> str:
-    return f"{counted.sessions} session(s) of {counted.namespaces} namespace(s)"
 
 
 class Prune(RemovingCommand):
@@ -253,7 +98,7 @@ class Prune(RemovingCommand):
             if self.dry_run:
                 return self.preview(connection, selection, counted, len(dead))
             if (counted.sessions or dead) and not self.confirm(
-                f"Remove {_sessions(counted)}, and evict {len(dead)} dead server(s)?"
+                f"Remove {sessions_of(counted)}, and evict {len(dead)} dead server(s)?"
             ):
                 return ExitCode.NO
             return self.remove(connection, selection, cleaning.evict(connection, dead))
@@ -265,7 +110,8 @@ class Prune(RemovingCommand):
         from ..sql import listing
 
         if not self.force:
-            return self.judge(connection, self.namespace or None)
+            # What only says what it would do has no need of a role that could.
+            return self.judge(connection, self.namespace or None, must_know=not self.dry_run)
         if self.dead_servers:
             return [], listing.servers(connection, self.namespace or None)
         return None, []

@@ -31,7 +31,9 @@ _HOLD: Final = 0.02
 #: Rows that the first statement removes, and every other one at least and at most.
 _FIRST: Final = 100
 _LEAST: Final = 10
-_MOST: Final = 1000
+#: With the namespaces and the conditions no more than 800 parameters: SQLite before 3.32 takes
+#: 999 in a statement.
+_MOST: Final = 650
 #: Seconds between two statements, at most.
 _PAUSE: Final = 0.1
 #: A statement names its rows by ranges of the primary key, one a namespace: SQLite

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import Logger
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -38,6 +38,10 @@ _ROLLED_BACK: Final = frozenset({"40001", "40P01", 1213, 1205})
 #: takes its place, and goes on answering reads.
 _READ_ONLY: Final = frozenset({"25006", 1290, 1792, 1836})
 _SQLITE_BUSY: Final = frozenset({5, 6})
+#: A role without the right.
+_DENIED: Final = frozenset({"42501", 1044, 1142, 1143, 1227})
+#: A file that may only be read, and one beside which no journal can be made.
+_SQLITE_READ_ONLY: Final = {8: "readonly database", 14: "unable to open database file"}
 #: How often such a one is repeated.
 ATTEMPTS: Final = 10
 #: A column that is not there, or has to be given, in MySQL and MariaDB, whose driver counts them
@@ -184,10 +188,11 @@ class Database:
 
     def _prepare(self) -> None:
         found = schema.ensure(self.engine, self._auto_upgrade, self._log)
-        if self._serving is None:
-            return
-        scope, server = self._serving
         with self.engine.connect() as connection:
+            engines.keep_journal(connection)
+            if self._serving is None:
+                return
+            scope, server = self._serving
             if not self._registered:
                 # Before any session of its own, which would be nobody's without it. Later, where
                 # the tables are new ones, a renewal finds it missing and puts its sessions back.
@@ -273,9 +278,22 @@ def is_rolled_back(error: SQLAlchemyError) -> bool:
         return False
     if _codes(error) & _ROLLED_BACK:
         return True
-    orig = error.orig
+    return _is_sqlite(error.orig, dict.fromkeys(_SQLITE_BUSY, "locked"))
+
+
+def is_write_denied(error: SQLAlchemyError) -> bool:
+    """Return whether who asks may only read, or the database is one that only reads."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    return bool(_codes(error) & (_DENIED | _READ_ONLY)) or _is_sqlite(error.orig, _SQLITE_READ_ONLY)
+
+
+def _is_sqlite(orig: BaseException, texts: Mapping[int, str]) -> bool:
+    """Return whether an error of SQLite's has one of these codes."""
     # sqlite3 tells the code from Python 3.11 on.
     code = getattr(orig, "sqlite_errorcode", None)
     if code is not None:
-        return (code & 0xFF) in _SQLITE_BUSY
-    return type(orig).__module__.startswith("sqlite3") and "locked" in str(orig)
+        return (code & 0xFF) in texts
+    return type(orig).__module__.startswith("sqlite3") and any(
+        text in str(orig) for text in texts.values()
+    )

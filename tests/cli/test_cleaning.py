@@ -62,11 +62,19 @@ def test_wrong_usage(run: Run, words: str, told: str) -> None:
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("new", ["", " a", "a ", "a\n", "x" * 256, "\udcff"], ids=ascii)
-def test_a_namespace_that_no_server_could_have(run: Run, new: str) -> None:
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        ("", "An argument is empty"),
+        ("\udcff", "An argument is not UTF-8"),
+        *((new, "Invalid namespace: it ") for new in (" a", "a ", "a\n", "x" * 256)),
+    ],
+    ids=ascii,
+)
+def test_a_namespace_that_no_server_could_have(run: Run, new: str, told: str) -> None:
     answer = run("rename", "user", new, url="postgresql://nobody@no-such-host.invalid/nothing")
     assert answer.returncode == 2, answer.stdout
-    assert "Invalid namespace: it " in answer.stderr
+    assert told in answer.stderr
     assert "Traceback" not in answer.stderr
 
 

@@ -236,10 +236,12 @@ def test_what_was_adopted_stays_so(run: Run, database: Database, tmp_path: Path)
     mark = "INSERT INTO jupyter_session_store_meta VALUES ('stock_sessions_adopted_at', '{}')"
     source.execute(mark.format("once"))
     copied(run, source, database)
-    assert adoption(database) == [("stock_sessions_adopted_at", "once")]
+    # A database server has no table of the stock manager's.
+    once = [("stock_sessions_adopted_at", "once")]
+    assert adoption(database) == (once if database.kind == "sqlite" else [])
     upgraded(back.url)
     back.execute(mark.format("before"))
-    copied(run, database, back)
+    copied(run, source, back)
     assert adoption(back) == [("stock_sessions_adopted_at", "before")]
 
 
