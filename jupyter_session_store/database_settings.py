@@ -88,7 +88,12 @@ class DatabaseSettings(Configurable):
     @default("database_filepath")
     def _default_database_filepath(self) -> str:
         given = os.environ.get(URL_VARIABLE)
-        if given and self.repository == "sqlalchemy":
+        if given is not None and self.repository == "sqlalchemy":
+            if not given:
+                raise TraitError(
+                    f"The environment variable {URL_VARIABLE} is empty; expected a path or a "
+                    "database URL, or that it is not set: then the default is used."
+                )
             # A default is not validated by traitlets.
             return self._checked(given)
         data_dir = jupyter_data_dir()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jupyter_core.application import JupyterApp
+from traitlets import TraitError
 from traitlets.config import Config
 
 from .database_settings import DatabaseSettings, holds_password
@@ -98,7 +100,9 @@ class Settings:
                 "sessions in its own way; expected 'sqlalchemy'. Name a database instead of the "
                 "configured one: --url"
             )
-        return cls(url or reader.database_filepath, reader.engine_options)
+        if url is None:
+            return cls(reader.database_filepath, reader.engine_options)
+        return cls(url, _options_for(url, reader))
 
     @classmethod
     def from_argument(cls, given: str, config: Config | None = None) -> Settings:
@@ -113,30 +117,54 @@ class Settings:
         Raises
         ------
         ConfigurationError
-            If the variable or the file is not there, or a URL with a password
+            If the variable or the file is not there or empty, or a URL with a password
             was typed: other users of the machine can read it in the list of processes.
         """
         url = _url_of(given)
         return cls.from_jupyter(url) if config is None else cls.from_config(config, url)
 
 
+def _options_for(url: str, reader: PersistentSessionManager) -> Mapping[str, Any]:
+    """Return the engine options for a URL that was given, which no other's password goes to."""
+    from .sql import credentials
+
+    options = reader.engine_options
+    if not credentials.hold_password(options):
+        # Nor is the configured database looked at: it may be of no use, and therefore not meant.
+        return options
+    configured = None
+    if reader.repository == "sqlalchemy":
+        with suppress(TraitError):
+            configured = reader.database_filepath
+    return credentials.options_for(url, options, configured)
+
+
 def _url_of(given: str) -> str:
+    if not given:
+        raise ConfigurationError(
+            "The URL that was given is empty; expected env:NAME (an environment variable), "
+            "file:PATH (a file), or a path or URL without a password."
+        )
     kind, _, where = given.partition(":")
     if kind == "env":
         url = os.environ.get(where)
-        if not url:
+        if not url or url.isspace():
             raise ConfigurationError(
-                f"The environment variable {where!r} is not set; expected a database URL in it."
+                f"The environment variable {where!r} is {'not set' if url is None else 'empty'}; "
+                "expected a database URL in it."
             )
         return url
     if kind == "file" and not where.startswith("//"):
         try:
-            return Path(where).read_text(encoding="utf-8").strip()
+            url = Path(where).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"The file {where!r} cannot be read ({type(error).__name__}); expected a "
                 "database URL in it, in UTF-8."
             ) from None
+        if not url:
+            raise ConfigurationError(f"The file {where!r} is empty; expected a database URL in it.")
+        return url
     if holds_password(given):
         raise ConfigurationError(
             "A URL with a password was given on the command line, where others can read "

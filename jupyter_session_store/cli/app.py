@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Any, Final
 
@@ -23,8 +25,8 @@ class SessionStoreApp(CommandLine):
     `jupyter session-store upgrade --help`.
 
     Exit codes: 0 done, or yes; 1 no, or not found, or not confirmed; 2 wrong
-    usage or setting; 3 the database cannot be used now; 4 its schema does not
-    fit; 130 interrupted.
+    usage or setting; 3 the database, or where the output goes, cannot be used
+    now; 4 the schema does not fit; 130 interrupted.
     """
     examples = """
     jupyter session-store check                       # does the schema fit?
@@ -66,4 +68,20 @@ class SessionStoreApp(CommandLine):
 
 def main() -> None:
     """Run ``jupyter session-store``."""
-    SessionStoreApp.launch_instance()
+    _open_streams()
+    try:
+        SessionStoreApp.launch_instance()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted.\n")
+        sys.exit(ExitCode.INTERRUPTED)
+
+
+def _open_streams() -> None:
+    """Give each standard stream that was closed a place, and let none fail at a character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Not only for what is written: a database's file must not get its number.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -50,22 +50,22 @@ class Doctor(StoreCommand):
             columns = dict(_COLUMNS)
             if not sys.stdout.isatty():
                 columns["cure"] = "CURE"
-            self.output.rows(_rows(examine(engine), found), columns, empty="")
+            self.output.rows(self._rows(examine(engine), found), columns, empty="")
         if sys.stdout.isatty():
             # Not in a cell, whose lines a command would be broken into.
             for finding in found:
                 if finding.cure:
-                    self.output.text(f"{finding.name}: {finding.cure}")
+                    self.output.text(f"{finding.name}: {self.cured(finding.cure)}")
         verdicts = {finding.name: finding.verdict for finding in found}
         if verdicts[CONNECTION] is Verdict.FAILED:
             return ExitCode.UNAVAILABLE
         return ExitCode.NO if Verdict.FAILED in verdicts.values() else ExitCode.DONE
 
-
-def _rows(findings: Iterator[Finding], found: list[Finding]) -> Iterator[dict[str, Any]]:
-    for finding in findings:
-        found.append(finding)
-        yield {**vars(finding), "verdict": finding.verdict.value}
+    def _rows(self, findings: Iterator[Finding], found: list[Finding]) -> Iterator[dict[str, Any]]:
+        for finding in findings:
+            found.append(finding)
+            cure = self.cured(finding.cure) if finding.cure else finding.cure
+            yield {**vars(finding), "verdict": finding.verdict.value, "cure": cure}
 
 
 __all__ = ["Doctor"]

@@ -51,6 +51,11 @@ def gateway_name(given: str, config: Config) -> str:
     )
 
 
+def is_setting(name: str) -> bool:
+    """Return whether there is a setting of this name for the gateway of a server."""
+    return name in _Client.class_trait_names(config=True)
+
+
 def _configured(config: Config) -> str:
     for section in ("PersistentSessionManager", "SessionManager"):
         if "gateway_name" in config[section]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from traitlets import Bool, Enum, Unicode
 
 from ..errors import ConfigurationError
-from ..records import STATES
+from ..records import STATES, check_text
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
@@ -92,19 +92,27 @@ class SelectingCommand(StoreCommand):
         """
     ).tag(config=True)
 
-    def criteria(self) -> Criteria:
-        """Return which sessions are meant."""
+    def criteria(self, session_id: str | None = None) -> Criteria:
+        """Return which sessions are meant.
+
+        Raises
+        ------
+        SessionStoreError
+            If no session can have what was given.
+        """
         from ..sql.listing import Criteria
 
+        given = {
+            "namespace": self.namespace or None,
+            "session_id": session_id,
+            "path": self.path or None,
+            "kernel_id": self.kernel or None,
+            "server_id": self.server or None,
+        }
+        for field, value in given.items():
+            check_text(field, value)
         since = self.older_than and moment_before(self.older_than, "--older-than")
-        return Criteria(
-            namespace=self.namespace or None,
-            path=self.path or None,
-            kernel_id=self.kernel or None,
-            server_id=self.server or None,
-            state=self.state or None,
-            unchanged_since=since or None,
-        )
+        return Criteria(**given, state=self.state or None, unchanged_since=since or None)
 
 
 class List(SelectingCommand):
@@ -135,39 +143,46 @@ class List(SelectingCommand):
         return ExitCode.DONE
 
 
-class Show(StoreCommand):
+class Show(SelectingCommand):
     """Show all that is stored of a session."""
 
     name = "jupyter-session-store show"
     description = """
-    Show all that is stored of a session, in whichever namespace it is.
+    Show all that is stored of a session, in whichever namespace it is, or of
+    each session that the options select.
 
-    The exit code is 1 if there is none of that id.
+    With --json an array, whatever their number. The exit code is 1 if there is
+    none.
     """
     examples = """
     jupyter session-store show 0c9b7b0e-5d0a-4e6e-8c54-0d8e6c2f3a55
     jupyter session-store show 0c9b7b0e-5d0a-4e6e-8c54-0d8e6c2f3a55 --json
+    jupyter session-store show --namespace hub:alice/ --path Untitled.ipynb
     """
     arguments = ("SESSION",)
-    aliases: Any = {**StoreCommand.aliases, "namespace": "Show.namespace"}
+    optional_arguments = 1
     flags: Any = {**StoreCommand.flags, **JSON_FLAG}
-
-    namespace = Unicode(help="Only of this namespace.").tag(config=True)
 
     def run(self) -> ExitCode:
         """Show it."""
         from ..sql import listing
 
-        criteria = listing.Criteria(namespace=self.namespace or None, session_id=self.extra_args[0])
+        session_id = self.extra_args[0] if self.extra_args else None
+        criteria = self.criteria(session_id)
+        if criteria == listing.Criteria():
+            raise ConfigurationError(
+                "Found neither SESSION nor an option that says which sessions; expected one of "
+                "them, for example --path PATH. To show all of them: jupyter session-store list"
+            )
         with self.connection() as connection:
-            found = list(listing.sessions(connection, criteria))
-        for position, record in enumerate(found):
-            if position:
-                self.output.text("")
-            self.output.one(row_of(record))
-        if not found:
-            self.note(f"There is no session of the id {self.extra_args[0]!r}.")
-            return ExitCode.NO
+            rows = map(row_of, listing.sessions(connection, criteria))
+            if not self.output.each(rows):
+                self.note(
+                    f"There is no session of the id {session_id!r}."
+                    if session_id and criteria == listing.Criteria(session_id=session_id)
+                    else "There is no such session."
+                )
+                return ExitCode.NO
         return ExitCode.DONE
 
 
@@ -214,6 +229,7 @@ class Servers(StoreCommand):
         from ..sql import listing
         from .observing import observe
 
+        check_text("namespace", self.namespace)
         with self.connection() as connection:
             found = listing.servers(connection, self.namespace or None)
             liveness = observe(connection, found, self.note) if self.observing else {}

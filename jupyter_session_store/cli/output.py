@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
+__all__ = ["Output", "OutputError", "flush", "harmless", "shown"]
+
 #: Rows of one table on a terminal: its columns are as wide as these need.
 _ROWS: Final = 200
+
+
+class OutputError(Exception):
+    """Standard output takes no more."""
 
 
 class Output:
@@ -50,22 +57,78 @@ class Output:
             return _write_lines(rows, columns)
         count = _write_tables(rows, columns)
         if not count:
-            sys.stdout.write(f"{empty}\n")
+            _write(f"{empty}\n")
+        return count
+
+    def each(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write all of each of them, a block for each.
+
+        Returns
+        -------
+        int
+            How many there were.
+        """
+        if self._json:
+            return _write_array(rows)
+        count = 0
+        for count, row in enumerate(rows, start=1):
+            if count > 1:
+                _write("\n")
+            self.one(row)
         return count
 
     def one(self, values: Mapping[str, Any]) -> None:
         """Write one thing: a line for each of its values."""
         if self._json:
-            sys.stdout.write(f"{json.dumps(values, default=_plain, indent=2)}\n")
+            _write(f"{json.dumps(values, default=_plain, indent=2)}\n")
             return
         width = max(map(len, values))
         for name, value in values.items():
-            sys.stdout.write(f"{name:<{width}}  {shown(value)}\n")
+            _write(f"{name:<{width}}  {shown(value)}\n")
 
     def text(self, text: str) -> None:
         """Write a sentence, which JSON has no place for."""
         if not self._json:
-            sys.stdout.write(f"{text}\n")
+            _write(f"{harmless(text)}\n")
+
+
+def flush() -> None:
+    """Write what has been kept back.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    BrokenPipeError
+        If nobody reads it.
+    """
+    with _written():
+        sys.stdout.flush()
+
+
+def _write(text: str) -> None:
+    with _written():
+        sys.stdout.write(text)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"The output cannot be written: {error.strerror}. It is not whole."
+        ) from error
+
+
+def harmless(text: str) -> str:
+    """Return a text of ours without what moves the cursor or colours a terminal.
+
+    Lines and the tabs of SQL stay: what others chose, a server's host for instance, is in it.
+    """
+    return "".join(one if one in "\n\t" else _escaped(one) for one in text)
 
 
 def shown(value: Any) -> str:
@@ -76,10 +139,11 @@ def shown(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, (dict, list)):
         value = json.dumps(value)
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(value)
-    )
+    return "".join(map(_escaped, str(value)))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _plain(value: Any) -> Any:
@@ -90,20 +154,20 @@ def _plain(value: Any) -> Any:
 
 def _write_array(rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
-    sys.stdout.write("[")
+    _write("[")
     for row in rows:
-        sys.stdout.write(f"{',' if count else ''}\n  {json.dumps(row, default=_plain)}")
+        _write(f"{',' if count else ''}\n  {json.dumps(row, default=_plain)}")
         count += 1
-    sys.stdout.write("\n]\n" if count else "]\n")
+    _write("\n]\n" if count else "]\n")
     return count
 
 
 def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
     """Write one row a line, tabs between, a heading first: for `cut` and `awk`."""
     count = 0
-    sys.stdout.write("\t".join(columns.values()) + "\n")
+    _write("\t".join(columns.values()) + "\n")
     for row in rows:
-        sys.stdout.write("\t".join(shown(row[name]) for name in columns) + "\n")
+        _write("\t".join(shown(row[name]) for name in columns) + "\n")
         count += 1
     return count
 

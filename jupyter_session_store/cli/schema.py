@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from traitlets import Bool, Float
@@ -11,7 +12,7 @@ from ..errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Engine
 
@@ -33,6 +34,21 @@ def _name(engine: Engine) -> str:
     from ..sql.engine import describe
 
     return describe(engine.url)
+
+
+class _Look(StoreCommand):
+    """What the subcommands share that look at the schema and change nothing."""
+
+    @contextmanager
+    def looking(self) -> Iterator[Engine]:
+        """Yield the engine of the database, which is not waited for as an operator's work is."""
+        from ..sql import operating
+
+        found = self.settings(self.url)
+        with operating.engine(
+            found.url, found.engine_options, patient=False, writes=False
+        ) as engine:
+            yield engine
 
 
 class _Migration(StoreCommand):
@@ -121,7 +137,8 @@ class Upgrade(_Migration):
             plan = migrating.upgrade_plan(found.revision, target)
             self._tell(plan, _name(engine), "run")
             if plan and not self.dry_run:
-                migrating.upgrade(engine, target, log=self.log)
+                # Not a number of steps, which would be counted from where the database is then.
+                migrating.upgrade(engine, plan[-1].id, log=self.log)
                 with operating.connected(engine) as connection:
                     self.output.text(f"Done: revision {schema.status(connection).revision}.")
         return ExitCode.DONE
@@ -181,6 +198,13 @@ class Downgrade(_Migration):
             return self._script(start, end, downgrade=True)
         with self.database() as engine:
             found = _status(engine)
+            if found.state is schema.State.AHEAD_COMPATIBLE:
+                raise SchemaMismatch(
+                    f"The database ({_name(engine)}) is at revision {found.revision}, newer than "
+                    "this release, which does not know how to undo it; expected the release that "
+                    "made it. Nothing was changed. Run there: jupyter session-store downgrade "
+                    f"{target}"
+                )
             if found.state not in (schema.State.BEHIND, schema.State.CURRENT):
                 raise SchemaMismatch(schema.explain(found, _name(engine)))
             plan = migrating.downgrade_plan(found.revision, target)
@@ -195,12 +219,13 @@ class Downgrade(_Migration):
                     "This downgrade loses data, and was refused; expected --yes. Nothing was "
                     "changed."
                 )
-            migrating.downgrade(engine, target, log=self.log)
+            end = plan[-1].previous or "base"
+            migrating.downgrade(engine, end, planned=plan, log=self.log)
             self.output.text(f"Done: revision {_status(engine).revision or 'base'}.")
         return ExitCode.DONE
 
 
-class Current(StoreCommand):
+class Current(_Look):
     """Show which revision the database is at."""
 
     name = "jupyter-session-store current"
@@ -215,7 +240,7 @@ class Current(StoreCommand):
         """Show it."""
         from ..sql import schema
 
-        with self.database() as engine:
+        with self.looking() as engine:
             found = _status(engine)
             self.output.one(
                 {
@@ -274,7 +299,7 @@ class History(StoreCommand):
         return ExitCode.DONE
 
 
-class Check(StoreCommand):
+class Check(_Look):
     """Say by the exit code whether the schema fits this code."""
 
     name = "jupyter-session-store check"
@@ -283,7 +308,8 @@ class Check(StoreCommand):
     database: 0 if its schema is the newest or compatible, 1 if not, or if it
     cannot be reached; then with the command to run.
 
-    With --wait for an init container: until it fits, or the time is over.
+    With --wait for an init container: until it fits, or the time is over. A
+    database that does not answer is given up after some seconds, and asked again.
     """
     examples = """
     jupyter session-store check
@@ -299,6 +325,7 @@ class Check(StoreCommand):
         said = ""
         while True:
             fits, text = self._look()
+            text = self.cured(text)
             if fits:
                 self.output.text(text)
                 return ExitCode.DONE
@@ -308,13 +335,13 @@ class Check(StoreCommand):
             if text != said:
                 self.note(f"Waiting: {text}")
                 said = text
-            time.sleep(_POLL_SECONDS)
+            time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     def _look(self) -> tuple[bool, str]:
         from ..sql import schema
 
         try:
-            with self.database() as engine:
+            with self.looking() as engine:
                 found = _status(engine)
                 if found.state is schema.State.CURRENT:
                     return True, f"{_name(engine)} is at revision {found.revision}, the newest."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Copy", "Import"]
 
 _GOES_ON: Final = "What was copied until then stays; run the same command again to go on."
-_UPGRADE: Final = "jupyter session-store upgrade"
 
 
 class TransferCommand(StoreCommand):
@@ -56,8 +54,12 @@ class TransferCommand(StoreCommand):
                 f"There is no file {str(file)!r} to copy from; expected the database that the "
                 "servers have used: --from, or c.SessionManager.database_filepath."
             )
-        with self.database(given) as engine, operating.connected(engine) as connection:
-            _require_usable(connection, given)
+        found = self.settings(given)
+        with (
+            operating.engine(found.url, found.engine_options, writes=False) as engine,
+            operating.connected(engine) as connection,
+        ):
+            self._require_usable(connection, given)
             yield connection
 
     @contextmanager
@@ -80,8 +82,17 @@ class TransferCommand(StoreCommand):
             if empty:
                 migrating.upgrade(engine, log=self.log)
             with _going_on(), operating.connected(engine) as connection:
-                _require_usable(connection, given)
+                self._require_usable(connection, given)
                 yield connection
+
+    def _require_usable(self, connection: Connection, given: str) -> None:
+        from ..sql import operating
+
+        try:
+            operating.require_usable(connection)
+        except SchemaMismatch as error:
+            # There may be two databases, of which it is one.
+            raise SchemaMismatch(self.cured(str(error), given)) from error
 
     def _file_without_database(self, given: str) -> Path | None:
         from ..sql.engine import parse, sqlite_file
@@ -118,17 +129,6 @@ class TransferCommand(StoreCommand):
             return ExitCode.NO
         self.output.text(f"Verified: all {verified} {what} are there.")
         return ExitCode.DONE
-
-
-def _require_usable(connection: Connection, given: str) -> None:
-    from ..sql import operating
-
-    try:
-        operating.require_usable(connection)
-    except SchemaMismatch as error:
-        # Its text means the configured database.
-        named = f"{_UPGRADE} --url {shlex.quote(given)}" if given else _UPGRADE
-        raise SchemaMismatch(str(error).replace(_UPGRADE, named)) from error
 
 
 @contextmanager
@@ -319,6 +319,16 @@ class Import(TransferCommand):
         configuration.
         """
     ).tag(config=True)
+
+    def reads(self, section: str, name: str) -> bool:
+        """Return whether a setting may be given: those that say which gateway may, too."""
+        if section == "GatewayClient":
+            from .gateways import is_setting
+
+            return is_setting(name)
+        if name == "gateway_name":
+            return section in ("PersistentSessionManager", "SessionManager")
+        return super().reads(section, name)
 
     def run(self) -> ExitCode:
         """Import."""

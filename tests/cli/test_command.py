@@ -87,7 +87,7 @@ def test_help_of_the_command_as_jupyter_finds_it(home: Path) -> None:
         (["list", "--state=no-such"], "state"),
         (["list", "--older-than=3x"], "--older-than is '3x'; expected a number and a unit"),
         (["list", "extra"], "Found 1 arguments ('extra'); expected none."),
-        (["show"], "Found 0 arguments (none); expected SESSION."),
+        (["purge"], "Found 0 arguments (none); expected NAMESPACE."),
         (["show", "one", "two"], "expected SESSION."),
         (["list", "--url=env:NOT_SET"], "The environment variable 'NOT_SET' is not set"),
         (["list", "--url=file:not-there"], "The file 'not-there' cannot be read"),
@@ -191,6 +191,14 @@ def test_a_file_is_not_made_by_looking(run: Run, home: Path, name: str) -> None:
     assert done.returncode == LOOKING[name]
     assert "jupyter session-store upgrade" in done.stdout + done.stderr
     assert not file.exists()
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_the_advice_names_the_database_that_is_meant(run: Run, home: Path, name: str) -> None:
+    file = str(home / "not there.db")
+    done = run(name, *(["x"] if name == "show" else []), "--url", file)
+    assert done.returncode == LOOKING[name]
+    assert f"jupyter session-store upgrade --url '{file}'" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", LOOKING)
@@ -332,10 +340,13 @@ def test_list_and_show(database: Database, run: Run) -> None:
     assert line == f"Hub:Alice/\tÜnïcode 😀.ipynb\tready\t-\t{changed}\tsession-000003"
 
     done = run("show", "session-000003", "--json", url=database.url)
-    assert (done.returncode, json.loads(done.stdout)) == (0, row(SESSIONS[2]))
+    assert (done.returncode, json.loads(done.stdout)) == (0, [row(SESSIONS[2])])
     done = run("show", "session-000003", "--namespace=hub:alice/", url=database.url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "There is no session of the id 'session-000003'.\n"
+    assert done.stderr == "There is no such session.\n"
+    done = run("show", "no-such", url=database.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "There is no session of the id 'no-such'.\n"
 
 
 @pytest.mark.parametrize(
@@ -369,12 +380,7 @@ def test_one_id_in_two_namespaces(run: Run, home: Path) -> None:
     done = run("show", "session-000001", url=file)
     assert re.findall(r"^namespace +(\w)$", done.stdout, re.M) == ["a", "b"]
     done = run("show", "session-000001", "--json", url=file)
-    decoder, rest, found = json.JSONDecoder(), done.stdout, []
-    while rest.strip():
-        one, end = decoder.raw_decode(rest.lstrip())
-        found.append(one["namespace"])
-        rest = rest.lstrip()[end:]
-    assert found == ["a", "b"]
+    assert [one["namespace"] for one in json.loads(done.stdout)] == ["a", "b"]
 
 
 def test_servers_and_current(database: Database, run: Run) -> None:
