@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from logging.config import fileConfig
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
-from jupyter_session_store.errors import SessionStoreError
+from jupyter_session_store.errors import SchemaMismatch, SessionStoreError
 from jupyter_session_store.sql import backup, locks, migrating, schema
 from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql.models import Base
@@ -55,7 +56,7 @@ def run_online() -> None:
         migrate(connection)
         return
     found = _settings()
-    engine = engines.create(found.url, found.engine_options)
+    engine = engines.create(found.url, found.engine_options, patient=True)
     try:
         with migrating.migration_connection(engine) as own:
             migrate(own)
@@ -74,34 +75,64 @@ def migrate(connection: Connection) -> None:
     """
     # A server has its own log; the command's is this package's, as alembic.ini says.
     log = config.attributes.get("log")
-    if connection.dialect.name == "sqlite":
-        options = {"transactional_ddl": True, "render_as_batch": True, **settings}
-        context.configure(connection=connection, **options)
-        # Again, now that Alembic has said how it finds its steps.
-        steps = _after_a_backup(context.get_context().opts["fn"], log)
-        context.configure(connection=connection, fn=steps, **options)
-        with context.begin_transaction(), locks.migration_lock(connection, log=log):
-            context.run_migrations()
+    file = connection.dialect.name == "sqlite"
+    options: dict[str, Any] = {"connection": connection, **settings}
+    if file:
+        options |= {"transactional_ddl": True, "render_as_batch": True}
     else:
-        context.configure(connection=connection, transaction_per_migration=True, **settings)
+        options["transaction_per_migration"] = True
+    context.configure(**options)
+    # Again, now that Alembic has said how it finds its steps.
+    steps = _Steps(context.get_context().opts["fn"], log)
+    context.configure(**options, fn=steps)
+    if not file:
         with locks.migration_lock(connection, log=log):
             context.run_migrations()
+        return
+    with context.begin_transaction(), locks.migration_lock(connection, log=log):
+        context.run_migrations()
+    if steps.leave_tables:
+        # Who is using the file now may keep it as it is; the next server sets it.
+        with suppress(DBAPIError):
+            engines.keep_journal(connection)
 
 
-def _after_a_backup(steps: Steps, log: logging.Logger | None) -> Steps:
-    """Return what Alembic asks, under the lock, for the steps that it will take.
+class _Steps:
+    """What Alembic asks, under the lock, for the steps that it will take.
 
     Only then is it known whether there are any; a stamp, and a look, are none.
     """
 
-    def found(heads: tuple[str, ...], migration: MigrationContext) -> list[Any]:
-        taken = list(steps(heads, migration))
-        if any(isinstance(step, RevisionStep) for step in taken):
-            assert migration.connection is not None
-            backup.back_up(migration.connection, "+".join(heads), log)
+    def __init__(self, steps: Steps, log: logging.Logger | None) -> None:
+        self._steps = steps
+        self._log = log
+        self.leave_tables = False
+
+    def __call__(self, heads: tuple[str, ...], migration: MigrationContext) -> list[Any]:
+        taken = list(self._steps(heads, migration))
+        revisions = [step for step in taken if isinstance(step, RevisionStep)]
+        if not revisions:
+            return taken
+        _refuse_what_was_not_planned([step.revision.revision for step in revisions], heads)
+        connection = migration.connection
+        assert connection is not None
+        if connection.dialect.name == "sqlite":
+            backup.back_up(connection, "+".join(heads), self._log)
+            last = revisions[-1]
+            self.leave_tables = last.is_upgrade or last.revision.down_revision is not None
         return taken
 
-    return found
+
+def _refuse_what_was_not_planned(found: list[str], heads: tuple[str, ...]) -> None:
+    planned: list[str] | None = config.attributes.get("planned")
+    if planned is None or found == planned:
+        return
+    at = "+".join(heads) or "no revision"
+    raise SchemaMismatch(
+        f"The database is at revision {at} now, where {', '.join(found)} would be undone; "
+        f"expected to undo {', '.join(planned)}, as was planned before another process changed "
+        "it. Nothing was changed. Run the same command again."
+    )
 
 
 def _settings() -> Settings:

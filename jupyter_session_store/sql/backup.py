@@ -16,7 +16,7 @@ from sqlalchemy import Connection, inspect
 
 from ..errors import StoreUnavailable
 from .engine import is_memory
-from .models import Base
+from .schema import VERSION_TABLE
 
 #: What SQLite may leave beside a file.
 _COMPANIONS: Final = ("-journal", "-wal", "-shm")
@@ -27,6 +27,8 @@ def back_up(
 ) -> Path | None:
     """Copy a SQLite file to one beside it, named after its revision and the time in UTC.
 
+    Whosever its tables are: a stock manager's, another program's or ours.
+
     The copy is whole or not there: it gets its name when it is complete. Only
     its owner can read it, and nothing that exists is overwritten.
 
@@ -36,14 +38,14 @@ def back_up(
         To the database, in a write transaction that has changed nothing yet: what
         others have committed is in the copy, and they commit nothing meanwhile.
     revision : str or None
-        That the file is at.
+        That the file is at; ``None`` if it has none of our tables.
     log : logging.Logger, optional
         Where it is said where the copy is; by default this package's own.
 
     Returns
     -------
     Path or None
-        The copy; ``None`` for a database in memory, or one without tables of ours.
+        The copy; ``None`` for a database in memory, or one without tables.
 
     Raises
     ------
@@ -51,7 +53,8 @@ def back_up(
         If the copy cannot be written. Then nothing is left of it.
     """
     file = _file_of(connection)
-    if file is None or not set(inspect(connection).get_table_names()) & set(Base.metadata.tables):
+    # Alembic has just made its own, or emptied it.
+    if file is None or set(inspect(connection).get_table_names()) <= {VERSION_TABLE}:
         return None
     try:
         with _new_file(file, revision or "base") as copy, closing(sqlite3.connect(copy)) as target:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -61,8 +62,11 @@ _CONNECT_ARGS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "pysqlite": {"timeout": BUSY_TIMEOUT, "check_same_thread": False},
 }
+#: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
 _IMPATIENT: Final = frozenset({"read_timeout", "write_timeout"})
 _OURS: Final = frozenset({"isolation_level", "skip_autocommit_rollback"})
+#: The engines whose SQLite file holds this package's tables, so that they set its journal.
+_KEEPERS: Final[WeakSet[Engine]] = WeakSet()
 
 
 _URL_WITHOUT_COLON: Final = re.compile(r"^\w*//.*@")
@@ -127,8 +131,15 @@ def sqlite_file(url: URL) -> Path | None:
     return Path(url.database)
 
 
-def check(text: str) -> URL:
+def check(text: str, *, writes: bool = True) -> URL:
     """Refuse what can never work, without connecting to or creating anything.
+
+    Parameters
+    ----------
+    text : str
+        A path, ``:memory:`` or a URL.
+    writes : bool
+        As :func:`create` has it.
 
     Returns
     -------
@@ -145,7 +156,7 @@ def check(text: str) -> URL:
     _dialect(url)
     path = sqlite_file(url)
     if path is not None:
-        refuse_unusable_file(path, TRAIT)
+        refuse_unusable_file(path, TRAIT, writes=writes)
     return url
 
 
@@ -177,11 +188,18 @@ def _dialect(url: URL) -> type[Dialect]:
     return dialect
 
 
-def create(text: str, options: Mapping[str, Any] | None = None, *, patient: bool = False) -> Engine:
+def create(
+    text: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    patient: bool = False,
+    writes: bool = True,
+) -> Engine:
     """Create the engine; it connects to nothing yet.
 
     Its connections commit each statement by themselves: one round trip
     instead of three. A unit of work of several statements begins explicitly.
+    A SQLite file keeps its journal as it is, until :func:`keep_journal`.
 
     Parameters
     ----------
@@ -193,14 +211,18 @@ def create(text: str, options: Mapping[str, Any] | None = None, *, patient: bool
         without parameters, or ``"module:name"`` of one), either of which is
         read at each connect, for passwords that rotate.
     patient : bool
-        Whether statements take as long as they take: an operator's do.
+        Whether statements take as long as they take: an operator's do. To connect
+        takes no longer for that.
+    writes : bool
+        Whether anything will be written. If not, a SQLite file may lie where this
+        user may only read.
 
     Raises
     ------
     ConfigurationError
         As :func:`check`, or if an option is not usable.
     """
-    url = check(text)
+    url = check(text, writes=writes)
     settings = dict(options or {})
     if refused := _OURS & settings.keys():
         raise ConfigurationError(
@@ -209,10 +231,11 @@ def create(text: str, options: Mapping[str, Any] | None = None, *, patient: bool
         )
     provide = password_source(settings)
     dialect = url.get_dialect()
+    given = settings.pop("connect_args", {})
     defaults: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
         "hide_parameters": True,
-        "connect_args": _connect_args(url, settings.pop("connect_args", {}), patient),
+        "connect_args": _connect_args(url, given),
     }
     if dialect.detect_autocommit_setting is not DefaultDialect.detect_autocommit_setting:
         defaults["skip_autocommit_rollback"] = True
@@ -239,18 +262,34 @@ def create(text: str, options: Mapping[str, Any] | None = None, *, patient: bool
         _limit_statements(engine)
     if url.get_driver_name() == "pymysql":
         share_default_context(engine)
+        if patient:
+            _lift_after_connect(engine, _IMPATIENT - url.query.keys() - given.keys())
     return engine
 
 
-def _connect_args(url: URL, given: object, patient: bool = False) -> dict[str, Any]:
+def _connect_args(url: URL, given: object) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ConfigurationError(
             f"{OPTIONS}['connect_args'] is of type {type(given).__name__}; expected a dict of "
             "keyword arguments of the driver's connect function."
         )
     ours = _CONNECT_ARGS.get(url.get_driver_name(), {})
-    left_out = set(url.query) | (_IMPATIENT if patient else set())
-    return {k: v for k, v in ours.items() if k not in left_out} | dict(given)
+    return {k: v for k, v in ours.items() if k not in url.query} | dict(given)
+
+
+def _lift_after_connect(engine: Engine, names: Collection[str]) -> None:
+    @event.listens_for(engine, "connect")
+    def _lift(connection: Any, _record: Any) -> None:
+        # Not before: PyMySQL's connect_timeout ends with the TCP connection, and a host
+        # that accepts it and says nothing would be waited for for ever.
+        lift_time_outs(connection, names)
+
+
+def lift_time_outs(connection: Any, names: Collection[str] = _IMPATIENT) -> None:
+    """Let a connection of PyMySQL wait for an answer for as long as it takes."""
+    for name in names:
+        # It puts them on its socket before each statement, and has no public way to change them.
+        setattr(connection, f"_{name}", None)
 
 
 def _limit_statements(engine: Engine) -> None:
@@ -283,22 +322,47 @@ def _prepare_sqlite(engine: Engine, path: Path | None) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
     @event.listens_for(engine, "connect")
-    def _set_journal(connection: Any, _record: Any) -> None:
+    def _set(connection: Any, _record: Any) -> None:
         if path is None:
             return
-        # Shared memory, which WAL needs, does not work across the hosts of a network file system.
-        wanted = "delete" if is_on_network_file_system(path) else "wal"
         cursor = connection.cursor()
         try:
-            cursor.execute("PRAGMA journal_mode")
-            if cursor.fetchone()[0] != wanted:
-                cursor.execute(f"PRAGMA journal_mode={wanted}")
-            if wanted == "wal":
-                # In WAL this cannot corrupt; a power cut may lose the last sessions,
-                # whose kernels it ended too.
-                cursor.execute("PRAGMA synchronous=NORMAL")
+            _set_journal(cursor.execute, path if engine in _KEEPERS else None)
         finally:
             cursor.close()
+
+
+def _set_journal(execute: Callable[[str], Any], path: Path | None) -> None:
+    """Set the journal of a file, or with `path` as ``None`` only what suits that which it has."""
+    found = execute("PRAGMA journal_mode").fetchone()[0]
+    if path is not None:
+        # Shared memory, which WAL needs, does not work across the hosts of a network file system.
+        wanted = "delete" if is_on_network_file_system(path) else "wal"
+        if found != wanted:
+            found = execute(f"PRAGMA journal_mode={wanted}").fetchone()[0]
+    if found == "wal":
+        # In WAL this cannot corrupt; a power cut may lose the last sessions,
+        # whose kernels it ended too.
+        execute("PRAGMA synchronous=NORMAL")
+
+
+def keep_journal(connection: Connection) -> None:
+    """Give a SQLite file the journal with which readers and a writer do not wait for each other.
+
+    Now, and at each connect of this engine from now on. Only where the tables of
+    this package are: the file stays as it is under who just looks at it, and may be
+    another program's, or a backup.
+
+    Parameters
+    ----------
+    connection : Connection
+        To any database, in no transaction. Only a SQLite file has such a journal.
+    """
+    engine = connection.engine
+    path = sqlite_file(engine.url)
+    if path is not None and engine not in _KEEPERS:
+        _set_journal(connection.exec_driver_sql, path)
+        _KEEPERS.add(engine)
 
 
 _URL_WITH_CREDENTIALS = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")

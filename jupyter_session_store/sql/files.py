@@ -9,6 +9,8 @@ from typing import Final
 from ..errors import ConfigurationError
 
 _HEADER: Final = b"SQLite format 3\x00"
+#: Where the header says how a file may be read: 1 as it is, 2 with a write-ahead log beside it.
+_READ_VERSION: Final = 19
 
 #: File systems that are shared between hosts (the names that Linux and macOS give them).
 NETWORK_FILE_SYSTEMS: Final = frozenset(
@@ -45,7 +47,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 )
 
 
-def refuse_unusable_file(path: Path, trait: str) -> None:
+def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None:
     """Refuse a path at which SQLite cannot keep a database.
 
     Parameters
@@ -54,11 +56,14 @@ def refuse_unusable_file(path: Path, trait: str) -> None:
         Of a file that may not be there yet; its folder must be.
     trait : str
         The setting to name in the error.
+    writes : bool
+        Whether it will be written.
 
     Raises
     ------
     ConfigurationError
-        A directory, another program's file, or a folder or file that is not writable.
+        A directory, another program's file, or a folder or file that is not writable;
+        where nothing will be written, only if SQLite has to write there to read.
     """
     if path.is_dir():
         raise ConfigurationError(
@@ -70,6 +75,8 @@ def refuse_unusable_file(path: Path, trait: str) -> None:
             f"{trait} names a file in {str(folder)!r}, which is not a folder. Create it "
             "first, or name another."
         )
+    if not writes and _can_be_read_alone(path):
+        return
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"{trait} names a file in {str(folder)!r}, where this user may not write; "
@@ -87,6 +94,16 @@ def refuse_unusable_file(path: Path, trait: str) -> None:
             f"{trait} names {str(path)!r}, which is not an SQLite database file. "
             "Name another file, or one that does not exist yet."
         )
+
+
+def _can_be_read_alone(path: Path) -> bool:
+    """Return whether a file is a database that needs nothing beside itself to be read."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_READ_VERSION + 1)
+    except OSError:
+        return False
+    return header.startswith(_HEADER) and header[_READ_VERSION:] == b"\x01"
 
 
 def is_sqlite_file(path: Path) -> bool:

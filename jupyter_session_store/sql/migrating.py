@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import ConfigurationError, SchemaMismatch, SessionStoreError, StoreUnavailable
-from .engine import BUSY_TIMEOUT, describe, reason_of, statement_limit
+from .engine import BUSY_TIMEOUT, describe, lift_time_outs, reason_of, statement_limit
 from .locks import process_lock
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def alembic_config() -> Config:
 def upgrade(engine: Engine, revision: str = "head", *, log: logging.Logger | None = None) -> None:
     """Upgrade a database with Alembic, in process, under the migration lock.
 
-    A SQLite file that has our tables is backed up first: see :mod:`.backup`.
+    A SQLite file that has tables is backed up first: see :mod:`.backup`.
     May be called from any thread; those of one process take turns.
 
     Parameters
@@ -272,7 +272,13 @@ def upgrade(engine: Engine, revision: str = "head", *, log: logging.Logger | Non
     _run(engine, lambda config: command.upgrade(config, revision), log)
 
 
-def downgrade(engine: Engine, revision: str, *, log: logging.Logger | None = None) -> None:
+def downgrade(
+    engine: Engine,
+    revision: str,
+    *,
+    planned: Sequence[Revision] | None = None,
+    log: logging.Logger | None = None,
+) -> None:
     """Undo revisions with Alembic, in process, under the migration lock.
 
     It does not ask: :func:`downgrade_plan` says what data is lost.
@@ -282,20 +288,29 @@ def downgrade(engine: Engine, revision: str, *, log: logging.Logger | None = Non
     engine : Engine
     revision : str
         As :func:`downgrade_plan` has it.
+    planned : sequence of Revision, optional
+        What was agreed to: the plan, which nothing but that may become.
     log : logging.Logger, optional
         As :func:`upgrade` has it.
 
     Raises
     ------
     ConfigurationError, SchemaMismatch, StoreUnavailable
-        As :func:`upgrade`.
+        As :func:`upgrade`; the second also if, once the lock was had, other
+        revisions would have been undone than those that were planned.
     """
     from alembic import command
 
-    _run(engine, lambda config: command.downgrade(config, revision), log)
+    ids = None if planned is None else [one.id for one in planned]
+    _run(engine, lambda config: command.downgrade(config, revision), log, ids)
 
 
-def _run(engine: Engine, run: Callable[[Config], None], log: logging.Logger | None) -> None:
+def _run(
+    engine: Engine,
+    run: Callable[[Config], None],
+    log: logging.Logger | None,
+    planned: list[str] | None = None,
+) -> None:
     from alembic.util.exc import CommandError
 
     config = alembic_config()
@@ -303,6 +318,7 @@ def _run(engine: Engine, run: Callable[[Config], None], log: logging.Logger | No
         with process_lock, migration_connection(engine) as connection:
             config.attributes["connection"] = connection
             config.attributes["log"] = log
+            config.attributes["planned"] = planned
             run(config)
     except DBAPIError as error:
         raise refusal(error, engine.url) from error
@@ -330,8 +346,8 @@ def refusal(error: DBAPIError, url: URL) -> SessionStoreError:
     codes = {getattr(error.orig, "sqlstate", None), *getattr(error.orig, "args", ())[:1]}
     if codes & _FORBIDDEN:
         return SchemaMismatch(
-            f"This role may not change the schema ({reason}); expected one that may. Run with "
-            "the URL of such a role: jupyter session-store upgrade --url env:NAME"
+            f"This role may not change the schema ({reason}); expected one that may. "
+            "Commands take the URL of such a role as: --url env:NAME"
         )
     if codes & _LOCKED:
         reason += (
@@ -392,15 +408,20 @@ def migration_connection(engine: Engine) -> Iterator[Connection]:
             yield connection
             return
         connection.execution_options(isolation_level="READ COMMITTED")
-        if engine.url.get_driver_name() != "psycopg":
-            yield connection
-            return
         driver: Any = connection.connection.dbapi_connection
+        name = engine.url.get_driver_name()
         # A migration takes as long as it takes, but every server that uses a table waits behind
         # one that waits for it: so it gives up before they do.
-        connection.exec_driver_sql(statement_limit(driver, 0))
-        connection.exec_driver_sql(_lock_limit(driver, BUSY_TIMEOUT))
-        connection.commit()
+        if name == "psycopg":
+            connection.exec_driver_sql(statement_limit(driver, 0))
+            connection.exec_driver_sql(_lock_limit(driver, BUSY_TIMEOUT))
+            connection.commit()
+        elif name == "pymysql":
+            # How long it waits for a table was said at connect, as to everybody.
+            lift_time_outs(driver)
+        else:
+            yield connection
+            return
         try:
             yield connection
         finally:

@@ -13,6 +13,7 @@ from ..errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from . import engine as engines
 from . import schema
 from .database import ATTEMPTS, is_rolled_back, pause
+from .passwords import OPTIONS
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ def engine(
     *,
     create: bool = False,
     patient: bool = True,
+    writes: bool = True,
 ) -> Iterator[Engine]:
     """Yield an engine for an operator's statements.
 
@@ -39,6 +41,8 @@ def engine(
         Whether a SQLite file that is not there may be made.
     patient : bool
         Whether statements may take as long as they take.
+    writes : bool
+        Whether anything will be written, as :func:`.engine.create` has it.
 
     Raises
     ------
@@ -50,7 +54,7 @@ def engine(
     StoreUnavailable
         If the database fails while the engine is in use.
     """
-    made = engines.create(url, options, patient=patient)
+    made = engines.create(url, options, patient=patient, writes=writes)
     if engines.is_memory(made.url):
         raise ConfigurationError(
             "The database is in the memory of a process that has ended or is another; expected "
@@ -77,6 +81,8 @@ def connected(made: Engine) -> Iterator[Connection]:
     ------
     StoreUnavailable
         If the database fails.
+    ConfigurationError
+        If its driver does not have an argument that is configured.
     """
     with translated(made):
         try:
@@ -84,6 +90,14 @@ def connected(made: Engine) -> Iterator[Connection]:
         except OSError as error:
             # A SQLite file that cannot be made.
             raise _unavailable(made, f"{type(error).__name__}: {error.strerror}") from None
+        except TypeError as error:
+            # A driver's argument that another does not have.
+            raise ConfigurationError(
+                f"{OPTIONS} cannot be used for {made.url.get_backend_name()}: "
+                f"{engines.redact(str(error), made.url)}. Expected keyword arguments of the "
+                "driver's connect function in connect_args; they are the configured ones, "
+                "whatever database is named."
+            ) from None
         with connection:
             yield connection
 

@@ -193,9 +193,10 @@ def explain(found: Status, database: str) -> str:
     where = f"The database ({database})"
     expected = f"this code expects revision {HEAD}"
     if found.state in (State.EMPTY, State.BEHIND):
+        value = "safe" if found.state is State.EMPTY else "always"
         return (
             f"{_lack(found, database)}. Run: jupyter session-store upgrade\n"
-            'or let the server do it: c.PersistentSessionManager.auto_upgrade = "always"'
+            f'or let the server do it: c.PersistentSessionManager.auto_upgrade = "{value}"'
         )
     if found.state is State.AHEAD_COMPATIBLE:
         return (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,17 @@ from sqlalchemy import inspect
 from jupyter_session_store.sql import locks, migrating, schema
 
 from ..databases import Database
-from ..migrations.support import LATER, TABLES, engine_of, release
+from ..migrations.support import LATER, TABLES, engine_of, release, without_privileges
 from .conftest import Run
-from .support import PATIENCE, fill, running, session, shows_password, upgraded
+from .support import (
+    PATIENCE,
+    fill,
+    running,
+    session,
+    session_store,
+    shows_password,
+    upgraded,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -124,6 +133,9 @@ def test_a_database_of_a_newer_version(
     # Whoever knows less than the database takes nothing away from it.
     assert downgrade.returncode == 4
     if floor == 1:
+        assert "Nothing to run" not in downgrade.stderr
+        assert "expected the release that made it" in downgrade.stderr
+        assert "Run there: jupyter session-store downgrade base" in downgrade.stderr
         assert (check.returncode, upgrade.returncode, listed.returncode) == (0, 0, 0)
         assert "Nothing to run" in upgrade.stdout
     else:
@@ -167,12 +179,95 @@ def test_check_waits_until_it_fits(run: Run, home: Path, database: Database) -> 
         assert NEWEST in waiting.stdout.read()
 
 
-def test_check_does_not_wait_longer(run: Run, database: Database) -> None:
+def ended(home: Path, *words: str, url: str) -> tuple[int, str]:
+    """Return the exit code and the errors of a command that has to end long before it is killed."""
+    with running(*words, home=home, url=url) as process:
+        _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_check_does_not_wait_longer(home: Path, database: Database) -> None:
     begun = time.monotonic()
-    answer = run("check", "--wait", "1", url=database.url)
-    assert answer.returncode == 1
+    code, errors = ended(home, "check", "--wait", "1", url=database.url)
+    assert code == 1
     assert time.monotonic() - begun >= 1
-    assert "Run: jupyter session-store upgrade" in answer.stderr
+    assert "Run: jupyter session-store upgrade" in errors
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_a_host_that_accepts_and_says_nothing_is_given_up(home: Path, scheme: str) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=64)) as silent:
+        url = f"{scheme}://nobody@127.0.0.1:{silent.getsockname()[1]}/nothing"
+        code, errors = ended(home, "check", "--wait", "1", url=url)
+        assert code == 1
+        assert f"{scheme} on 127.0.0.1" in errors
+        for command in ("list", "upgrade"):
+            code, errors = ended(home, command, url=url)
+            assert code == 3
+            assert f"{scheme} on 127.0.0.1" in errors
+
+
+@pytest.mark.only("postgresql", "mysql", reason="in WAL mode a file is read whatever is locked")
+def test_a_locked_table_is_given_up(home: Path, database: Database) -> None:
+    upgraded(database.url)
+    with closing(database.connect()) as holder, closing(holder.cursor()) as cursor:
+        if database.kind == "postgresql":
+            cursor.execute("BEGIN")
+            cursor.execute(f"LOCK TABLE {schema.VERSION_TABLE}")
+        else:
+            cursor.execute(f"LOCK TABLES {schema.VERSION_TABLE} WRITE")
+        assert ended(home, "check", "--wait", "1", url=database.url)[0] == 1
+        assert ended(home, "current", url=database.url)[0] == 3
+
+
+@pytest.mark.only("sqlite", reason="only a file has a journal")
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_look_leaves_a_file_as_it_is(
+    run: Run, home: Path, database: Database, journal: str
+) -> None:
+    """Be it another program's, or a backup of ours."""
+    foreign, backup = home / "foreign.db", home / "backup.db"
+    fill(str(backup), [session("dir:/a", 1)])
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("CREATE TABLE books (title)")
+    files = (foreign, backup)
+    for file in files:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute(f"PRAGMA journal_mode={journal}")
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        for command in ("check", "current", "list", "servers", "doctor"):
+            run(command, url=str(file))
+    copied = run("copy", "--from", str(backup), "--to", str(home / "copy.db"))
+    assert copied.returncode == 0, copied.stderr
+    assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.only("sqlite", reason="only a file may be in a folder")
+def test_a_backup_is_read_where_nothing_may_be_written(
+    home: Path, database: Database, tmp_path: Path
+) -> None:
+    fill(database.url, [session("dir:/a", 1)])
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    backup = folder / "backup.db"
+    with closing(sqlite3.connect(database.url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("VACUUM INTO ?", (str(backup),))
+    backup.chmod(0o400)
+    folder.chmod(0o500)
+    try:
+        prefix = without_privileges()
+        for command in ("check", "current"):
+            done = session_store(command, "--url", str(backup), home=home, prefix=prefix)
+            assert done.returncode == 0, done.stderr
+        words = ("copy", "--from", str(backup), "--to", "copy.db", "--json")
+        done = session_store(*words, home=home, prefix=prefix)
+        assert done.returncode == 0, done.stderr
+        refused = session_store("upgrade", "--url", str(backup), home=home, prefix=prefix)
+        assert refused.returncode == 2
+        assert "may not write" in refused.stderr
+    finally:
+        folder.chmod(0o700)
 
 
 def test_upgrades_at_once_wait_for_each_other(home: Path, database: Database) -> None:
@@ -183,6 +278,29 @@ def test_upgrades_at_once_wait_for_each_other(home: Path, database: Database) ->
         outputs = [process.communicate(timeout=PATIENCE) for process in (one, two)]
         assert [one.returncode, two.returncode] == [0, 0], outputs
     assert tables_of(database) == TABLES
+
+
+def test_steps_back_at_once_are_those_that_were_agreed_to(home: Path, database: Database) -> None:
+    """Not as many as there are commands, each of which has promised one."""
+    upgraded(database.url)
+    with (
+        engine_of(database.url) as engine,
+        ExitStack() as stack,
+    ):
+        with (
+            migrating.migration_connection(engine) as connection,
+            locks.migration_lock(connection),
+        ):
+            words = ("downgrade", "-1", "--yes")
+            waiting = [
+                stack.enter_context(running(*words, home=home, url=database.url)) for _ in range(2)
+            ]
+            for process in waiting:
+                assert process.stderr is not None
+                assert "Waiting for the migration lock" in process.stderr.readline()
+        outputs = [process.communicate(timeout=PATIENCE) for process in waiting]
+    assert [process.returncode for process in waiting] == [0, 0], outputs
+    assert tables_of(database) == {schema.VERSION_TABLE}
 
 
 @pytest.mark.only("sqlite", reason="servers are backed up by their own tools")

@@ -152,9 +152,11 @@ def test_an_upgrade_backs_up_first(
         assert read(made, "SELECT DISTINCT name FROM jupyter_sessions") == [("touched",)]
         assert repr(str(made)) in caplog.text
         assert "Backed up the SQLite file" in caplog.text
-        # Nothing is left to do.
+        # Nothing is left to do; a server that comes sets the journal.
         with engine_of(str(file)) as engine:
             migrating.upgrade(engine)
+        with opened(str(file)):
+            pass
         assert backups(file) == [made]
     assert read(file, "PRAGMA journal_mode") == [(journal,)]
 
@@ -203,17 +205,46 @@ def test_what_runs_no_revision_makes_no_backup(file: Path, look: str) -> None:
     assert backups(file) == []
 
 
-@pytest.mark.parametrize("what", ["nothing", "an empty file", "a file of the stock manager"])
-def test_a_file_without_our_tables_is_not_backed_up(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["nothing", "an empty file"])
+def test_a_file_without_tables_is_not_backed_up(tmp_path: Path, what: str) -> None:
     file = tmp_path / "sessions.db"
     if what == "an empty file":
         file.touch()
-    elif what != "nothing":
-        with stock_manager(file) as manager:
-            manager.cursor.execute("INSERT INTO session VALUES ('s', 'p', '', 'notebook', 'k')")
     with engine_of(str(file)) as engine:
         migrating.upgrade(engine)
     assert backups(file) == []
+
+
+def test_a_file_of_the_stock_manager_is_backed_up_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "sessions.db"
+    row = ("s", "p", "", "notebook", "k")
+    with stock_manager(file) as manager:
+        manager.cursor.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row)
+    before = read(file, "SELECT name, sql FROM sqlite_master")
+    for _ in range(2):
+        with opened(str(file)):
+            pass
+    [made] = backups(file)
+    assert made.name.startswith("sessions.db.base-")
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert read(made, "SELECT * FROM session") == [row]
+    assert read(made, "SELECT name, sql FROM sqlite_master") == before
+    assert repr(str(made)) in caplog.text
+
+
+def test_a_file_of_another_program_is_backed_up(tmp_path: Path) -> None:
+    file = tmp_path / "sessions.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE books (title)")
+        connection.execute("INSERT INTO books VALUES ('Emma')")
+        connection.commit()
+    with engine_of(str(file)) as engine:
+        migrating.upgrade(engine)
+    [made] = backups(file)
+    assert read(made, "SELECT title FROM books") == [("Emma",)]
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ from urllib.parse import quote
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
 from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql import files, migrating
 from tests.databases.database import Database, parameters
+from tests.migrations.support import engine_of, opened
 
 PASSWORD = "s3cr%t@:/?#"
 
@@ -119,16 +121,40 @@ def test_a_place_that_may_not_be_written_is_refused(
         engines.check(str(tmp_path / "other.db"))
 
 
+def test_a_backup_is_read_where_nothing_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "backup.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.W_OK)
+    engines.check(str(path), writes=False)
+    with pytest.raises(ConfigurationError, match="where this user may not write"):
+        engines.check(str(path))
+    # To be read it would need its log beside it.
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    for name in (path, tmp_path / "missing.db"):
+        with pytest.raises(ConfigurationError, match="where this user may not write"):
+            engines.check(str(name), writes=False)
+
+
 def test_checking_creates_nothing(tmp_path: Path) -> None:
     engines.check(str(tmp_path / "new.db"))
     engines.create(str(tmp_path / "new.db"))
     assert list(tmp_path.iterdir()) == []
 
 
+def journal_of(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
 def test_a_new_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     engine = engines.create(str(path))
     with engine.connect() as connection:
+        engines.keep_journal(connection)
         connection.exec_driver_sql("CREATE TABLE t (x)")
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
         synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
@@ -136,6 +162,56 @@ def test_a_new_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
     engine.dispose()
     assert (mode, synchronous) == ("wal", 1)
     assert modes == {0o600}
+    # As it does after it was made anew, or a backup took its place.
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode=DELETE")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1
+    engine.dispose()
+    assert journal_of(path) == "wal"
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_file_that_nobody_has_made_its_own_keeps_its_journal(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+        connection.execute("CREATE TABLE t (x)")
+    before = path.read_bytes()
+    engine = engines.create(str(path))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT * FROM t")
+        synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+    engine.dispose()
+    assert path.read_bytes() == before
+    assert journal_of(path) == mode
+    assert synchronous == (1 if mode == "wal" else 2)
+
+
+@pytest.mark.parametrize("state", ["new", "stock", "restored"])
+def test_a_file_that_is_ours_gets_wal(tmp_path: Path, state: str) -> None:
+    """From a server, and from an upgrade if there is something to upgrade."""
+
+    def made(name: str) -> Path:
+        path = tmp_path / name
+        if state == "stock":
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("CREATE TABLE session (session_id, path, name, type, kernel_id)")
+        elif state == "restored":
+            with engine_of(str(path)) as engine:
+                migrating.upgrade(engine)
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA journal_mode=DELETE")
+        return path
+
+    path = made("server.db")
+    with opened(str(path)):
+        assert journal_of(path) == "wal"
+    assert journal_of(path) == "wal"
+    path = made("upgrade.db")
+    with engine_of(str(path)) as engine:
+        migrating.upgrade(engine)
+    assert journal_of(path) == ("delete" if state == "restored" else "wal")
 
 
 def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
@@ -159,6 +235,7 @@ def test_a_network_file_system_gets_the_rollback_journal(
     monkeypatch.setattr(engines, "is_on_network_file_system", lambda path: True)
     engine = engines.create(str(path))
     with engine.connect() as connection:
+        engines.keep_journal(connection)
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "delete"
     engine.dispose()
 
@@ -363,6 +440,29 @@ def test_a_password_is_read_at_each_connect(database: Database, tmp_path: Path) 
                 assert connection.execute(text("SELECT 1")).scalar_one() == 1
             engine.dispose()
     assert len(calls) == 2
+
+
+@pytest.mark.only("mysql", reason="only PyMySQL takes a long statement for a silent host")
+def test_who_is_patient_waits_for_a_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {**engines._CONNECT_ARGS["pymysql"], "read_timeout": 1, "write_timeout": 1}
+    monkeypatch.setattr(engines, "_CONNECT_ARGS", {"pymysql": short})
+
+    def sleep(options: dict[str, Any], *, patient: bool) -> object:
+        engine = engines.create(database.url, options, patient=patient)
+        try:
+            with engine.connect() as connection:
+                return connection.execute(text("SELECT SLEEP(2)")).scalar_one()
+        finally:
+            engine.dispose()
+
+    assert sleep({}, patient=True) == 0
+    with pytest.raises(OperationalError, match="Lost connection"):
+        sleep({}, patient=False)
+    # What an operator has set stays.
+    with pytest.raises(OperationalError, match="Lost connection"):
+        sleep({"connect_args": {"read_timeout": 1}}, patient=True)
 
 
 @pytest.mark.only("mysql", reason="it is PyMySQL that makes a context at each connect")

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
+from .. import schema
 from ..engine import sqlite_file
 from ..files import is_on_network_file_system
 from .findings import Outcome, failed, ok, unknown, warning
@@ -84,6 +85,8 @@ def journal(connection: Connection) -> Outcome:
     found = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
     if found == expected:
         return ok(f"{found}.")
+    if schema.status(connection).state is schema.State.EMPTY:
+        return ok(f"{found}; {expected} once it holds sessions.")
     return warning(
         f"{found}; expected {expected}.",
         f"With no server running: sqlite3 FILE 'PRAGMA journal_mode={expected}'",
