@@ -24,6 +24,8 @@ from ._version import __version__
 from .records import GATEWAY_AUTHORITY
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from jupyter_server.serverapp import ServerApp
 
     from .manager import PersistentSessionManager
@@ -144,20 +146,35 @@ async def _ask(manager: PersistentSessionManager) -> tuple[dict[str, int], str |
     return await manager.count_sessions(), await manager.store.revision()
 
 
-def _end_in_order_at_sigint(serverapp: ServerApp) -> None:
-    """Have SIGINT end the server as SIGTERM does.
+def _end_in_order(serverapp: ServerApp) -> None:
+    """Have SIGINT end the server as SIGTERM does, and either though a kernel failed to start.
 
-    JupyterHub's local spawners stop a server with it. Where no terminal is there to confirm
+    JupyterHub's local spawners stop a server with SIGINT. Where no terminal is there to confirm
     it at, Jupyter Server leaves the signal to Python, and then ends without shutting its
     kernels down or closing the store.
     """
     ends = getattr(serverapp, "_signal_stop", None)
-    if (
-        ends is not None
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        and signal.getsignal(signal.SIGTERM) == ends
-    ):
-        signal.signal(signal.SIGINT, ends)
+    if ends is None or signal.getsignal(signal.SIGTERM) != ends:
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _forget_failed_starts(serverapp.kernel_manager)
+        ends(number, frame)
+
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, ends):
+        signal.signal(signal.SIGINT, end)
+
+
+def _forget_failed_starts(kernel_manager: Any) -> None:
+    """Forget the kernels that did not start, which jupyter_client wants to shut down.
+
+    Jupyter Server has none of that id, gives up the whole end, and runs on with its kernels.
+    """
+    starts: dict[str, Any] = getattr(kernel_manager, "_pending_kernels", {})
+    for kernel_id, start in list(starts.items()):
+        if start.done() and kernel_id not in kernel_manager:
+            del starts[kernel_id]
 
 
 def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
@@ -180,4 +197,4 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
             for name, handler in (("health", HealthHandler), ("status", StatusHandler))
         ],
     )
-    _end_in_order_at_sigint(serverapp)
+    _end_in_order(serverapp)

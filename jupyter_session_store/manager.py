@@ -114,6 +114,11 @@ class PersistentSessionManager(SessionMover):
             raise SchemaRefused(str(error)) from None
         self._heartbeat = heartbeat
         heartbeat.start()
+        self.log.info(
+            "The session store is %s; the namespace is %r.",
+            repository.describe().backend,
+            self.scope.namespace,
+        )
 
     def _put_handlers_first(self) -> None:
         app: Any = self.parent

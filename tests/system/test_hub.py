@@ -45,6 +45,8 @@ ADA, GPU, BOB, CAROL = NAMESPACES
 
 #: Where the guide has the file with the URL.
 _SECRET: Final = "/etc/jupyterhub/session-store-url"
+#: Where it has the operator's, which is the same here.
+_OWNER: Final = "/etc/jupyterhub/session-store-owner-url"
 #: Where it has the service that says to Prometheus where the servers are.
 _SERVICE: Final = "/etc/jupyterhub/prometheus_targets.py"
 #: What is an administrator's.
@@ -95,7 +97,7 @@ def write_service(folder: Path) -> None:
 
 def operate(secret: Path, subcommand: str, *more: str) -> None:
     """Run a command of the guide."""
-    words = [word.replace(_SECRET, str(secret)) for word in documented_command(subcommand)]
+    words = [word.replace(_OWNER, str(secret)) for word in documented_command(subcommand)]
     assert f"file:{secret}" in words
     done = session_store(*words, *more, home=secret.parent)
     assert done.returncode == 0, done.stderr

@@ -87,6 +87,7 @@ def test_an_orderly_stop_removes_its_sessions_and_a_start_begins_anew(
     # jupyter_server 2.14 gives its event schemas versions that jupyter_events complains of.
     log = server.log.replace("JupyterEventsVersionWarning", "")
     assert "Warning" not in log, "a server that starts has nothing to complain of"
+    assert log.count("The session store is ") == 1, log
     first = server.create("a.ipynb")
     server.create("b.ipynb")
     assert len(rows_of(database)) == 2
@@ -101,6 +102,15 @@ def test_an_orderly_stop_removes_its_sessions_and_a_start_begins_anew(
     assert again["kernel"]["id"] != first["kernel"]["id"]
     assert server.execute(again["kernel"]["id"], "print('anew')") == "anew\n"
     assert [row.session_id for row in rows_of(database)] == [again["id"]]
+
+
+def test_an_orderly_stop_after_a_kernel_that_did_not_start(
+    server: JupyterServer, database: Database
+) -> None:
+    server.create("a.ipynb")
+    assert server.post("b.ipynb", kernel={"name": "no-such-kernel"}).status_code == 501
+    server.stop()
+    assert rows_of(database) == []
 
 
 def test_sessions_of_a_killed_server_are_not_listed_by_the_next(
