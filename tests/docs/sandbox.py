@@ -71,7 +71,7 @@ class Sandbox:
             url = self._url(default)
             self._environment |= {"JUPYTER_SESSION_STORE_URL": url, "DATABASE_URL": url}
             self._write_program("administrator", _ADMINISTRATOR[default])
-            self.write("etc/jupyterhub/session-store-url", f"{url}\n")
+            self._write_urls(url)
 
     def localised(self, text: str) -> str:
         """Return a text of a page with what is here in place of what a reader has."""
@@ -144,13 +144,16 @@ class Sandbox:
             "c.ServerApp.port_retries = 0\n"
             f"c.ServerApp.allow_root = {os.geteuid() == 0}\n",
         )
-        self.write(
-            "etc/jupyterhub/session-store-url", "postgresql://jupyter@db.example.org/jupyter\n"
-        )
+        self._write_urls("postgresql://jupyter@db.example.org/jupyter")
         for name in ("home/ada", "var/lib/jupyter"):
             (self.folder / name).mkdir(parents=True)
         for name in ("cookie-secret", "db-password", "gateway-token", "jupyter-token"):
             self.write(f"run/secrets/{name}", "...\n")
+
+    def _write_urls(self, url: str) -> None:
+        # Two, for the servers' role and for the owner of the tables.
+        for name in ("session-store-url", "session-store-owner-url"):
+            self.write(f"etc/jupyterhub/{name}", f"{url}\n")
 
     def _log_in(self, kind: str, database: Database) -> None:
         """Have the clients of a database know their password."""
