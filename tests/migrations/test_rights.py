@@ -166,7 +166,7 @@ def test_a_server_needs_no_right_to_change_the_schema(
         with pytest.raises(SchemaMismatch, match="at revision 0001, which is behind") as refused:
             schema.ensure(engine, "always")
         assert "This role may not change the schema (" in str(refused.value)
-        assert "jupyter session-store upgrade --url env:NAME" in str(refused.value)
+        assert "take the URL of such a role as: --url env:NAME" in str(refused.value)
         assert PASSWORD not in str(refused.value)
     assert shape(owned) == before
     with engine_of(role.url) as engine:
