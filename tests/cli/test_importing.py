@@ -129,6 +129,7 @@ def test_what_servers_have_written_stays(run: Run, file: Path, database: Databas
     assert claims["s7"] == claim_of(SCOPE, "a.ipynb")
 
 
+@pytest.mark.torture
 def test_killed_half_way_it_goes_on(
     run: Run, database: Database, home: Path, rounds: Callable[[int], int]
 ) -> None:

@@ -180,6 +180,7 @@ def cut_off(
     raise AssertionError("it was never cut off")
 
 
+@pytest.mark.torture
 def test_cut_off_half_way_it_goes_on(
     run: Run, database: Database, home: Path, tmp_path: Path, rounds: Callable[[int], int]
 ) -> None:
@@ -203,8 +204,13 @@ def test_cut_off_half_way_it_goes_on(
     assert found["verified"] == total + 1
     assert number(database) == total
     assert checksum(database) == checksum(source)
+    print(
+        f"{total} sessions: interrupted at {interrupted}, killed at {killed}; then every row once, "
+        "checksums equal."
+    )
 
 
+@pytest.mark.torture
 @pytest.mark.only("postgresql", "mysql", reason="SQLite has no server that could go away")
 @pytest.mark.parametrize("which", ["source", "target"])
 def test_a_server_goes_away(
