@@ -159,15 +159,16 @@ def cut_off(
     source: Database,
     target: Database,
     home: Path,
+    at: int = 0,
 ) -> tuple[int, str]:
-    """Copy, and cut it off when more is there than was before; return its code and its errors."""
-    total, before = number(source), number(target)
+    """Copy, and cut it off when more than so many are there; return its code and its errors."""
+    total = number(source)
     words = ("copy", "--from", "env:SOURCE", "--to", "env:TARGET")
     # One that was done before it could be cut off is repeated from the beginning.
     for _ in range(10):
         with running(*words, home=home, SOURCE=source.url, TARGET=target.url) as process:
             until(
-                lambda: number(target) > before or process.poll() is not None,  # noqa: B023
+                lambda: number(target) > at or process.poll() is not None,
                 why="a batch is there",
             )
             cut(process)
@@ -176,7 +177,6 @@ def cut_off(
             return process.returncode, errors
         assert number(target) == total
         target.execute("DELETE FROM jupyter_sessions")
-        before = 0
     raise AssertionError("it was never cut off")
 
 
@@ -188,13 +188,15 @@ def test_cut_off_half_way_it_goes_on(
     source = file_database(tmp_path / "source.db")
     fill(source.url, many(total), [server("n")])
     upgraded(database.url)
-    code, errors = cut_off(lambda copy: copy.send_signal(signal.SIGINT), source, database, home)
+    code, errors = cut_off(
+        lambda copy: copy.send_signal(signal.SIGINT), source, database, home, total // 4
+    )
     assert code == 130, errors
     assert "Interrupted." in errors
     assert GOES_ON in errors
     assert "Traceback" not in errors
     interrupted = number(database)
-    code, _ = cut_off(lambda copy: copy.kill(), source, database, home)
+    code, _ = cut_off(lambda copy: copy.kill(), source, database, home, total // 2)
     assert code == -signal.SIGKILL
     killed = number(database)
     assert interrupted < killed <= total
