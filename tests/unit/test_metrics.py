@@ -31,7 +31,7 @@ from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
 from tests.unit.dummies import NOTEBOOK, SHARED, DummyKernelManager, make_manager, shared_manager
-from tests.unit.test_round_trips import ALLOWED
+from tests.unit.test_round_trips import ALLOWED, each_verb
 
 SETTINGS: dict[str, Any] = {
     "options": {},
@@ -219,16 +219,8 @@ async def test_a_manager_that_is_dropped_leaves_its_counts(tmp_path: Any) -> Non
 async def test_the_statements_are_those_that_go_over_the_wire(database: Database) -> None:
     manager = make_manager(database.url, lease_seconds=LONG_LEASE)
     session = await manager.create_session(path="first.ipynb", type="notebook", name="")
-    verbs: dict[str, Callable[[], Awaitable[object]]] = {
-        "exists": lambda: manager.session_exists("first.ipynb"),
-        "list": manager.list_sessions,
-        "get": lambda: manager.get_session(session_id=session["id"]),
-        "update": lambda: manager.update_session(session["id"], path="renamed.ipynb"),
-        "create": lambda: manager.create_session(path="new.ipynb", type="notebook", name=""),
-        "delete": lambda: manager.delete_session(session["id"]),
-    }
     sent = {}
-    for name, verb in verbs.items():
+    for name, verb in each_verb(manager, session["id"]).items():
         before = value("statements_total")
         await verb()
         sent[name] = value("statements_total") - before
