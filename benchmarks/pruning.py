@@ -16,12 +16,12 @@ from itertools import islice
 from sqlalchemy import Connection, bindparam, insert, update
 
 from jupyter_session_store.records import SessionRecord
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.admin.admin_connection import repeated
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.models import Session
-from jupyter_session_store.sql.operating import repeated
-from jupyter_session_store.sql.rows import to_row
-from jupyter_session_store.sql.transactions import transaction
+from jupyter_session_store.sql.queries.rows import to_row
+from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.testing import record
 
 from .databases import Databases, Place

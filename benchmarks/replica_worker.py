@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jupyter_session_store.records import Scope, ServerRecord, SessionRecord
-from jupyter_session_store.registration import RENEWALS_A_LEASE, Heartbeat, this_server
+from jupyter_session_store.servers.heartbeat import RENEWALS_A_LEASE, Heartbeat, this_server
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 
 #: Seconds of each server's lease, which is the package's default.

@@ -12,22 +12,19 @@ from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 from traitlets import TraitError
 
-from .errors import (
-    ConfigurationError,
-    SchemaMismatch,
-    SessionStoreError,
-)
-from .events import CLOSED, SessionEvents
-from .finishing import Leftover
-from .kernels import GatewayKernels, KernelUses, LocalKernels, is_gateway, server_id_of
-from .metering import MeteredRepository
-from .moving import SessionMover, is_storable
+from .errors import ConfigurationError, SchemaMismatch, SessionStoreError
+from .kernels.authority import GatewayKernels, LocalKernels, is_gateway, server_id_of
+from .kernels.usage import KernelUses
 from .records import Closing, Departure, Scope, SessionRecord
+from .sessions.finishing import Leftover
+from .sessions.moving import SessionMover, is_storable
+from .telemetry.events import CLOSED, SessionEvents
+from .telemetry.metered import MeteredRepository
 
 T = TypeVar("T")
 
-HANDLERS: Final = "jupyter_session_store.handlers"
-KERNEL_HANDLERS: Final = "jupyter_session_store.kernel_handlers"
+HANDLERS: Final = "jupyter_session_store.web.handlers"
+KERNEL_HANDLERS: Final = "jupyter_session_store.web.kernel_handlers"
 
 _WITHOUT_ATTACHING: Final = (
     "The kernels are a gateway's, and the kernel manager is Jupyter Server's own: it cannot use a "
@@ -140,7 +137,7 @@ class PersistentSessionManager(SessionMover):
         """Refuse: there is no SQLite connection."""
         raise AttributeError(
             "PersistentSessionManager has no SQLite connection; use its methods, or "
-            "jupyter_session_store.sql.engine.create(...) for a connection of your own."
+            "jupyter_session_store.sql.engine.factory.create(...) for a connection of your own."
         )
 
     def close(self) -> None:

@@ -13,15 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from .errors import ConfigurationError, UnknownRepository
-from .records import (
-    Closing,
-    Departure,
-    Move,
-    Scope,
-    ServerRecord,
-    SessionRecord,
-    StoreDescription,
-)
+from .records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord, StoreDescription
 
 ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
 

@@ -16,12 +16,12 @@ from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
 from jupyter_session_store.errors import SchemaMismatch, SessionStoreError
-from jupyter_session_store.sql import backup, locks, migrating, schema
-from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.schema import backup, compatibility, locks, migrating
 
 if TYPE_CHECKING:
-    from jupyter_session_store.settings import Settings
+    from jupyter_session_store.config.settings import Settings
 
 #: How Alembic finds what to run: given the revisions that a database is at.
 Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -29,7 +29,7 @@ Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 config = context.config
 settings: dict[str, Any] = {
     "target_metadata": Base.metadata,
-    "version_table": schema.VERSION_TABLE,
+    "version_table": compatibility.VERSION_TABLE,
     # The database may be shared with anything: autogenerate sees our tables alone.
     "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
     "compare_type": True,
@@ -137,7 +137,7 @@ def _refuse_what_was_not_planned(found: list[str], heads: tuple[str, ...]) -> No
 
 def _settings() -> Settings:
     # Imported late: a server that upgrades gives its connection, and has read its own settings.
-    from jupyter_session_store.settings import Settings
+    from jupyter_session_store.config.settings import Settings
 
     arguments = context.get_x_argument(as_dictionary=True)
     if given := arguments.get("url"):

@@ -74,7 +74,7 @@ class Prune(RemovingCommand):
 
     def run(self) -> ExitCode:
         """Count, ask, remove."""
-        from ..sql import cleaning, listing
+        from ..sql.admin import cleaning, listing
 
         if not (self.older_than or self.dead_servers):
             raise ConfigurationError(
@@ -107,7 +107,7 @@ class Prune(RemovingCommand):
         self, connection: Connection
     ) -> tuple[list[ServerRecord] | None, list[ServerRecord]]:
         """Return who is alive, ``None`` if that does not matter, and who is to be evicted."""
-        from ..sql import listing
+        from ..sql.admin import listing
 
         if not self.force:
             # What only says what it would do has no need of a role that could.
@@ -144,7 +144,7 @@ class Purge(RemovingCommand):
 
     def run(self) -> ExitCode:
         """Watch, count, ask, remove."""
-        from ..sql import cleaning, listing
+        from ..sql.admin import cleaning, listing
 
         namespace = self.extra_args[0]
         check_text("namespace", namespace)
@@ -214,7 +214,7 @@ class Rename(CleaningCommand):
 
     def run(self) -> ExitCode:
         """Watch, rename."""
-        from ..sql import renaming
+        from ..sql.admin import renaming
 
         old, new = self.extra_args
         check_text("namespace", old)

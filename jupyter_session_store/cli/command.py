@@ -25,7 +25,7 @@ from .output import Output, OutputError, flush, harmless
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from ..settings import Settings
+    from ..config.settings import Settings
 
 __all__ = ["CommandLine", "ExitCode", "StoreCommand", "wrong_usage"]
 
@@ -208,7 +208,7 @@ class StoreCommand(CommandLine):
         """Return whether a setting may be given: those of the database may, too."""
         if section not in _SECTIONS_OF_SETTINGS:
             return super().reads(section, name)
-        from ..database_settings import DatabaseSettings
+        from ..config.database import DatabaseSettings
 
         return name in DatabaseSettings.class_trait_names(config=True)
 
@@ -324,7 +324,7 @@ class StoreCommand(CommandLine):
         given : str
             As ``--url`` has it; by default the configured database.
         """
-        from ..settings import Settings
+        from ..config.settings import Settings
 
         if given:
             return Settings.from_argument(given, self.config)
@@ -341,19 +341,19 @@ class StoreCommand(CommandLine):
         create : bool
             Whether a SQLite file may be made.
         """
-        from ..sql import operating
+        from ..sql.admin import admin_connection
 
         found = self.settings(self.url if given is None else given)
-        with operating.engine(found.url, found.engine_options, create=create) as engine:
+        with admin_connection.engine(found.url, found.engine_options, create=create) as engine:
             yield engine
 
     @contextmanager
     def connection(self, given: str | None = None) -> Iterator[Connection]:
         """Yield a connection to a database whose schema fits."""
-        from ..sql import operating
+        from ..sql.admin import admin_connection
 
-        with self.database(given) as engine, operating.connected(engine) as connection:
-            operating.require_usable(connection)
+        with self.database(given) as engine, admin_connection.connected(engine) as connection:
+            admin_connection.require_usable(connection)
             yield connection
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
-    from ..sql.examining import Finding
+    from ..sql.doctor import Finding
 
 _COLUMNS: Final = {"name": "EXAMINED", "verdict": "VERDICT", "text": "FOUND"}
 
@@ -38,13 +38,13 @@ class Doctor(StoreCommand):
 
     def run(self) -> ExitCode:
         """Examine it."""
-        from ..sql import operating
-        from ..sql.examining import CONNECTION, Verdict, examine
+        from ..sql.admin import admin_connection
+        from ..sql.doctor import CONNECTION, Verdict, examine
 
         settings = self.settings(self.url)
         found: list[Finding] = []
         # That a file is not there is a finding too: none is made.
-        with operating.engine(
+        with admin_connection.engine(
             settings.url, settings.engine_options, create=True, patient=False
         ) as engine:
             columns = dict(_COLUMNS)

@@ -17,7 +17,7 @@ from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
     from ..records import SessionRecord
-    from ..sql.listing import Criteria
+    from ..sql.admin.listing import Criteria
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -100,7 +100,7 @@ class SelectingCommand(StoreCommand):
         SessionStoreError
             If no session can have what was given.
         """
-        from ..sql.listing import Criteria
+        from ..sql.admin.listing import Criteria
 
         given = {
             "namespace": self.namespace or None,
@@ -134,7 +134,7 @@ class List(SelectingCommand):
 
     def run(self) -> ExitCode:
         """List them."""
-        from ..sql import listing
+        from ..sql.admin import listing
 
         criteria = self.criteria()
         with self.connection() as connection:
@@ -165,7 +165,7 @@ class Show(SelectingCommand):
 
     def run(self) -> ExitCode:
         """Show it."""
-        from ..sql import listing
+        from ..sql.admin import listing
 
         session_id = self.extra_args[0] if self.extra_args else None
         criteria = self.criteria(session_id)
@@ -226,7 +226,7 @@ class Servers(StoreCommand):
 
     def run(self) -> ExitCode:
         """List them."""
-        from ..sql import listing
+        from ..sql.admin import listing
         from .observing import observe
 
         check_text("namespace", self.namespace)

@@ -62,9 +62,9 @@ def observe(
     StoreUnavailable
         If the database took no writes for too long; or see `must_know`.
     """
-    from ..registration import now
-    from ..sql import listing
-    from ..sql.engine import BUSY_TIMEOUT
+    from ..servers.heartbeat import now
+    from ..sql.admin import listing
+    from ..sql.engine.factory import BUSY_TIMEOUT
 
     found: dict[Key, str] = {}
     waiting = {_key(server): server for server in servers}
@@ -127,28 +127,29 @@ class _Probe:
         """Write, and return what is wrong, or ``None``: also if this role may not."""
         from sqlalchemy.exc import DBAPIError
 
-        from ..sql import engine, probing
+        from ..sql.admin import write_probe
         from ..sql.database import is_write_denied
+        from ..sql.engine import factory
 
         if self.denied:
             return None
         try:
-            probing.write(self._connection, server)
+            write_probe.write(self._connection, server)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
             if not is_write_denied(error):
-                return engine.reason_of(error, self._connection.engine.url)
+                return factory.reason_of(error, self._connection.engine.url)
             self.denied = True
             self._deny(error)
         return None
 
     def _deny(self, error: SQLAlchemyError) -> None:
-        from ..sql import engine
+        from ..sql.engine import factory
 
         url = self._connection.engine.url
         reason = (
-            f"{engine.describe(url)}: {engine.reason_of(error, url)}. Who does not renew a lease "
+            f"{factory.describe(url)}: {factory.reason_of(error, url)}. Who does not renew a lease "
             "is known to be dead only to who could have renewed one"
         )
         cure = "Use a role with SELECT and UPDATE on jupyter_servers: --url env:NAME"
@@ -158,10 +159,10 @@ class _Probe:
 
 
 def _unseen(connection: Connection, fault: str, seconds: float) -> StoreUnavailable:
-    from ..sql import engine
+    from ..sql.engine import factory
 
     return StoreUnavailable(
-        f"{engine.describe(connection.engine.url)}: it has not been written to without a fault "
+        f"{factory.describe(connection.engine.url)}: it has not been written to without a fault "
         f"for long enough in {seconds:.0f} s, the last one being: {fault}. Who is alive cannot be "
         "seen while leases cannot be renewed. Nothing was changed. Look who locks jupyter_servers, "
         "or whether the disk is full, then run this again"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
-    from ..sql.cleaning import Counted, Selection
+    from ..sql.admin.cleaning import Counted, Selection
 
 __all__ = ["CleaningCommand", "RemovingCommand", "sessions_of"]
 
@@ -68,7 +68,7 @@ class CleaningCommand(StoreCommand):
         StoreUnavailable
             If it cannot be seen who is.
         """
-        from ..sql import listing
+        from ..sql.admin import listing
 
         def registered() -> list[ServerRecord]:
             return [one for name in namespaces for one in listing.servers(connection, name)]
@@ -145,7 +145,7 @@ class RemovingCommand(CleaningCommand):
         servers : iterator of int
             Removes servers as it is advanced, and yields how many it has removed.
         """
-        from ..sql import cleaning
+        from ..sql.admin import cleaning
 
         evicted = 0
         counted = cleaning.Counted(0, 0)

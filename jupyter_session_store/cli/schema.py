@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ..sql.migrating import Revision
-    from ..sql.schema import Status
+    from ..sql.schema.compatibility import Status
+    from ..sql.schema.migrating import Revision
 
 #: Seconds between two looks of ``check --wait``.
 _POLL_SECONDS = 0.5
 
 
 def _status(engine: Engine) -> Status:
-    from ..sql import operating, schema
+    from ..sql.admin import admin_connection
+    from ..sql.schema import compatibility
 
-    with operating.connected(engine) as connection:
-        return schema.status(connection)
+    with admin_connection.connected(engine) as connection:
+        return compatibility.status(connection)
 
 
 def _name(engine: Engine) -> str:
-    from ..sql.engine import describe
+    from ..sql.engine.factory import describe
 
     return describe(engine.url)
 
@@ -42,10 +43,10 @@ class _Look(StoreCommand):
     @contextmanager
     def looking(self) -> Iterator[Engine]:
         """Yield the engine of the database, which is not waited for as an operator's work is."""
-        from ..sql import operating
+        from ..sql.admin import admin_connection
 
         found = self.settings(self.url)
-        with operating.engine(
+        with admin_connection.engine(
             found.url, found.engine_options, patient=False, writes=False
         ) as engine:
             yield engine
@@ -63,7 +64,7 @@ class _Migration(StoreCommand):
     sql = Bool(False, help="Print the SQL statements, and change nothing.").tag(config=True)
 
     def _script(self, start: str | None, target: str, *, downgrade: bool = False) -> ExitCode:
-        from ..sql import migrating
+        from ..sql.schema import migrating
 
         settings = self.settings(self.url)
         self.output.text(
@@ -72,7 +73,7 @@ class _Migration(StoreCommand):
         return ExitCode.DONE
 
     def _missing_file(self) -> str | None:
-        from ..sql import engine as engines
+        from ..sql.engine import factory as engines
 
         url = engines.check(self.settings(self.url).url)
         file = engines.sqlite_file(url)
@@ -117,7 +118,8 @@ class Upgrade(_Migration):
 
     def run(self) -> ExitCode:
         """Upgrade."""
-        from ..sql import migrating, operating, schema
+        from ..sql.admin import admin_connection
+        from ..sql.schema import compatibility, migrating
 
         target = self.extra_args[0] if self.extra_args else "head"
         if self.sql:
@@ -129,18 +131,22 @@ class Upgrade(_Migration):
             return ExitCode.DONE
         with self.database(create=True) as engine:
             found = _status(engine)
-            if found.state not in (schema.State.EMPTY, schema.State.BEHIND, schema.State.CURRENT):
+            if found.state not in (
+                compatibility.State.EMPTY,
+                compatibility.State.BEHIND,
+                compatibility.State.CURRENT,
+            ):
                 if found.usable:
-                    self.output.text(schema.explain(found, _name(engine)))
+                    self.output.text(compatibility.explain(found, _name(engine)))
                     return ExitCode.DONE
-                raise SchemaMismatch(schema.explain(found, _name(engine)))
+                raise SchemaMismatch(compatibility.explain(found, _name(engine)))
             plan = migrating.upgrade_plan(found.revision, target)
             self._tell(plan, _name(engine), "run")
             if plan and not self.dry_run:
                 # Not a number of steps, which would be counted from where the database is then.
                 migrating.upgrade(engine, plan[-1].id, log=self.log)
-                with operating.connected(engine) as connection:
-                    self.output.text(f"Done: revision {schema.status(connection).revision}.")
+                with admin_connection.connected(engine) as connection:
+                    self.output.text(f"Done: revision {compatibility.status(connection).revision}.")
         return ExitCode.DONE
 
 
@@ -185,7 +191,7 @@ class Downgrade(_Migration):
 
     def run(self) -> ExitCode:
         """Downgrade."""
-        from ..sql import migrating, schema
+        from ..sql.schema import compatibility, migrating
 
         target = self.extra_args[0]
         if self.sql:
@@ -198,15 +204,15 @@ class Downgrade(_Migration):
             return self._script(start, end, downgrade=True)
         with self.database() as engine:
             found = _status(engine)
-            if found.state is schema.State.AHEAD_COMPATIBLE:
+            if found.state is compatibility.State.AHEAD_COMPATIBLE:
                 raise SchemaMismatch(
                     f"The database ({_name(engine)}) is at revision {found.revision}, newer than "
                     "this release, which does not know how to undo it; expected the release that "
                     "made it. Nothing was changed. Run there: jupyter session-store downgrade "
                     f"{target}"
                 )
-            if found.state not in (schema.State.BEHIND, schema.State.CURRENT):
-                raise SchemaMismatch(schema.explain(found, _name(engine)))
+            if found.state not in (compatibility.State.BEHIND, compatibility.State.CURRENT):
+                raise SchemaMismatch(compatibility.explain(found, _name(engine)))
             plan = migrating.downgrade_plan(found.revision, target)
             self._tell(plan, _name(engine), "undo")
             lost = [revision for revision in plan if revision.downgrade_loses]
@@ -238,7 +244,7 @@ class Current(_Look):
 
     def run(self) -> ExitCode:
         """Show it."""
-        from ..sql import schema
+        from ..sql.schema import compatibility
 
         with self.looking() as engine:
             found = _status(engine)
@@ -249,8 +255,8 @@ class Current(_Look):
                     "state": found.state.value,
                     "usable": found.usable,
                     "oldest_compatible_code": found.oldest_compatible_code,
-                    "code": schema.CODE,
-                    "head": schema.HEAD,
+                    "code": compatibility.CODE,
+                    "head": compatibility.HEAD,
                 }
             )
         return ExitCode.DONE
@@ -275,7 +281,7 @@ class History(StoreCommand):
 
     def run(self) -> ExitCode:
         """Show them."""
-        from ..sql import migrating
+        from ..sql.schema import migrating
 
         rows = (
             {
@@ -338,14 +344,14 @@ class Check(_Look):
             time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     def _look(self) -> tuple[bool, str]:
-        from ..sql import schema
+        from ..sql.schema import compatibility
 
         try:
             with self.looking() as engine:
                 found = _status(engine)
-                if found.state is schema.State.CURRENT:
+                if found.state is compatibility.State.CURRENT:
                     return True, f"{_name(engine)} is at revision {found.revision}, the newest."
-                return found.usable, schema.explain(found, _name(engine))
+                return found.usable, compatibility.explain(found, _name(engine))
         except (StoreUnavailable, SchemaMismatch) as error:
             return False, str(error)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from ..settings import Settings
-    from ..sql.adding import Counts
+    from ..config.settings import Settings
+    from ..sql.admin.bulk_insert import Counts
 
 __all__ = ["Copy", "Import"]
 
@@ -46,7 +46,7 @@ class TransferCommand(StoreCommand):
     @contextmanager
     def readable(self, given: str) -> Iterator[Connection]:
         """Yield a connection to a database whose schema fits, named as `given`."""
-        from ..sql import operating
+        from ..sql.admin import admin_connection
 
         file = self._file_without_database(given)
         if file is not None:
@@ -56,8 +56,8 @@ class TransferCommand(StoreCommand):
             )
         found = self.settings(given)
         with (
-            operating.engine(found.url, found.engine_options, writes=False) as engine,
-            operating.connected(engine) as connection,
+            admin_connection.engine(found.url, found.engine_options, writes=False) as engine,
+            admin_connection.connected(engine) as connection,
         ):
             self._require_usable(connection, given)
             yield connection
@@ -68,41 +68,42 @@ class TransferCommand(StoreCommand):
 
         In a dry run it gets none, and ``None`` is yielded.
         """
-        from ..sql import migrating, operating, schema
+        from ..sql.admin import admin_connection
+        from ..sql.schema import compatibility, migrating
 
         if self.dry_run and self._file_without_database(given) is not None:
             yield None
             return
         with self.database(given, create=True) as engine:
-            with operating.connected(engine) as connection:
-                empty = schema.status(connection).state is schema.State.EMPTY
+            with admin_connection.connected(engine) as connection:
+                empty = compatibility.status(connection).state is compatibility.State.EMPTY
             if empty and self.dry_run:
                 yield None
                 return
             if empty:
                 migrating.upgrade(engine, log=self.log)
-            with _going_on(), operating.connected(engine) as connection:
+            with _going_on(), admin_connection.connected(engine) as connection:
                 self._require_usable(connection, given)
                 yield connection
 
     def _require_usable(self, connection: Connection, given: str) -> None:
-        from ..sql import operating
+        from ..sql.admin import admin_connection
 
         try:
-            operating.require_usable(connection)
+            admin_connection.require_usable(connection)
         except SchemaMismatch as error:
             # There may be two databases, of which it is one.
             raise SchemaMismatch(self.cured(str(error), given)) from error
 
     def _file_without_database(self, given: str) -> Path | None:
-        from ..sql.engine import parse, sqlite_file
+        from ..sql.engine.factory import parse, sqlite_file
 
         file = sqlite_file(parse(self.settings(given).url))
         return None if file is None or file.exists() else file
 
     def described(self, given: str) -> str:
         """Return what may be shown of a database."""
-        from ..sql.engine import describe, parse
+        from ..sql.engine.factory import describe, parse
 
         return describe(parse(self.settings(given).url))
 
@@ -209,7 +210,7 @@ class Copy(TransferCommand):
         The engine options are those of the configured database, and of no use to
         another driver.
         """
-        from ..sql.engine import parse
+        from ..sql.engine.factory import parse
 
         found = super().settings(given)
         if given and found.engine_options:
@@ -229,8 +230,8 @@ class Copy(TransferCommand):
             return self._copy(source, target)
 
     def _copy(self, source: Connection, target: Connection | None) -> ExitCode:
-        from ..sql import copying
-        from ..sql.adding import Counts
+        from ..sql.admin import copying
+        from ..sql.admin.bulk_insert import Counts
 
         if target is not None and copying.is_same(source, target):
             raise ConfigurationError(
@@ -332,8 +333,8 @@ class Import(TransferCommand):
 
     def run(self) -> ExitCode:
         """Import."""
-        from ..kernels import gateway_authority_of
-        from ..sql import importing
+        from ..kernels.authority import gateway_authority_of
+        from ..sql.admin import importing
         from .gateways import gateway_name
 
         if not self.namespace:
@@ -349,7 +350,7 @@ class Import(TransferCommand):
             return self._import(raw, file, scope, target)
 
     def _refuse_itself(self, file: Path) -> None:
-        from ..sql.engine import parse, sqlite_file
+        from ..sql.engine.factory import parse, sqlite_file
 
         target = sqlite_file(parse(self.settings(self.url).url))
         if target is not None and target.exists() and file.exists() and target.samefile(file):
@@ -361,7 +362,7 @@ class Import(TransferCommand):
     def _import(
         self, raw: sqlite3.Connection, file: Path, scope: Scope, target: Connection | None
     ) -> ExitCode:
-        from ..sql import importing
+        from ..sql.admin import importing
 
         where = {"from": f"stock file {str(file)!r}", "to": self.described(self.url)}
         expected = importing.count(raw, scope)

@@ -23,8 +23,9 @@ from sqlalchemy.exc import (
 )
 
 from ..errors import InvalidValue, SchemaMismatch, SessionStoreError, StoreUnavailable
-from . import engine as engines
-from . import leases, schema
+from .engine import factory as engines
+from .queries import leases
+from .schema import compatibility
 
 if TYPE_CHECKING:
     from ..records import Scope, ServerRecord
@@ -187,7 +188,7 @@ class Database:
         return self._connection
 
     def _prepare(self) -> None:
-        found = schema.ensure(self.engine, self._auto_upgrade, self._log)
+        found = compatibility.ensure(self.engine, self._auto_upgrade, self._log)
         with self.engine.connect() as connection:
             engines.keep_journal(connection)
             if self._serving is None:
@@ -200,7 +201,7 @@ class Database:
                 self._registered = True
             if not found.stock_adopted and engines.sqlite_file(self.engine.url) is not None:
                 # Imported late: few files were the stock manager's.
-                from . import stock
+                from .schema import stock
 
                 stock.adopt(connection, scope, server.server_id, self._log)
 

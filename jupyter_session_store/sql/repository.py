@@ -29,9 +29,10 @@ from ..records import (
     claim_of,
 )
 from ..repository import SessionRepository
-from . import engine as engines
-from . import leases, leaving, schema, units
 from .database import Database
+from .engine import factory as engines
+from .queries import last_session, leases, session_queries
+from .schema import compatibility
 from .worker import NotInTime, Worker
 
 T = TypeVar("T")
@@ -115,18 +116,18 @@ class SQLAlchemySessionRepository(SessionRepository):
         """One statement."""
         if None in criteria.values():
             return []
-        return await self._run(lambda c: units.find(c, scope, criteria), writes=False)
+        return await self._run(lambda c: session_queries.find(c, scope, criteria), writes=False)
 
     async def add(self, record: SessionRecord) -> None:
         """One statement, and one more to tell why it was refused."""
 
-        def unit(connection: Connection) -> units.Added:
-            return units.add(connection, record)
+        def unit(connection: Connection) -> session_queries.Added:
+            return session_queries.add(connection, record)
 
         outcome = await self._run(unit)
-        if outcome is units.Added.ID_TAKEN:
+        if outcome is session_queries.Added.ID_TAKEN:
             raise SessionConflict(record.session_id)
-        if outcome is units.Added.PATH_CLAIMED:
+        if outcome is session_queries.Added.PATH_CLAIMED:
             raise PathClaimed(record.path)
 
     async def update(
@@ -139,12 +140,14 @@ class SQLAlchemySessionRepository(SessionRepository):
     ) -> SessionRecord | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)
-        return await self._run(lambda c: units.update(c, scope, session_id, values, expected))
+        return await self._run(
+            lambda c: session_queries.update(c, scope, session_id, values, expected)
+        )
 
     async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
         """One statement, or two where RETURNING is missing."""
         values = {"state": CLOSING, "updated_at": _now(), "server_id": server_id}
-        return await self._run(lambda c: leaving.begin_close(c, scope, session_id, values))
+        return await self._run(lambda c: last_session.begin_close(c, scope, session_id, values))
 
     async def move(
         self,
@@ -155,13 +158,13 @@ class SQLAlchemySessionRepository(SessionRepository):
     ) -> Move | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)
-        return await self._run(lambda c: leaving.move(c, scope, session_id, kernel_id, values))
+        return await self._run(lambda c: last_session.move(c, scope, session_id, kernel_id, values))
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """One statement for each 500 sessions."""
         if not records:
             return 0
-        return await self._run(lambda c: units.remove(c, scope, records))
+        return await self._run(lambda c: session_queries.remove(c, scope, records))
 
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
@@ -198,7 +201,7 @@ class SQLAlchemySessionRepository(SessionRepository):
 
     async def revision(self) -> str | None:
         """Two statements."""
-        found = await self._run(schema.status, writes=False)
+        found = await self._run(compatibility.status, writes=False)
         return found.revision
 
     def _wait(self, unit: Callable[[Connection], T], timeout: float) -> T:
@@ -252,7 +255,7 @@ def _values(scope: Scope, changes: Mapping[str, str | None]) -> dict[str, Any]:
     values: dict[str, Any] = {**changes, "updated_at": _now()}
     if "path" in changes:
         path = changes["path"]
-        values["path_digest"] = units.path_digest(path)
+        values["path_digest"] = session_queries.path_digest(path)
         values["claim"] = None if path is None else claim_of(scope, path)
     return values
 

@@ -8,15 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ..errors import ConfigurationError, StoreUnavailable
-from ..records import (
-    CLOSING,
-    READY,
-    STARTING,
-    Closing,
-    Move,
-    Scope,
-    claim_of,
-)
+from ..records import CLOSING, READY, STARTING, Closing, Move, Scope, claim_of
 from ..repository import SessionRepository
 from .material import OTHER_SCOPES, SCOPE, record, run
 

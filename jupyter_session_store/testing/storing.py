@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 
 from ..errors import PathClaimed, SessionConflict
-from ..records import (
-    CLOSING,
-    LIMITS,
-    READY,
-    STARTING,
-    Scope,
-    claim_of,
-)
+from ..records import CLOSING, LIMITS, READY, STARTING, Scope, claim_of
 from ..repository import SessionRepository
 from .material import AWKWARD, NOW, OTHER_SCOPES, SCOPE, record, run
 

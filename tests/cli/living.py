@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timezone
 
 from jupyter_session_store.records import Scope, SessionRecord, authority_of
-from jupyter_session_store.registration import Heartbeat, this_server
+from jupyter_session_store.servers.heartbeat import Heartbeat, this_server
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 
 from .support import session

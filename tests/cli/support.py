@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import insert
 
 from jupyter_session_store.records import READY, SERVER_AUTHORITY, Scope, SessionRecord, claim_of
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.models import Server, Session
-from jupyter_session_store.sql.rows import to_row
-from jupyter_session_store.sql.transactions import transaction
+from jupyter_session_store.sql.queries.rows import to_row
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..migrations.support import surroundings

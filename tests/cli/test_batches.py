@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import event
 
-from jupyter_session_store.sql import cleaning, listing
+from jupyter_session_store.sql.admin import cleaning, listing
 
 from ..databases import Database
 from ..migrations.support import engine_of

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.examining import Finding, Verdict
-from jupyter_session_store.sql.examining.general import OLDEST
+from jupyter_session_store.sql.doctor import Finding, Verdict
+from jupyter_session_store.sql.doctor.general import OLDEST
+from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.models import Meta, Server, Session
-from jupyter_session_store.sql.schema import VERSION_TABLE
+from jupyter_session_store.sql.schema.compatibility import VERSION_TABLE
 
 from ..databases import Database
 from ..migrations.support import ROOT

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.examining import Verdict, sqlite
+from jupyter_session_store.sql.doctor import Verdict, sqlite
+from jupyter_session_store.sql.engine import factory as engines
 
 from .conftest import Run
 from .doctor_support import (

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_session_store.sql.examining import Verdict, encryption, general
+from jupyter_session_store.sql.doctor import Verdict, encryption, general
 
 from ..databases import Database, Instance
 from ..databases.certificates import Certificate, turn_on_tls

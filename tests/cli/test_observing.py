@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from jupyter_session_store.cli import observing
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql import listing, probing
+from jupyter_session_store.sql.admin import listing, write_probe
 from jupyter_session_store.sql.database import is_write_denied
 from jupyter_session_store.sql.models import Server
 
@@ -126,18 +126,18 @@ def test_nobody_is_disturbed(database: Database) -> None:
             ),
         )
         server = listing.servers(connection, "user")[0]
-        probing.write(connection, server)
+        write_probe.write(connection, server)
         assert database.rows(query) == before
         assert changed == [1, 1]
         with no_writes(database):
             began = time.monotonic()
             with pytest.raises(DBAPIError) as raised:
-                probing.write(connection, server)
+                write_probe.write(connection, server)
             assert time.monotonic() - began < 10
             assert not is_write_denied(raised.value)
             # It is as usable as before.
             assert connection.execute(select(Server.namespace)).all()
-        probing.write(connection, server)
+        write_probe.write(connection, server)
     assert database.rows(query) == before
 
 
@@ -215,8 +215,8 @@ def test_through_a_pooler(run: Run, database: Database) -> None:
         with engine_of(url) as engine, engine.connect() as connection:
             [server] = listing.servers(connection)
             with no_writes(database), pytest.raises(DBAPIError, match="lock timeout"):
-                probing.write(connection, server)
-            probing.write(connection, server)
+                write_probe.write(connection, server)
+            write_probe.write(connection, server)
         # Whoever gets PgBouncer's only connection next waits for a lock as long as before.
         assert bouncer.database.rows("SHOW lock_timeout") == [("0",)]
         done = run("prune", "--dead-servers", "--yes", "--json", url=url)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from jupyter_session_store.sql import credentials
+from jupyter_session_store.sql.engine import credentials
 
 from ..databases import Database
 from ..system.passwords import password_of, with_password, without_password

@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import Connection, insert, update
 
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
+from jupyter_session_store.sql.admin.admin_connection import repeated
 from jupyter_session_store.sql.models import Session
-from jupyter_session_store.sql.operating import repeated
-from jupyter_session_store.sql.rows import to_row
+from jupyter_session_store.sql.queries.rows import to_row
 
 from ..databases import Database, Instance
 from ..migrations.support import engine_of

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 from typing import Any, Final
 
 from jupyter_session_store.records import SessionRecord
-from jupyter_session_store.sql.adding import NAMES
+from jupyter_session_store.sql.admin.bulk_insert import NAMES
 from jupyter_session_store.sql.models import moment
 
 from ..databases import Database

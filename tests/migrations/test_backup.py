@@ -18,9 +18,9 @@ from typing import Final
 import pytest
 from alembic import command
 
-from jupyter_session_store.sql import backup, migrating
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.schema import State
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.schema import backup, migrating
+from jupyter_session_store.sql.schema.compatibility import State
 
 from ..system.waiting import until
 from .support import (

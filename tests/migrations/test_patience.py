@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from .support import LATER, engine_of, opened, release, run_python, status

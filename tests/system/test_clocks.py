@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_session_store.registration import RENEWALS_A_LEASE
+from jupyter_session_store.servers.heartbeat import RENEWALS_A_LEASE
 from jupyter_session_store.sql.models import moment
 
 from ..databases import Database

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..migrations.support import engine_of, without_privileges

@@ -12,7 +12,7 @@ from jupyter_server.services.contents.manager import AsyncContentsManager
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.kernels import Kernels
+from jupyter_session_store.kernels.authority import Kernels
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import Liveness, Scope, SessionRecord
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from tornado import web
 
-from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.kernels.gateway.api import Answer
 
 
 class FakeGateway:

@@ -14,10 +14,10 @@ from tornado import web
 from tornado.httpclient import HTTPClientError
 
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
-from jupyter_session_store.kernels import is_over
+from jupyter_session_store.kernels.authority import is_over
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import READY, STARTING, Liveness, SessionRecord
-from jupyter_session_store.registration import now
+from jupyter_session_store.servers.heartbeat import now
 from jupyter_session_store.testing import record
 from tests.databases.database import Database
 from tests.unit.dummies import (
@@ -80,7 +80,7 @@ async def renewed(manager: PersistentSessionManager) -> None:
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let time pass for what is left to be finished, however busy the machine is."""
-    monkeypatch.setattr("jupyter_session_store.finishing.now", lambda: now() + seconds)
+    monkeypatch.setattr("jupyter_session_store.sessions.finishing.now", lambda: now() + seconds)
 
 
 async def test_the_row_names_the_kernel_before_it_starts(

@@ -17,8 +17,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import files, migrating
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine import files
+from jupyter_session_store.sql.schema import migrating
 from tests.databases.database import Database, parameters
 from tests.migrations.support import engine_of, opened
 

@@ -16,10 +16,10 @@ from jupyter_events.schema import EventSchema
 from tornado import web
 from traitlets.config import LoggingConfigurable
 
-from jupyter_session_store import events
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING, Liveness
+from jupyter_session_store.telemetry import events
 from jupyter_session_store.testing import record, server
 from tests.unit.dummies import (
     NOTEBOOK,

@@ -16,12 +16,13 @@ from tornado.httpclient import HTTPClientError, HTTPResponse
 from traitlets.config import Config
 
 import jupyter_session_store
-from jupyter_session_store import __version__, extension
+from jupyter_session_store import __version__
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql.schema import compatibility
 from jupyter_session_store.testing import record
+from jupyter_session_store.web import extension
 
 HEALTH = ("api", "session-store", "health")
 STATUS = ("api", "session-store", "status")
@@ -104,7 +105,7 @@ def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> N
 
 def test_it_is_found_where_jupyter_server_looks() -> None:
     assert jupyter_session_store._jupyter_server_extension_points() == [
-        {"module": "jupyter_session_store.extension"}
+        {"module": "jupyter_session_store.web.extension"}
     ]
     package: Any = ExtensionPackage
     assert package(name="jupyter_session_store", enabled=True).validate()
@@ -174,7 +175,7 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
         "version": __version__,
         "repository": "sqlalchemy",
         "backend": "SQLite in memory",
-        "revision": schema.HEAD,
+        "revision": compatibility.HEAD,
         "namespace": manager.namespace,
         "authority": "server",
         "server_id": manager.server_id,

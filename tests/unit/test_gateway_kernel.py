@@ -12,8 +12,8 @@ from jupyter_server.services.contents.manager import AsyncContentsManager
 from tornado import web
 from tornado.httpclient import HTTPClientError
 
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
-from jupyter_session_store.kernels import has_begun
+from jupyter_session_store.kernels.authority import has_begun
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 
 URL = "http://user:hunter2@gateway.example.org"

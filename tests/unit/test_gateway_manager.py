@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tornado import web
 
-from jupyter_session_store import gatewayapi
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
-from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.kernels.gateway import api
+from jupyter_session_store.kernels.gateway.api import Answer
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.records import Liveness
 from tests.unit.fake_gateway import FakeGateway
 
@@ -144,8 +144,8 @@ async def test_who_is_asked_for_singly_is_waited_for_briefly(
             await slow.wait()
         return await ask(method, kernel_id)
 
-    monkeypatch.setattr(gatewayapi, "ask", late)
-    monkeypatch.setattr("jupyter_session_store.gateway._GRACE", 0.01)
+    monkeypatch.setattr(api, "ask", late)
+    monkeypatch.setattr("jupyter_session_store.kernels.gateway.manager._GRACE", 0.01)
     assert await manager.refresh() == {"a": Liveness.UNKNOWN}
     assert await state_of(manager, "a") == "unknown"
     slow.set()

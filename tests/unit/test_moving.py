@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tornado import web
 
-from jupyter_session_store import moving
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.sessions import moving
 from jupyter_session_store.testing import record
 from tests.unit.dummies import (
     NOTEBOOK,

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from traitlets import TraitError
 
-from jupyter_session_store import registration
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.memory import MemorySessionRepository
 from jupyter_session_store.records import STARTING, Departure, Scope, ServerRecord, SessionRecord
-from jupyter_session_store.registration import Heartbeat, Watch
+from jupyter_session_store.servers import heartbeat
+from jupyter_session_store.servers.heartbeat import Heartbeat, Watch
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.unit.dummies import NOTEBOOK, DummyKernelManager, make_manager, settle, stored
 
@@ -84,7 +84,7 @@ class Beating:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(registration, "now", lambda: self.now)
+        monkeypatch.setattr(heartbeat, "now", lambda: self.now)
         self.repository = MemorySessionRepository(
             ":memory:", options={}, auto_upgrade="safe", log=logging.getLogger("tests")
         )
@@ -196,7 +196,7 @@ def test_what_a_server_left_that_stopped_in_order_is_taken_up(beating: Beating) 
 
 
 def test_servers_do_not_begin_to_count_alike() -> None:
-    counts = {registration.this_server("n", "s", 90).renewals for _ in range(20)}
+    counts = {heartbeat.this_server("n", "s", 90).renewals for _ in range(20)}
     assert len(counts) > 10
 
 

@@ -11,10 +11,10 @@ import pytest
 from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado import web
 
-from jupyter_session_store import gatewayapi
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
-from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.kernels.gateway import api
+from jupyter_session_store.kernels.gateway.api import Answer
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
 from tests.databases.database import Database
@@ -186,7 +186,7 @@ async def test_a_session_that_moves_while_it_is_read_is_shown(
             await go.wait()
         return await ask(method, kernel_id, **how)
 
-    monkeypatch.setattr(gatewayapi, "ask", late)
+    monkeypatch.setattr(api, "ask", late)
     read = one.list_sessions() if reading == "list" else one.get_session(session_id=session["id"])
     reader = asyncio.ensure_future(read)
     await asked.wait()
@@ -320,7 +320,7 @@ async def test_a_list_on_its_way_brings_no_ended_kernel_back(
             await go.wait()
         return answer
 
-    monkeypatch.setattr(gatewayapi, "ask", late)
+    monkeypatch.setattr(api, "ask", late)
     listing = asyncio.ensure_future(one.list_sessions())
     await answered.wait()
     await one.delete_session(session["id"])

@@ -19,10 +19,10 @@ from sqlalchemy import Connection
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import Departure
 from jupyter_session_store.sql import database as databases
-from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql import repository as repositories
-from jupyter_session_store.sql import units
 from jupyter_session_store.sql import worker as workers
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.queries import session_queries
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.worker import Worker
 from jupyter_session_store.testing import SCOPE, record, server
@@ -224,9 +224,9 @@ async def test_a_server_that_only_reads_is_not_back(
     repository = open_repository(database.url)
     await repository.add(record("a"))
 
-    def write(connection: Connection) -> units.Added:
+    def write(connection: Connection) -> session_queries.Added:
         connection.exec_driver_sql(DEMOTED[database.kind]).close()
-        return units.add(connection, record("b"))
+        return session_queries.add(connection, record("b"))
 
     for _ in range(2):
         with pytest.raises(StoreUnavailable):

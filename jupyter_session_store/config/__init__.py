@@ -1,0 +1,1 @@
+"""The settings, for the server, the command line and the migrations alike."""

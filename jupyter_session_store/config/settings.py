@@ -1,0 +1,174 @@
+"""The settings of the store as Jupyter's configuration has them, without a server.
+
+For Alembic's environment and the command line: they change the database that
+the servers of this machine use, reached in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_core.application import JupyterApp
+from traitlets import TraitError
+from traitlets.config import Config
+
+from ..errors import ConfigurationError
+from .database import DatabaseSettings, holds_password
+
+
+class _ServerConfig(JupyterApp):
+    """Finds and loads the files that a Jupyter Server would."""
+
+    name = "jupyter-server"
+    config_file_name = "jupyter_server_config"
+    raise_config_file_errors = True
+
+
+class PersistentSessionManager(DatabaseSettings):
+    """Has the name that the settings have in a configuration file, and in their errors."""
+
+    @classmethod
+    def reading(cls, config: Config) -> PersistentSessionManager:
+        """Return what a configuration says, without the settings that only a server reads."""
+        names = cls.class_trait_names(config=True)
+        found: dict[str, Any] = {}
+        # As a session manager would: what is said of its own class goes before its base's.
+        for section in ("SessionManager", cls.__name__):
+            found |= {name: value for name, value in config[section].items() if name in names}
+        return cls(config=Config({cls.__name__: found}))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which database, and how to reach it.
+
+    Parameters
+    ----------
+    url : str
+        As in ``SessionManager.database_filepath``.
+    engine_options : mapping
+        As in ``PersistentSessionManager.engine_options``.
+    """
+
+    url: str = field(repr=False)
+    engine_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_jupyter(cls, url: str | None = None) -> Settings:
+        """Read Jupyter Server's configuration files and the environment.
+
+        Parameters
+        ----------
+        url : str, optional
+            Used instead of the configured one.
+
+        Raises
+        ------
+        TraitError
+            If a setting is wrong.
+        """
+        app = _ServerConfig()
+        app.load_config_file()
+        return cls.from_config(app.config, url)
+
+    @classmethod
+    def from_config(cls, config: Config, url: str | None = None) -> Settings:
+        """Take what is in a configuration that has been read, and in the environment.
+
+        Parameters
+        ----------
+        config : Config
+        url : str, optional
+            Used instead of the configured one.
+
+        Raises
+        ------
+        TraitError
+            If a setting is wrong.
+        ConfigurationError
+            If the sessions are not kept in a database.
+        """
+        reader = PersistentSessionManager.reading(config)
+        if url is None and reader.repository != "sqlalchemy":
+            raise ConfigurationError(
+                f"c.PersistentSessionManager.repository is {reader.repository!r}, which keeps its "
+                "sessions in its own way; expected 'sqlalchemy'. Name a database instead of the "
+                "configured one: --url"
+            )
+        if url is None:
+            return cls(reader.database_filepath, reader.engine_options)
+        return cls(url, _options_for(url, reader))
+
+    @classmethod
+    def from_argument(cls, given: str, config: Config | None = None) -> Settings:
+        """Take the URL from what was typed: ``env:NAME``, ``file:PATH`` or a URL.
+
+        Parameters
+        ----------
+        given : str
+        config : Config, optional
+            Where the engine options are; by default the files that a Jupyter Server reads.
+
+        Raises
+        ------
+        ConfigurationError
+            If the variable or the file is not there or empty, or a URL with a password
+            was typed: other users of the machine can read it in the list of processes.
+        """
+        url = _url_of(given)
+        return cls.from_jupyter(url) if config is None else cls.from_config(config, url)
+
+
+def _options_for(url: str, reader: PersistentSessionManager) -> Mapping[str, Any]:
+    """Return the engine options for a URL that was given, which no other's password goes to."""
+    from ..sql.engine import credentials
+
+    options = reader.engine_options
+    if not credentials.hold_password(options):
+        # Nor is the configured database looked at: it may be of no use, and therefore not meant.
+        return options
+    configured = None
+    if reader.repository == "sqlalchemy":
+        with suppress(TraitError):
+            configured = reader.database_filepath
+    return credentials.options_for(url, options, configured)
+
+
+def _url_of(given: str) -> str:
+    if not given:
+        raise ConfigurationError(
+            "The URL that was given is empty; expected env:NAME (an environment variable), "
+            "file:PATH (a file), or a path or URL without a password."
+        )
+    kind, _, where = given.partition(":")
+    if kind == "env":
+        url = os.environ.get(where)
+        if not url or url.isspace():
+            raise ConfigurationError(
+                f"The environment variable {where!r} is {'not set' if url is None else 'empty'}; "
+                "expected a database URL in it."
+            )
+        return url
+    if kind == "file" and not where.startswith("//"):
+        try:
+            url = Path(where).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"The file {where!r} cannot be read ({type(error).__name__}); expected a "
+                "database URL in it, in UTF-8."
+            ) from None
+        if not url:
+            raise ConfigurationError(f"The file {where!r} is empty; expected a database URL in it.")
+        return url
+    if holds_password(given):
+        raise ConfigurationError(
+            "A URL with a password was given on the command line, where others can read "
+            "it; expected env:NAME (an environment variable), file:PATH (a file), or a "
+            "URL without its password."
+        )
+    return given

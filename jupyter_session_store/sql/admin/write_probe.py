@@ -1,0 +1,46 @@
+"""Whether a server could renew its lease: who only reads does not see that nobody can write."""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from sqlalchemy import Connection, Table, bindparam, update
+
+from ...records import ServerRecord
+from ..engine.factory import BUSY_TIMEOUT
+from ..engine.transactions import transaction
+from ..models import Server
+
+_S: Final = cast("Table", Server.__table__)
+_MOVE: Final = (
+    update(_S)
+    .where(_S.c.namespace == bindparam("in_namespace"), _S.c.server_id == bindparam("this_id"))
+    .values(renewals=_S.c.renewals + bindparam("step"))
+)
+
+
+def write(connection: Connection, server: ServerRecord) -> None:
+    """Write the row of a server, commit it, and leave it as it was.
+
+    It waits for a lock no longer than a server does.
+
+    Parameters
+    ----------
+    connection : Connection
+    server : ServerRecord
+        Who it is matters little; it may have gone meanwhile.
+
+    Raises
+    ------
+    SQLAlchemyError
+        If the database took no such write.
+    """
+    this = {"in_namespace": server.namespace, "this_id": server.server_id}
+    with transaction(connection):
+        if connection.dialect.name == "postgresql":
+            # Of this transaction: behind a pooler, what is set for longer is set for others.
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT}s'")
+        # Where nothing is changed, MySQL and SQLite write nothing, and do not notice that the
+        # disk is full. Nobody sees what is between the two.
+        for step in (1, -1):
+            connection.execute(_MOVE, {**this, "step": step})

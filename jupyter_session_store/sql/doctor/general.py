@@ -1,0 +1,272 @@
+"""What is examined on every database."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, distinct, func, select
+from sqlalchemy.exc import DBAPIError
+
+from ..._version import __version__
+from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
+from ..engine.factory import describe
+from ..models import Base, Meta, Server, Session, moment
+from ..queries.leases import OF_STRANGERS
+from ..schema import compatibility
+from .findings import Outcome, failed, ok, unknown, warning
+
+#: What SQLAlchemy calls MySQL and MariaDB, whichever of them is meant by which.
+MYSQL: Final = ("mysql", "mariadb")
+#: Seconds that the clocks of a database and of this machine may differ.
+_SKEW: Final = 60
+#: The part of a server's connections that may be in use.
+_CROWDED: Final = 0.8
+
+#: The packages of drivers that are called otherwise.
+_DISTRIBUTIONS: Final = {"mysqldb": "mysqlclient"}
+
+
+def database(engine: Engine) -> Outcome:
+    """Say which it is."""
+    return ok(f"{describe(engine.url)}.")
+
+
+def packages(_engine: Engine) -> Outcome:
+    """Say what this process runs."""
+    return ok(
+        f"jupyter_session_store {__version__}, SQLAlchemy {sqlalchemy.__version__}, "
+        f"Alembic {version('alembic')}, Python {platform.python_version()}."
+    )
+
+
+def driver(engine: Engine) -> Outcome:
+    """Say by what it is spoken to."""
+    name = engine.dialect.driver
+    module: Any = engine.dialect.dbapi
+    if name == "pysqlite":
+        return ok(f"sqlite3 of Python, SQLite {module.sqlite_version}.")
+    text = name
+    with suppress(PackageNotFoundError):
+        # Not the module's own word, which may be that of the driver whose place it takes.
+        text += f" {version(_DISTRIBUTIONS.get(name, name))}"
+    if name == "psycopg":
+        major, minor = divmod(module.pq.version(), 10_000)
+        text += f" ({module.pq.__impl__}), libpq {major}.{minor}"
+    return ok(f"{text}.")
+
+
+#: The oldest release of each that the package is made for: of MySQL the first that has the
+#: collation of the tables.
+OLDEST: Final[Mapping[str, tuple[int, ...]]] = {
+    "PostgreSQL": (14,),
+    "MySQL": (8, 0, 17),
+    "MariaDB": (10, 11),
+}
+
+
+def server(connection: Connection) -> Outcome:
+    """Judge the release of the server."""
+    dialect: Any = connection.dialect
+    title = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}.get(
+        "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name, dialect.name
+    )
+    # What follows is the maker's or the packager's.
+    found = tuple(dialect.server_version_info or ())[:3]
+    if not found:
+        return unknown(f"{title}, which does not say its version.")
+    text = f"{title} {_dotted(found)}"
+    oldest = OLDEST.get(title)
+    if oldest is None or found >= oldest:
+        return ok(f"{text}.")
+    return warning(
+        f"{text}; expected {_dotted(oldest)} or later.",
+        f"Upgrade the server to {title} {_dotted(oldest)} or later.",
+    )
+
+
+def _dotted(numbers: Sequence[Any]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def revision(found: compatibility.Status, name: str) -> Outcome:
+    """Judge how the schema stands to this code.
+
+    Parameters
+    ----------
+    found : Status
+    name : str
+        The database, as :func:`.engine.describe` shows it.
+    """
+    if found.state is compatibility.State.CURRENT:
+        return ok(f"{found.revision}, the newest.")
+    explained = compatibility.explain(found, name)
+    if found.usable:
+        return ok(explained)
+    text, cure = _CURE.split(explained, maxsplit=1)
+    return failed(text, cure.splitlines()[0])
+
+
+#: Where an explanation turns to what mends it.
+_CURE: Final = re.compile(r"(?<=\.) (?:Run: |Nothing was changed\. )")
+
+
+#: What servers need on each table.
+_NEEDED: Final[Mapping[str, Sequence[str]]] = {
+    Session.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    Server.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    Meta.__tablename__: ("SELECT",),
+    compatibility.VERSION_TABLE: ("SELECT",),
+}
+#: The database, a table or a column of it is denied: the SQLSTATE, and the numbers of MySQL.
+_DENIED: Final = frozenset({"42501", 1044, 1142, 1143})
+
+
+def rights(connection: Connection) -> Outcome:
+    """Try what servers do to each table, on no row of it."""
+    denied = {
+        table: [verb for verb in verbs if not _may(connection, verb, table)]
+        for table, verbs in _NEEDED.items()
+    }
+    lacking = {table: ", ".join(verbs) for table, verbs in denied.items() if verbs}
+    if not lacking:
+        return ok("All that servers need: SELECT, INSERT, UPDATE and DELETE.")
+    name = role(connection)
+    found = "; ".join(f"{verbs} on {table}" for table, verbs in lacking.items())
+    quote = connection.dialect.identifier_preparer.quote
+    place = ""
+    if connection.dialect.name in MYSQL:
+        place = f"{quote(connection.engine.url.database or 'DATABASE')}."
+    return failed(
+        f"{name} may not {found}; expected that servers may.",
+        " ".join(f"GRANT {verbs} ON {place}{table} TO {name};" for table, verbs in lacking.items()),
+    )
+
+
+def _may(connection: Connection, verb: str, table: str) -> bool:
+    try:
+        connection.exec_driver_sql(_attempt(verb, table))
+    except DBAPIError as error:
+        codes = {getattr(error.orig, "sqlstate", None), *getattr(error.orig, "args", ())[:1]}
+        if codes & _DENIED:
+            return False
+        raise
+    return True
+
+
+def _attempt(verb: str, table: str) -> str:
+    columns = ["version_num"]
+    if table in Base.metadata.tables:
+        columns = [column.name for column in Base.metadata.tables[table].columns]
+    # None reads a column or a row: each needs the one right alone.
+    nulls = ", ".join("NULL" for _ in columns)
+    return {
+        "SELECT": f"SELECT {columns[0]} FROM {table} WHERE 1 = 0",
+        "INSERT": (
+            f"INSERT INTO {table} ({', '.join(columns)}) "
+            f"SELECT {nulls} FROM (SELECT 1 AS one) AS no_row WHERE 1 = 0"
+        ),
+        "UPDATE": f"UPDATE {table} SET {columns[0]} = '' WHERE 1 = 0",
+        "DELETE": f"DELETE FROM {table} WHERE 1 = 0",
+    }[verb]
+
+
+def role(connection: Connection) -> str:
+    """Return the role that the database takes this process for, as its statements name it."""
+    name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
+    if connection.dialect.name in MYSQL:
+        user, _, host = name.rpartition("@")
+        return f"'{user}'@'{host}'"
+    return connection.dialect.identifier_preparer.quote(name)
+
+
+def schema_rights(may: bool | None, found: compatibility.Status) -> Outcome:
+    """Judge what a role may do to the schema.
+
+    Parameters
+    ----------
+    may : bool or None
+        Whether it may change the schema; ``None`` if that cannot be told.
+    found : Status
+        How the schema stands.
+    """
+    if may:
+        return ok("The role may create and change the tables.")
+    if may is None:
+        return unknown("The role has been given none by itself; one that it is in may have some.")
+    if found.state not in (compatibility.State.EMPTY, compatibility.State.BEHIND):
+        return ok("The role may not change the schema, and servers do not need to.")
+    return warning(
+        "The role may not change the schema, which is not the newest; expected one that may "
+        "for the upgrade, not for servers.",
+        "With the URL of such a role in DDL_URL: jupyter session-store upgrade --url env:DDL_URL",
+    )
+
+
+def room(used: int, most: int, cure: str) -> Outcome:
+    """Judge how many more connections a server takes.
+
+    Parameters
+    ----------
+    used, most : int
+        How many there are, whoever's they are, and may be.
+    cure : str
+    """
+    text = f"{used} of {most} are in use; each server that is busy holds one"
+    if used <= most * _CROWDED:
+        return ok(f"{text}.")
+    return warning(f"{text}. Expected at most {_CROWDED:.0%}.", cure)
+
+
+def clock(connection: Connection) -> Outcome:
+    """Compare the database's clock with this machine's."""
+    name = connection.dialect.name
+    statement = {
+        "postgresql": "SELECT clock_timestamp()",
+        "mysql": "SELECT utc_timestamp(6)",
+        "mariadb": "SELECT utc_timestamp(6)",
+    }[name]
+    before = time.time()
+    theirs = moment(connection.exec_driver_sql(statement).scalar_one()).timestamp()
+    after = time.time()
+    ahead = theirs - (before + after) / 2
+    direction = "ahead of" if ahead > 0 else "behind"
+    if abs(ahead) <= _SKEW + (after - before) / 2:
+        return ok(f"The database's differs from this machine's by {abs(ahead):.1f} s.")
+    return warning(
+        f"The database's is {abs(ahead):.0f} s {direction} this machine's; expected at most "
+        f"{_SKEW} s. Ages are shown wrong; no decision rests on them.",
+        "Let both machines follow a time server: timedatectl set-ntp true",
+    )
+
+
+def sessions(connection: Connection) -> Outcome:
+    """Count what is stored."""
+    table = Session.__table__
+    count, namespaces = connection.execute(
+        select(func.count(), func.count(distinct(table.c.namespace))).select_from(table)
+    ).one()
+    servers = connection.execute(select(func.count()).select_from(Server.__table__)).scalar_one()
+    return ok(f"Sessions: {count}. Namespaces: {namespaces}. Registered servers: {servers}.")
+
+
+def strangers(connection: Connection) -> Outcome:
+    """Look for sessions that no server will ever finish or remove."""
+    table = Session.__table__
+    count = connection.execute(
+        select(func.count()).select_from(table).where(OF_STRANGERS)
+    ).scalar_one()
+    if not count:
+        return ok("None: each session belongs to a server or to a gateway.")
+    return warning(
+        f"{count} sessions have an authority that is neither a server nor a gateway, and are "
+        "left alone by all servers.",
+        f"If nobody needs them: DELETE FROM {Session.__tablename__} WHERE authority NOT LIKE "
+        f"'{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%';",
+    )
