@@ -133,11 +133,11 @@ class SessionRecord(NamedTuple):
         return tuple.__getitem__(self, key)
 
     @property
-    def stays(self) -> bool:
-        """Whether it goes on to use its kernel, for who counts those that do.
+    def keeps_kernel_alive(self) -> bool:
+        """Whether the session goes on to use its kernel.
 
-        One that is being created without a path does not: it only says which
-        kernel somebody has to look for, and end, if no other session is on it.
+        A session that is being created without a path does not: it only names a kernel
+        that has to be looked for, and shut down if no other session is on it.
         """
         if self.state == STARTING:
             return self.path is not None
@@ -320,6 +320,19 @@ def check_namespace(value: str) -> None:
     check_text("namespace", value)
 
 
+def path_key(path: str) -> str:
+    """Return what two paths have in common if, and only if, they are the same path.
+
+    This alone says when they are: if every code point is equal.
+    """
+    return path
+
+
+def path_digest(path: str | None) -> str | None:
+    """Return the digest of a path's key, under which the path is looked up; `None` of no path."""
+    return None if path is None else digest(path_key(path))
+
+
 def digest(*parts: str) -> str:
     """Return the SHA-256 of `parts`, in hexadecimal.
 
@@ -333,6 +346,6 @@ def authority_of(server_id: str) -> str:
     return f"{SERVER_AUTHORITY}{server_id}"
 
 
-def claim_of(scope: Scope, path: str) -> str:
-    """Return the claim to a path: unique in a namespace under one authority."""
-    return digest(scope.authority, path)
+def claim_of(scope: Scope, path: str | None) -> str | None:
+    """Return the claim to a path, unique in a namespace under one authority; `None` of no path."""
+    return None if path is None else digest(scope.authority, path_key(path))

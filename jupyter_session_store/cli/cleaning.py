@@ -74,7 +74,7 @@ class Prune(RemovingCommand):
 
     def run(self) -> ExitCode:
         """Count, ask, remove."""
-        from ..sql.admin import cleaning, listing
+        from ..sql.admin import listing, pruning
 
         if not (self.older_than or self.dead_servers):
             raise ConfigurationError(
@@ -87,12 +87,12 @@ class Prune(RemovingCommand):
             self.refuse_unanswerable()
         with self.connection() as connection:
             alive, dead = self._judge(connection)
-            selection = cleaning.Selection(
+            selection = pruning.Selection(
                 listing.Criteria(namespace=self.namespace or None, unchanged_since=since),
                 dead_servers=self.dead_servers,
                 living=alive,
             )
-            counted = cleaning.count(connection, selection)
+            counted = pruning.count(connection, selection)
             if not counted.sessions and not self.dead_servers:
                 dead = []
             if self.dry_run:
@@ -101,7 +101,7 @@ class Prune(RemovingCommand):
                 f"Remove {sessions_of(counted)}, and evict {len(dead)} dead server(s)?"
             ):
                 return ExitCode.NO
-            return self.remove(connection, selection, cleaning.evict(connection, dead))
+            return self.remove(connection, selection, pruning.evict(connection, dead))
 
     def _judge(
         self, connection: Connection
@@ -144,18 +144,16 @@ class Purge(RemovingCommand):
 
     def run(self) -> ExitCode:
         """Watch, count, ask, remove."""
-        from ..sql.admin import cleaning, listing
+        from ..sql.admin import listing, pruning
 
         namespace = self.extra_args[0]
         check_text("namespace", namespace)
         if not self.dry_run:
             self.refuse_unanswerable()
-        selection = cleaning.Selection(
-            listing.Criteria(namespace=namespace), vacated=not self.force
-        )
+        selection = pruning.Selection(listing.Criteria(namespace=namespace), vacated=not self.force)
         with self.connection() as connection:
             servers = listing.servers(connection, namespace)
-            counted = cleaning.count(connection, selection)
+            counted = pruning.count(connection, selection)
             if not servers and not counted.sessions:
                 self.note(f"There is nothing of the namespace {namespace!r}.")
                 return ExitCode.NO
@@ -171,7 +169,7 @@ class Purge(RemovingCommand):
                 f"namespace {namespace!r}?"
             ):
                 return ExitCode.NO
-            evict = cleaning.unregister if self.force else cleaning.evict
+            evict = pruning.unregister if self.force else pruning.evict
             self.remove(connection, selection, evict(connection, servers))
             came = listing.servers(connection, namespace)
         if came and not self.force:

@@ -45,7 +45,7 @@ class Doctor(StoreCommand):
         found: list[Finding] = []
         # That a file is not there is a finding too: none is made.
         with admin_connection.engine(
-            settings.url, settings.engine_options, create=True, patient=False
+            settings.url, settings.engine_options, create=True, statement_timeout=True
         ) as engine:
             columns = dict(_COLUMNS)
             if not sys.stdout.isatty():

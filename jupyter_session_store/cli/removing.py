@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
-    from ..sql.admin.cleaning import Counted, Selection
+    from ..sql.admin.pruning import Counted, Selection
 
 __all__ = ["CleaningCommand", "RemovingCommand", "sessions_of"]
 
@@ -145,10 +145,10 @@ class RemovingCommand(CleaningCommand):
         servers : iterator of int
             Removes servers as it is advanced, and yields how many it has removed.
         """
-        from ..sql.admin import cleaning
+        from ..sql.admin import pruning
 
         evicted = 0
-        counted = cleaning.Counted(0, 0)
+        counted = pruning.Counted(0, 0)
         with _stoppable(self.note) as stopped:
             try:
                 for number in servers:
@@ -156,7 +156,7 @@ class RemovingCommand(CleaningCommand):
                     if stopped.is_set():
                         break
                 else:
-                    for step in cleaning.remove(connection, selection):
+                    for step in pruning.remove(connection, selection):
                         counted = step
                         if stopped.is_set():
                             break

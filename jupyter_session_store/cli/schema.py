@@ -32,7 +32,7 @@ def _status(engine: Engine) -> Status:
 
 
 def _name(engine: Engine) -> str:
-    from ..sql.engine.factory import describe
+    from ..sql.engine.url import describe
 
     return describe(engine.url)
 
@@ -47,7 +47,7 @@ class _Look(StoreCommand):
 
         found = self.settings(self.url)
         with admin_connection.engine(
-            found.url, found.engine_options, patient=False, writes=False
+            found.url, found.engine_options, statement_timeout=True, writes=False
         ) as engine:
             yield engine
 
@@ -73,11 +73,12 @@ class _Migration(StoreCommand):
         return ExitCode.DONE
 
     def _missing_file(self) -> str | None:
-        from ..sql.engine import factory as engines
+        from ..sql.engine.factory import check
+        from ..sql.engine.url import describe, sqlite_file
 
-        url = engines.check(self.settings(self.url).url)
-        file = engines.sqlite_file(url)
-        return None if file is None or file.exists() else engines.describe(url)
+        url = check(self.settings(self.url).url)
+        file = sqlite_file(url)
+        return None if file is None or file.exists() else describe(url)
 
     def _tell(self, plan: Sequence[Revision], database: str, verb: str) -> None:
         found = f"{database}: {len(plan)} revision{'s' if len(plan) != 1 else ''} to {verb}"

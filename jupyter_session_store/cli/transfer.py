@@ -96,14 +96,14 @@ class TransferCommand(StoreCommand):
             raise SchemaMismatch(self.cured(str(error), given)) from error
 
     def _file_without_database(self, given: str) -> Path | None:
-        from ..sql.engine.factory import parse, sqlite_file
+        from ..sql.engine.url import parse, sqlite_file
 
         file = sqlite_file(parse(self.settings(given).url))
         return None if file is None or file.exists() else file
 
     def described(self, given: str) -> str:
         """Return what may be shown of a database."""
-        from ..sql.engine.factory import describe, parse
+        from ..sql.engine.url import describe, parse
 
         return describe(parse(self.settings(given).url))
 
@@ -210,7 +210,7 @@ class Copy(TransferCommand):
         The engine options are those of the configured database, and of no use to
         another driver.
         """
-        from ..sql.engine.factory import parse
+        from ..sql.engine.url import parse
 
         found = super().settings(given)
         if given and found.engine_options:
@@ -346,11 +346,11 @@ class Import(TransferCommand):
         scope = Scope(self.namespace, gateway_authority_of(gateway_name(self.gateway, self.config)))
         file = Path(self.extra_args[0])
         self._refuse_itself(file)
-        with importing.opened(file) as raw, self.writable(self.url) as target:
+        with importing.open_file(file) as raw, self.writable(self.url) as target:
             return self._import(raw, file, scope, target)
 
     def _refuse_itself(self, file: Path) -> None:
-        from ..sql.engine.factory import parse, sqlite_file
+        from ..sql.engine.url import parse, sqlite_file
 
         target = sqlite_file(parse(self.settings(self.url).url))
         if target is not None and target.exists() and file.exists() and target.samefile(file):

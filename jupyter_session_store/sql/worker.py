@@ -20,7 +20,7 @@ IDLE_SECONDS: Final = 15.0
 _Queue = queue.SimpleQueue["Callable[[], None] | None"]
 
 
-class NotInTime(StoreUnavailable):
+class WorkerTimeout(StoreUnavailable):
     """A call was not answered in time; what becomes of it is heard by nobody."""
 
 
@@ -78,7 +78,7 @@ class Worker:
 
         Raises
         ------
-        NotInTime
+        WorkerTimeout
             When the time is over.
         StoreUnavailable
             When the worker has been stopped.
@@ -117,7 +117,7 @@ class _Job(Generic[T]):
     def expire(self, timeout: float) -> None:
         if not self.future.done():
             self.future.set_exception(
-                NotInTime(f"the database did not answer within {timeout:g} s")
+                WorkerTimeout(f"the database did not answer within {timeout:g} s")
             )
 
     def __call__(self) -> None:

@@ -13,14 +13,15 @@ from itertools import islice
 from operator import eq
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, event, insert, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, insert, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from ..engine.factory import reason_of
+from ..engine.backend import backend_of
 from ..engine.transactions import transaction
+from ..engine.url import reason_of
 from ..models import Session
-from ..queries.rows import ReadableDate
-from .admin_connection import repeated
+from ..queries.rows import dates_in, readable
+from .admin_connection import run_repeatedly
 from .listing import pages
 
 Row = tuple[Any, ...]
@@ -31,11 +32,11 @@ _T: Final = cast("Table", Session.__table__)
 
 NAMES: Final = tuple(_T.columns.keys())
 #: The columns of a row, and of a key, which it begins with.
-COLUMNS: Final = tuple(
-    ReadableDate(column).label(column.name) if column.name.endswith("_at") else column
-    for column in _T.columns
-)
+COLUMNS: Final = readable(_T)
+#: Which of them are dates.
+DATES: Final = dates_in(NAMES, _T)
 KEY: Final = (_T.c.namespace, _T.c.session_id)
+assert NAMES[: len(KEY)] == tuple(column.name for column in KEY)
 _CLAIM: Final = NAMES.index("claim")
 
 #: What a database says of a row that it will not have.
@@ -200,28 +201,16 @@ class Target:
             with transaction(self._connection):
                 write()
 
-        repeated(attempt)
+        run_repeatedly(self._connection, attempt)
 
 
 def _writer(connection: Connection) -> Callable[[Sequence[Row]], object]:
     """Return what adds rows by the fastest way that the driver has."""
-    dialect = connection.dialect
-    if dialect.driver == "psycopg":
-        # Many statements, even sent at once, take the server twice as long.
-        event.listen(connection.engine, "do_executemany", _copy_in)
-        event.listen(
-            connection.engine,
-            "do_execute",
-            lambda cursor, sql, row, context: _copy_in(cursor, sql, [row], context),
-        )
-        return partial(
-            connection.exec_driver_sql, f"COPY {_T.name} ({', '.join(NAMES)}) FROM STDIN"
-        )
-    if dialect.name in ("mysql", "mariadb"):
-        # Else a server may be set to cut off what is too long.
-        connection.exec_driver_sql(
-            "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
-        )
+    dialect, backend = connection.dialect, backend_of(connection)
+    backend.refuse_truncation(connection)
+    write = backend.driver.row_writer(connection, _T.name, NAMES)
+    if write is not None:
+        return write
     mark = _MARKS.get(dialect.paramstyle)
     if mark is None:
         return lambda rows: connection.execute(
@@ -231,16 +220,6 @@ def _writer(connection: Connection) -> Callable[[Sequence[Row]], object]:
     marks = ", ".join([mark] * len(NAMES))
     statement = f"INSERT INTO {_T.name} ({columns}) VALUES ({marks})"
     return partial(connection.exec_driver_sql, statement)
-
-
-def _copy_in(cursor: Any, statement: str, rows: Sequence[Row], _context: object) -> bool:
-    """Do what psycopg has a method of its own for, in the place of `executemany`."""
-    if not statement.startswith("COPY "):
-        return False
-    with cursor.copy(statement) as copy:
-        for row in rows:
-            copy.write_row(row)
-    return True
 
 
 def find(connection: Connection, columns: Sequence[Any], keys: Collection[Key]) -> Iterator[Row]:

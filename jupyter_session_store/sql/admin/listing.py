@@ -15,10 +15,10 @@ from typing import Any, Final, cast
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
-from ...records import ServerRecord, SessionRecord, digest
+from ...records import ServerRecord, SessionRecord, path_digest
 from ..models import Server, Session
 from ..queries.leases import to_server
-from ..queries.rows import COLUMNS, ReadableDate, to_record
+from ..queries.rows import COLUMNS, readable, to_record
 
 _T: Final = cast("Table", Session.__table__)
 _S: Final = cast("Table", Server.__table__)
@@ -53,8 +53,7 @@ class Criteria:
         values = ((_T.c[name], getattr(self, name)) for name in names)
         found = [column == value for column, value in values if value is not None]
         if self.path is not None:
-            # By its index, and then exactly.
-            found += [_T.c.path_digest == digest(self.path), _T.c.path == self.path]
+            found.append(_T.c.path_digest == path_digest(self.path))
         if self.unchanged_since is not None:
             found.append(_T.c.updated_at < self.unchanged_since)
         return found
@@ -142,8 +141,7 @@ def _fetched(connection: Connection, statement: Select[Any]) -> list[tuple[Any, 
 
 def servers(connection: Connection, namespace: str | None = None) -> list[ServerRecord]:
     """Return the registered servers, of one namespace or of all, in the order of their keys."""
-    columns = [ReadableDate(c).label(c.name) if c.name.endswith("_at") else c for c in _S.columns]
-    statement = select(*columns).order_by(_S.c.namespace, _S.c.server_id)
+    statement = select(*readable(_S)).order_by(_S.c.namespace, _S.c.server_id)
     if namespace is not None:
         statement = statement.where(_S.c.namespace == namespace)
     return [to_server(row) for row in connection.execute(statement).mappings()]

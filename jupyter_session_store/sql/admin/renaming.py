@@ -13,7 +13,7 @@ from ...errors import SessionConflict, SessionStoreError
 from ...records import ServerRecord
 from ..engine.transactions import transaction
 from ..models import Server, Session
-from .admin_connection import repeated
+from .admin_connection import run_repeatedly
 from .listing import servers
 
 _S: Final = cast("Table", Server.__table__)
@@ -66,7 +66,7 @@ def rename(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return repeated(partial(_rename, connection, old, new, dead))
+            return run_repeatedly(connection, partial(_rename, connection, old, new, dead))
         except IntegrityError:
             # A session was added whose id or claim comes too.
             if attempt == _ATTEMPTS:

@@ -7,7 +7,7 @@ from typing import Final, cast
 from sqlalchemy import Connection, Table, bindparam, update
 
 from ...records import ServerRecord
-from ..engine.factory import BUSY_TIMEOUT
+from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..models import Server
 
@@ -37,9 +37,7 @@ def write(connection: Connection, server: ServerRecord) -> None:
     """
     this = {"in_namespace": server.namespace, "this_id": server.server_id}
     with transaction(connection):
-        if connection.dialect.name == "postgresql":
-            # Of this transaction: behind a pooler, what is set for longer is set for others.
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT}s'")
+        backend_of(connection).limit_lock_wait(connection)
         # Where nothing is changed, MySQL and SQLite write nothing, and do not notice that the
         # disk is full. Nobody sees what is between the two.
         for step in (1, -1):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TypeAlias
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import StoreUnavailable
-from ..engine.factory import reason_of, redact
+from ..engine.url import reason_of, redact
 
 
 class Verdict(Enum):
@@ -48,6 +50,29 @@ class Finding:
 
 #: A finding without its name.
 Outcome: TypeAlias = tuple[Verdict, str, str | None]
+
+
+@dataclass(frozen=True)
+class Examinations:
+    """What is examined on one kind of database, by name and in order.
+
+    Parameters
+    ----------
+    server : mapping
+        What does not need the tables.
+    file : mapping, optional
+        What can be seen of a file before it is opened.
+    tables : mapping, optional
+        What needs the tables, besides what every database is asked.
+    may_change_schema : callable, optional
+        Returns whether the role may create and change the tables, or ``None`` if that
+        cannot be told.
+    """
+
+    server: Mapping[str, Callable[[Connection], Outcome]]
+    file: Mapping[str, Callable[[Path], Outcome]] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[Connection], Outcome]] = field(default_factory=dict)
+    may_change_schema: Callable[[Connection], bool | None] | None = None
 
 
 def ok(text: str) -> Outcome:

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from sqlalchemy.engine import URL
 
-from .factory import parse, passwords_of
+from .backend import backend_of
+from .url import parse, passwords_of
 
 _SOURCES: Final = frozenset({"password_file", "password_provider"})
 #: The same as an argument of a driver; PyMySQL has both.
 _ARGUMENTS: Final = frozenset({"password", "passwd"})
-_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 #: What the query of a URL may say of where it leads, and as whom.
 _WHERE: Final = ("host", "hostaddr", "port", "user", "service", "unix_socket")
 
@@ -50,7 +50,7 @@ def options_for(
     url = parse(given)
     if configured is not None and not passwords_of(url):
         meant = parse(configured)
-        if meant.get_backend_name() == "sqlite" or _way(meant) == _way(url):
+        if backend_of(meant).is_embedded or _way(meant) == _way(url):
             return options
     kept = {name: value for name, value in options.items() if name not in _SOURCES}
     arguments = kept.get("connect_args")
@@ -61,6 +61,6 @@ def options_for(
 
 def _way(url: URL) -> tuple[object, ...]:
     """Return where a URL leads, and as whom."""
-    port = url.port or _PORTS.get(url.get_backend_name())
+    port = url.port or backend_of(url).port
     host = None if url.host is None else url.host.lower()
     return (host, port, url.username, *(url.query.get(name) for name in _WHERE))

@@ -28,15 +28,16 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from ...records import CLOSING, STARTING, Closing, Move, Scope, SessionRecord
-from ..engine.transactions import begin_immediate, ending
+from ..engine.backend import backend_of
+from ..engine.transactions import transaction
 from ..models import Session
 from .rows import COLUMNS, to_record
 from .session_queries import IN_SCOPE, THIS, change, find, scoped
 
 _T: Final = cast("Table", Session.__table__)
 _KERNEL: Final[ColumnElement[Any]] = bindparam("is_kernel_id")
-#: As :attr:`.SessionRecord.stays`.
-_STAYS: Final = and_(
+#: As :attr:`.SessionRecord.keeps_kernel_alive`.
+_KEEPS_KERNEL_ALIVE: Final = and_(
     _T.c.state != CLOSING, or_(_T.c.state != STARTING, _T.c.path_digest.is_not(None))
 )
 _this_session = _T.alias("this_session")
@@ -48,11 +49,11 @@ _KERNEL_OF_THIS: Final = (
     )
     .scalar_subquery()
 )
-_CLOSING_OR_BESIDE: Final = or_(THIS, and_(_T.c.kernel_id == _KERNEL_OF_THIS, _STAYS))
-_MOVING_OR_BESIDE: Final = and_(_T.c.kernel_id == _KERNEL, or_(THIS, _STAYS))
+_CLOSING_OR_BESIDE: Final = or_(THIS, and_(_T.c.kernel_id == _KERNEL_OF_THIS, _KEEPS_KERNEL_ALIVE))
+_MOVING_OR_BESIDE: Final = and_(_T.c.kernel_id == _KERNEL, or_(THIS, _KEEPS_KERNEL_ALIVE))
 _LEAVING_OR_BESIDE: Final = or_(
     and_(THIS, _T.c.kernel_id.is_not_distinct_from(_KERNEL)),
-    and_(_T.c.kernel_id == _KERNEL, _STAYS),
+    and_(_T.c.kernel_id == _KERNEL, _KEEPS_KERNEL_ALIVE),
 )
 
 
@@ -111,7 +112,7 @@ def begin_close(
             if counted == record.kernel_id:
                 return Closing(record, last)
         return None
-    if connection.dialect.name == "sqlite":
+    if backend_of(connection).begin_excludes_writers:
         left = _leave_locked(connection, scope, session_id, values)
         return None if left is None else Closing(*left)
     statement = _leave(_names(values), _LEAVING_OR_BESIDE, returning=False)
@@ -153,7 +154,7 @@ def _move(
         statement = _leave(_names(values), _MOVING_OR_BESIDE, returning=True)
         returned = _returned(connection, statement, parameters, session_id)
         moved = None if returned is None else returned[:2]
-    elif connection.dialect.name == "sqlite":
+    elif backend_of(connection).begin_excludes_writers:
         moved = _leave_locked(connection, scope, session_id, values, kernel_id)
     else:
         statement = _leave(_names(values), _LEAVING_OR_BESIDE, returning=False)
@@ -172,8 +173,7 @@ def _leave_locked(
     kernel_id: str | None = None,
 ) -> tuple[SessionRecord, bool] | None:
     """Do it in a transaction, in SQLite before 3.35; nothing if it is not on `kernel_id`."""
-    begin_immediate(connection)
-    with ending(connection):
+    with transaction(connection):
         records = find(connection, scope, {"session_id": session_id})
         if not records or kernel_id not in (None, records[0].kernel_id):
             return None
@@ -181,5 +181,5 @@ def _leave_locked(
         record = change(connection, scope, session_id, values)
         on_kernel = [] if left is None else find(connection, scope, {"kernel_id": left})
     assert record is not None
-    others = [r for r in on_kernel if r.stays and r.session_id != session_id]
+    others = [r for r in on_kernel if r.keeps_kernel_alive and r.session_id != session_id]
     return record, not others

@@ -38,9 +38,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
-from ...records import Scope, SessionRecord
+from ...records import Scope, SessionRecord, path_digest
 from ..models import Session
-from .rows import COLUMNS, SCOPED_COLUMNS, path_digest, to_record, to_records, to_row
+from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
 __all__ = [
     "IN_SCOPE",
@@ -49,7 +49,6 @@ __all__ = [
     "add",
     "change",
     "find",
-    "path_digest",
     "remove",
     "scoped",
     "update",

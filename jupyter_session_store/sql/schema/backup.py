@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import Connection, inspect
 
 from ...errors import StoreUnavailable
-from ..engine.factory import is_memory
+from ..engine.url import is_memory
 from .compatibility import VERSION_TABLE
 
 #: What SQLite may leave beside a file.

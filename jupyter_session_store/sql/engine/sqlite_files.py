@@ -8,6 +8,9 @@ from typing import Final
 
 from ...errors import ConfigurationError
 
+#: What a user types for a database without a file.
+MEMORY: Final = ":memory:"
+
 _HEADER: Final = b"SQLite format 3\x00"
 #: Where the header says how a file may be read: 1 as it is, 2 with a write-ahead log beside it.
 _READ_VERSION: Final = 19

@@ -18,10 +18,17 @@ from sqlalchemy import ColumnElement, Connection, Delete, Table, and_, delete, n
 
 from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY, STARTING, ServerRecord, SessionRecord
 from ..models import Server, Session
-from ..queries.leases import IS_AUTHORITY, IS_OWNER, LOCAL, begins, dismiss, unregistered
+from ..queries.leases import (
+    IS_AUTHORITY,
+    IS_OWNER,
+    LOCAL,
+    authority_begins,
+    evict_without_takeover,
+    no_registered_server,
+)
 from ..queries.rows import COLUMNS, to_record
 from . import listing
-from .admin_connection import repeated
+from .admin_connection import run_repeatedly
 
 _S: Final = cast("Table", Server.__table__)
 _T: Final = cast("Table", Session.__table__)
@@ -43,11 +50,12 @@ _NAMESPACES: Final = 100
 #: Not even started, by a server that is gone.
 _UNSTARTED: Final = and_(not_(LOCAL), _T.c.state == STARTING, _T.c.kernel_id.is_(None))
 _LEFT_BY_SERVERS: Final = or_(
-    and_(LOCAL, unregistered(IS_AUTHORITY)), and_(_UNSTARTED, unregistered(IS_OWNER))
+    and_(LOCAL, no_registered_server(IS_AUTHORITY)),
+    and_(_UNSTARTED, no_registered_server(IS_OWNER)),
 )
 #: A gateway's sessions are answered for by any server of their namespace.
-_UNATTENDED: Final = unregistered(or_(begins(GATEWAY_AUTHORITY), IS_AUTHORITY))
-_VACANT: Final = unregistered()
+_UNATTENDED: Final = no_registered_server(or_(authority_begins(GATEWAY_AUTHORITY), IS_AUTHORITY))
+_VACANT: Final = no_registered_server()
 
 
 class Candidate(NamedTuple):
@@ -161,7 +169,9 @@ def evict(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[i
         to renew: one that has renewed since stays.
     """
     for namespace, group in groupby(servers, key=_namespace):
-        yield repeated(partial(dismiss, connection, namespace, list(group)))
+        yield run_repeatedly(
+            connection, partial(evict_without_takeover, connection, namespace, list(group))
+        )
 
 
 def unregister(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[int]:
@@ -170,7 +180,7 @@ def unregister(connection: Connection, servers: Iterable[ServerRecord]) -> Itera
         this = delete(_S).where(
             _S.c.namespace == server.namespace, _S.c.server_id == server.server_id
         )
-        yield repeated(partial(_count, connection, this))
+        yield run_repeatedly(connection, partial(_count, connection, this))
 
 
 def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
@@ -192,7 +202,7 @@ def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
         for start in range(0, len(groups), _NAMESPACES):
             part = groups[start : start + _NAMESPACES]
             began = time.monotonic()
-            removed = repeated(partial(_delete, connection, part, conditions))
+            removed = run_repeatedly(connection, partial(_delete, connection, part, conditions))
             took = time.monotonic() - began
             if removed:
                 sessions += removed
