@@ -54,14 +54,14 @@ class Liveness(Enum):
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose sessions a statement is confined to, compared exactly.
+    """The sessions that a statement is confined to, compared exactly.
 
     Parameters
     ----------
     namespace : str
         The tenant. Servers of one namespace are replicas of each other.
     authority : str
-        Who alone can say that a kernel of these sessions is gone.
+        What alone can say that a kernel of these sessions is gone.
     """
 
     namespace: str
@@ -94,7 +94,7 @@ class SessionRecord(NamedTuple):
         kernel's authority cannot be asked, and decoded only then.
     server_id : str or None
         The server that wrote the session, or is closing it: what it leaves
-        unfinished is finished by whoever evicts it.
+        unfinished is finished by the server that evicts it.
     state : str
         ``starting``, ``ready`` or ``closing``.
     claim : str or None
@@ -173,7 +173,7 @@ class ServerRecord:
     started_at : datetime
         Aware, in UTC; for people, no decision rests on it.
     renewals : int
-        Grows with each renewal. Whoever sees it stand still for
+        Grows with each renewal. A server that sees it stand still for
         `lease_seconds` on a clock of its own may evict the server.
     lease_seconds : int
     """
@@ -300,7 +300,7 @@ def check_text(field: str, value: object) -> None:
 
 
 def check_namespace(value: str) -> None:
-    """Check a namespace that somebody has chosen.
+    """Check a namespace that was configured.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def check_namespace(value: str) -> None:
     Raises
     ------
     InvalidValue
-        If it is empty, has white space at its edges, where nobody sees it, or
+        If it is empty, has white space at its edges, which cannot be seen, or
         is refused by :func:`check_text`.
     """
     expected = f"1 to {LIMITS['namespace']} characters without white space at the edges"

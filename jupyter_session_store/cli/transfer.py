@@ -384,7 +384,7 @@ class Import(TransferCommand):
             self.output.one({**values, "dry_run": True})
             self.tell(imported)
             return ExitCode.DONE
-        missing = importing.missing(raw, target, scope)
+        missing = importing.count_missing(raw, target, scope)
         self.output.one({**values, "verified": expected.added, "missing": missing})
         self.tell(imported)
         return self.verdict(expected.added, missing, "sessions")

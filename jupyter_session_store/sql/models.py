@@ -99,11 +99,11 @@ class Session(Base):
 
     __tablename__ = "jupyter_sessions"
 
-    #: Whose session it is.
+    #: The tenant.
     namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
     #: As in the REST API; unique in the namespace.
     session_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
-    #: As in the REST API; null where the row only names a kernel that somebody has to look for.
+    #: As in the REST API; null where the row only names a kernel to look for.
     path: Mapped[str | None] = mapped_column(ExactText(4096))
     #: SHA-256 of the path, in hexadecimal: a key on the path itself would be too long for MySQL.
     path_digest: Mapped[str | None] = mapped_column(ExactText(64))
@@ -117,7 +117,7 @@ class Session(Base):
     kernel_name: Mapped[str | None] = mapped_column(ExactText(255))
     #: The last known model of the kernel, as JSON: shown while the kernel cannot be asked.
     kernel_model: Mapped[str | None] = mapped_column(ExactText)
-    #: Who alone can say that the kernel is gone: `server:` and a server's id, or `gateway:` and
+    #: What alone can say that the kernel is gone: `server:` and a server's id, or `gateway:` and
     #: a gateway's name.
     authority: Mapped[str] = mapped_column(ExactText(255))
     #: The server that created the session, has taken it over, or is closing it.
@@ -143,7 +143,7 @@ class Server(Base):
 
     __tablename__ = "jupyter_servers"
 
-    #: Whose server it is.
+    #: The tenant.
     namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
     #: Chosen at random at each start.
     server_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)

@@ -76,7 +76,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._database.serve(scope, server)
         worker = Worker("jupyter_session_store", self._database.release)
         self._worker = worker
-        # Whoever drops this repository without closing it leaves no thread behind.
+        # A repository that is dropped without being closed leaves no thread behind.
         weakref.finalize(self, worker.stop, 0.0).atexit = False
         checked = worker.submit(lambda: self._database.run(lambda _connection: None))
         try:
@@ -177,11 +177,11 @@ class SQLAlchemySessionRepository(SessionRepository):
     def evict(
         self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
     ) -> list[SessionRecord]:
-        """One transaction, and one statement to look for rows that nobody will ever read."""
+        """One transaction, and one statement to look for rows of an unknown authority."""
 
         def unit(connection: Connection) -> tuple[list[SessionRecord], list[str]]:
             evicted, unfinished = leases.evict(connection, scope, servers, by)
-            # Here, on the worker's thread: whoever waits for it may have given up.
+            # Here, on the worker's thread: the caller may have given up.
             self._evictions += evicted
             return unfinished, leases.with_unknown_authority(connection, scope)
 

@@ -22,14 +22,26 @@ from ..engine.url import sqlite_file
 from ..models import Meta, Server, Session, UTCDateTime, to_utc
 from ..schema import compatibility
 from .admin_connection import translate_errors
-from .bulk_insert import COLUMNS, DATES, KEY, NAMES, Counts, Key, Row, Target, absent, find, spans
+from .bulk_insert import (
+    COLUMNS,
+    DATES,
+    KEY,
+    NAMES,
+    Counts,
+    Key,
+    Row,
+    Target,
+    count_absent,
+    find,
+    spans,
+)
 from .listing import BATCH, pages, servers
 
-_T: Final = cast("Table", Session.__table__)
-_S: Final = cast("Table", Server.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
 
 #: The sessions of a SQLite file that is read through another's connection.
-_ATTACHED: Final = _T.to_metadata(MetaData(schema="source"))
+_ATTACHED: Final = _SESSIONS.to_metadata(MetaData(schema="source"))
 _TEXTS: Final = frozenset({str, type(None)})
 
 
@@ -56,7 +68,7 @@ def count(source: Connection) -> tuple[int, int]:
     with translate_errors(source.engine):
         sessions, registered = (
             source.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (_T, _S)
+            for table in (_SESSIONS, _SERVERS)
         )
     return sessions, registered
 
@@ -122,7 +134,7 @@ def _copy_servers(source: Connection, target: Connection, dry_run: bool) -> Coun
                 # One that is registered now has been copied at the same time.
                 with suppress(IntegrityError):
                     values = {name: getattr(server, name) for name in names}
-                    target.execute(insert(_S).values(values))
+                    target.execute(insert(_SERVERS).values(values))
         else:
             counts.there_already += 1
             counts.different += known != server
@@ -210,7 +222,7 @@ def _read_attached(source: Connection, target: Connection, adding: Target) -> It
         for span in spans(first, last, _ATTACHED):
             # In the order of the key, for the sake of its index.
             rows = select(_ATTACHED).where(span).order_by(*_ATTACHED.primary_key)
-            target.execute(insert(_T).from_select(NAMES, rows))
+            target.execute(insert(_SESSIONS).from_select(NAMES, rows))
 
     for keys in _pages(source, select(*KEY)):
         if not adding.add_blindly(len(keys), partial(add, keys[0], keys[-1])):
@@ -255,6 +267,6 @@ def verify(source: Connection, target: Connection, *, advance: Callable[[int], N
     missing = len(registered - {_key(server) for server in servers(target)})
     for keys in _pages(source, select(*KEY)):
         number += len(keys)
-        missing += absent(target, set(keys))
+        missing += count_absent(target, set(keys))
         advance(len(keys))
     return Verified(number, missing)

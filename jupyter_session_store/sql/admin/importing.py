@@ -20,7 +20,7 @@ from ..engine.timeouts import BUSY_TIMEOUT
 from ..models import Meta, UTCDateTime
 from ..queries.rows import to_row
 from ..schema import compatibility, stock
-from .bulk_insert import NAMES, Counts, Row, Target, absent
+from .bulk_insert import NAMES, Counts, Row, Target, count_absent
 
 _EXPECTED: Final = (
     "expected a file that Jupyter Server's own session manager has made: the value that "
@@ -172,7 +172,7 @@ def _is_same(row: Row, found: Row) -> bool:
     return bool(_STOCK(row) == _STOCK(found))
 
 
-def missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
+def count_missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
     """Return how many of a file's sessions are not in a scope's namespace.
 
     Raises
@@ -183,5 +183,5 @@ def missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
     count = 0
     for _, records in _batches(raw, scope):
         if records:
-            count += absent(target, {(scope.namespace, session_id) for session_id in records})
+            count += count_absent(target, {(scope.namespace, session_id) for session_id in records})
     return count

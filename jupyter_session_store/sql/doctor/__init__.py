@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine
 from ..engine.backend import backend_of
 from ..engine.url import describe, sqlite_file
 from ..schema import compatibility
-from . import general
-from .connecting import connect
+from . import common
+from .connection import connect
 from .findings import Examinations, Finding, Outcome, Verdict, reason, unknown
 
 __all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
@@ -25,11 +25,11 @@ __all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
 CONNECTION: Final = "connection"
 
 #: For a dialect that another package brings.
-_DEFAULT: Final = Examinations({"server": general.server})
+_DEFAULT: Final = Examinations({"server": common.server})
 _TABLES: Final[Mapping[str, Callable[[Connection], Outcome]]] = {
-    "rights": general.rights,
-    "sessions": general.sessions,
-    "strangers": general.unknown_authorities,
+    "rights": common.rights,
+    "sessions": common.sessions,
+    "strangers": common.unknown_authorities,
 }
 
 
@@ -56,9 +56,9 @@ def examine(engine: Engine) -> Iterator[Finding]:
         After one of :data:`CONNECTION` that failed there are no more.
     """
     for name, look in (
-        ("database", general.database),
-        ("packages", general.packages),
-        ("driver", general.driver),
+        ("database", common.database),
+        ("packages", common.packages),
+        ("driver", common.driver),
     ):
         yield Finding(name, *look(engine))
     examinations = _examinations_of(engine)
@@ -89,7 +89,7 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
     try:
         with engine.connect() as connection:
             found = compatibility.status(connection)
-        outcome = general.revision(found, describe(engine.url))
+        outcome = common.revision(found, describe(engine.url))
     except Exception as error:
         outcome = _not_examined(error, engine)
     yield Finding("revision", *outcome)
@@ -106,7 +106,7 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
 def _schema_rights(
     may: Callable[[Connection], bool | None], found: compatibility.Status, connection: Connection
 ) -> Outcome:
-    return general.schema_rights(may(connection), found)
+    return common.schema_rights(may(connection), found)
 
 
 def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -> Finding:

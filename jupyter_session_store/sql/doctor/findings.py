@@ -16,7 +16,7 @@ from ..engine.url import reason_of, redact
 
 
 class Verdict(Enum):
-    """What is thought of it."""
+    """The result of an examination."""
 
     OK = "ok"
     WARNING = "warning"
@@ -39,7 +39,7 @@ class Finding:
         password or a whole URL.
     cure : str or None
         The command, the statement or the setting that mends it; ``None`` if
-        there is nothing to mend, or nobody knows.
+        there is nothing to mend, or the fix is not known.
     """
 
     name: str

@@ -11,8 +11,8 @@ from ..engine.backend import backend_of
 from ..engine.mysql import MySQL
 from ..models import Base
 from . import encryption
+from .common import clock, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
-from .general import clock, room, server
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
 _DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})

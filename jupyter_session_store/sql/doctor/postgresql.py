@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from ..engine.backend import backend_of
 from ..models import Session
 from . import encryption
+from .common import clock, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
-from .general import clock, room, server
 
 #: The modes of libpq in which the server's certificate is verified.
 _VERIFYING: Final = ("verify-ca", "verify-full")

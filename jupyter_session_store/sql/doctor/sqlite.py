@@ -27,7 +27,7 @@ _STEPS: Final = 10_000
 
 
 def file(path: Path) -> Outcome:
-    """Judge who may read it, and whose it is."""
+    """Judge the mode and the owner of the file."""
     found = path.stat()
     quoted = shlex.quote(str(path))
     mode = found.st_mode & 0o777

@@ -39,24 +39,24 @@ def password_source(settings: dict[str, Any]) -> Callable[[], str] | None:
         if not isinstance(path, (str, os.PathLike)):
             raise ConfigurationError(f"{OPTIONS}['password_file'] is not a path.")
         file = Path(path)
-        return _guarded(
+        return _guard(
             lambda: file.read_text(encoding="utf-8").rstrip("\r\n"),
             "password_file",
             "a file of UTF-8 text that this user may read",
         )
     if isinstance(provider, str):
-        provider = _imported(provider)
+        provider = _import(provider)
     if provider is None:
         return None
     if not callable(provider):
         raise ConfigurationError(
             f"{OPTIONS}['password_provider'] is neither a callable nor 'module:name'."
         )
-    return _guarded(provider, "password_provider", "it to return a string")
+    return _guard(provider, "password_provider", "it to return a string")
 
 
-def _guarded(provide: Callable[[], Any], option: str, expected: str) -> Callable[[], str]:
-    def provided() -> str:
+def _guard(provide: Callable[[], Any], option: str, expected: str) -> Callable[[], str]:
+    def provide_or_fail() -> str:
         try:
             password = provide()
             if not isinstance(password, str):
@@ -69,10 +69,10 @@ def _guarded(provide: Callable[[], Any], option: str, expected: str) -> Callable
             ) from None
         return password
 
-    return provided
+    return provide_or_fail
 
 
-def _imported(name: str) -> Any:
+def _import(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)

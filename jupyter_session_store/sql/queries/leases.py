@@ -45,27 +45,27 @@ from ..models import Server, Session, to_utc
 from . import session_queries
 from .rows import COLUMNS, check_columns, readable, to_record
 
-_S: Final = cast("Table", Server.__table__)
-_T: Final = cast("Table", Session.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
 _FIELDS: Final = tuple(field.name for field in fields(ServerRecord))
-check_columns(ServerRecord, _FIELDS, _S, set())
-_READABLE: Final = readable(_S)
+check_columns(ServerRecord, _FIELDS, _SERVERS, set())
+_READABLE: Final = readable(_SERVERS)
 
 _THIS: Final = and_(
-    _S.c.namespace == bindparam("in_namespace"), _S.c.server_id == bindparam("this_id")
+    _SERVERS.c.namespace == bindparam("in_namespace"), _SERVERS.c.server_id == bindparam("this_id")
 )
-_INSERT: Final = insert(_S)
-_RENEW: Final = update(_S).where(_THIS).values(renewals=_S.c.renewals + 1)
-_LIST: Final = select(*_READABLE).where(_S.c.namespace == bindparam("in_namespace"))
-_EVICT: Final = delete(_S).where(_THIS, _S.c.renewals == bindparam("seen"))
+_INSERT: Final = insert(_SERVERS)
+_RENEW: Final = update(_SERVERS).where(_THIS).values(renewals=_SERVERS.c.renewals + 1)
+_LIST: Final = select(*_READABLE).where(_SERVERS.c.namespace == bindparam("in_namespace"))
+_EVICT: Final = delete(_SERVERS).where(_THIS, _SERVERS.c.renewals == bindparam("seen"))
 _LEFT_UNFINISHED: Final = exists(
     select(literal(1)).where(
-        _T.c.namespace == bindparam("in_namespace"),
-        _T.c.server_id == bindparam("this_id"),
-        _T.c.state.in_([STARTING, CLOSING]),
+        _SESSIONS.c.namespace == bindparam("in_namespace"),
+        _SESSIONS.c.server_id == bindparam("this_id"),
+        _SESSIONS.c.state.in_([STARTING, CLOSING]),
     )
 )
-_REMOVE: Final = delete(_S).where(_THIS, not_(_LEFT_UNFINISHED))
+_REMOVE: Final = delete(_SERVERS).where(_THIS, not_(_LEFT_UNFINISHED))
 
 
 def _this(server: ServerRecord) -> dict[str, Any]:
@@ -112,35 +112,43 @@ def _put_back(connection: Connection, record: SessionRecord) -> None:
 
 def no_registered_server(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return the condition that no server of a session's namespace meets all `conditions`."""
-    registered = select(literal(1)).where(_S.c.namespace == _T.c.namespace, *conditions)
-    return not_(exists(registered.correlate(_T)))
+    registered = select(literal(1)).where(
+        _SERVERS.c.namespace == _SESSIONS.c.namespace, *conditions
+    )
+    return not_(exists(registered.correlate(_SESSIONS)))
 
 
 def authority_begins(authority: str) -> ColumnElement[bool]:
     """Return the condition that a session's authority begins so; SQLite's LIKE ignores case."""
     length: ColumnElement[int] = literal_column(str(len(authority)))
-    return func.substr(_T.c.authority, literal_column("1"), length) == authority
+    return func.substr(_SESSIONS.c.authority, literal_column("1"), length) == authority
 
 
-_IN_NAMESPACE: Final = _T.c.namespace == bindparam("in_namespace")
+_IN_NAMESPACE: Final = _SESSIONS.c.namespace == bindparam("in_namespace")
 #: Kernels that a server runs itself.
 LOCAL: Final = authority_begins(SERVER_AUTHORITY)
 #: The server that a session's authority names, and the one that wrote the session.
-IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + _S.c.server_id == _T.c.authority
-IS_OWNER: Final = _S.c.server_id == _T.c.server_id
+IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + _SERVERS.c.server_id == _SESSIONS.c.authority
+IS_OWNER: Final = _SERVERS.c.server_id == _SESSIONS.c.server_id
 _OWNER_GONE: Final = and_(_IN_NAMESPACE, not_(LOCAL), no_registered_server(IS_OWNER))
-_REMOVE_LOCAL: Final = delete(_T).where(_IN_NAMESPACE, LOCAL, no_registered_server(IS_AUTHORITY))
-_REOPEN: Final = update(_T).where(_OWNER_GONE, _T.c.state == CLOSING).values(state=READY)
-_REMOVE_UNSTARTED: Final = delete(_T).where(
-    _OWNER_GONE, _T.c.state == STARTING, _T.c.kernel_id.is_(None)
+_REMOVE_LOCAL: Final = delete(_SESSIONS).where(
+    _IN_NAMESPACE, LOCAL, no_registered_server(IS_AUTHORITY)
+)
+_REOPEN: Final = (
+    update(_SESSIONS).where(_OWNER_GONE, _SESSIONS.c.state == CLOSING).values(state=READY)
+)
+_REMOVE_UNSTARTED: Final = delete(_SESSIONS).where(
+    _OWNER_GONE, _SESSIONS.c.state == STARTING, _SESSIONS.c.kernel_id.is_(None)
 )
 _TAKE_OVER: Final = (
-    update(_T)
-    .where(session_queries.IN_SCOPE, _OWNER_GONE, _T.c.state == STARTING)
+    update(_SESSIONS)
+    .where(session_queries.IN_SCOPE, _OWNER_GONE, _SESSIONS.c.state == STARTING)
     .values(server_id=bindparam("new_server"))
 )
 _STARTED_BY: Final = select(*COLUMNS).where(
-    session_queries.IN_SCOPE, _T.c.state == STARTING, _T.c.server_id == bindparam("new_server")
+    session_queries.IN_SCOPE,
+    _SESSIONS.c.state == STARTING,
+    _SESSIONS.c.server_id == bindparam("new_server"),
 )
 
 
@@ -190,7 +198,9 @@ def evict_without_takeover(
 
 #: Sessions whose authority no server would have written.
 UNKNOWN_AUTHORITY: Final = and_(not_(LOCAL), not_(authority_begins(GATEWAY_AUTHORITY)))
-_WITH_UNKNOWN_AUTHORITY: Final = select(_T.c.session_id).where(_IN_NAMESPACE, UNKNOWN_AUTHORITY)
+_WITH_UNKNOWN_AUTHORITY: Final = select(_SESSIONS.c.session_id).where(
+    _IN_NAMESPACE, UNKNOWN_AUTHORITY
+)
 
 
 def with_unknown_authority(connection: Connection, scope: Scope) -> list[str]:
@@ -204,9 +214,9 @@ def depart(connection: Connection, departure: Departure) -> int:
     scope, running = departure.scope, departure.running
     count = 0
     if running is not None:
-        statement = delete(_T).where(
+        statement = delete(_SESSIONS).where(
             session_queries.IN_SCOPE,
-            or_(_T.c.kernel_id.is_(None), _T.c.kernel_id.not_in(list(running))),
+            or_(_SESSIONS.c.kernel_id.is_(None), _SESSIONS.c.kernel_id.not_in(list(running))),
         )
         count = connection.execute(statement, session_queries.scoped(scope)).rowcount
     if not running:

@@ -1,7 +1,6 @@
 """The migrations of this installation: what each declares, and running them under a lock.
 
-Alembic is imported only to do that. Whoever just looks at a schema, as a server
-does whose database is current, starts without it.
+Alembic is imported only to do that: a server whose database is current starts without it.
 """
 
 from __future__ import annotations
@@ -103,10 +102,10 @@ def revisions() -> list[Revision]:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
-    return [_declared(script) for script in scripts][::-1]
+    return [_read_declaration(script) for script in scripts][::-1]
 
 
-def _declared(script: Script) -> Revision:
+def _read_declaration(script: Script) -> Revision:
     previous = script.down_revision
     assert previous is None or isinstance(previous, str), "the revisions are one line"
     module = script.module

@@ -106,13 +106,13 @@ def sessions(
 def _pages(raw: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     columns = f"SELECT rowid, {', '.join(_COLUMNS)} FROM {TABLE}"
     end = f"ORDER BY rowid LIMIT {BATCH}"
-    rows = _fetched(raw, f"{columns} {end}")
+    rows = _fetch(raw, f"{columns} {end}")
     while rows:
         yield rows
-        rows = _fetched(raw, f"{columns} WHERE rowid > ? {end}", rows[-1][0])
+        rows = _fetch(raw, f"{columns} WHERE rowid > ? {end}", rows[-1][0])
 
 
-def _fetched(raw: sqlite3.Connection, statement: str, *values: int) -> list[tuple[Any, ...]]:
+def _fetch(raw: sqlite3.Connection, statement: str, *values: int) -> list[tuple[Any, ...]]:
     usual = raw.text_factory
     raw.text_factory = _TEXT
     try:

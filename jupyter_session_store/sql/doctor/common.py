@@ -181,7 +181,7 @@ def room(used: int, most: int, cure: str) -> Outcome:
     Parameters
     ----------
     used, most : int
-        How many there are, whoever's they are, and may be.
+        How many connections there are, of all clients, and may be.
     cure : str
     """
     text = f"{used} of {most} are in use; each server that is busy holds one"
