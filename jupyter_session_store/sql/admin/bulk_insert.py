@@ -207,7 +207,8 @@ class Target:
 def _writer(connection: Connection) -> Callable[[Sequence[Row]], object]:
     """Return what adds rows by the fastest way that the driver has."""
     dialect, backend = connection.dialect, backend_of(connection)
-    backend.refuse_truncation(connection)
+    if backend.strict_mode:
+        connection.exec_driver_sql(backend.strict_mode)
     write = backend.driver.row_writer(connection, _SESSIONS.name, NAMES)
     if write is not None:
         return write

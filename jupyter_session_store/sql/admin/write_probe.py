@@ -40,7 +40,8 @@ def write(connection: Connection, server: ServerRecord) -> None:
     """
     this = {"in_namespace": server.namespace, "this_id": server.server_id}
     with transaction(connection):
-        backend_of(connection).limit_lock_wait(connection)
+        if limit := backend_of(connection).lock_wait_limit:
+            connection.exec_driver_sql(limit)
         # Where nothing is changed, MySQL and SQLite write nothing, and do not notice that the
         # disk is full. The two are one transaction: no other connection sees what is between.
         for step in (1, -1):

@@ -125,6 +125,10 @@ class Backend:
     is_typed: ClassVar[bool] = True
     #: The level of a migration's connection, which has real transactions.
     migration_isolation: ClassVar[str | None] = "READ COMMITTED"
+    #: Has a transaction wait for a lock no longer than a server does.
+    lock_wait_limit: ClassVar[str | None] = None
+    #: Has a connection refuse a text that is too long, not cut it off.
+    strict_mode: ClassVar[str | None] = None
     #: A query whose answer is the same on all connections to one database, and on no others.
     identity: ClassVar[str | None] = None
     #: A query for its clock.
@@ -169,16 +173,10 @@ class Backend:
         """Set up the connections of an engine."""
 
     def keep_journal(self, connection: Connection) -> None:
-        """Give a file the journal with which readers and a writer do not wait for each other.
+        """Give a file a journal with which readers and a writer do not wait for each other.
 
-        Now, and at each connect of this engine from now on. Only where this package's
-        tables are: the file stays as it is for a reader, and may be another program's, or
-        a backup.
-
-        Parameters
-        ----------
-        connection : Connection
-            In no transaction.
+        Now, and at each later connect of this engine. Only for a file with this package's
+        tables: another may be another program's, or a backup. `connection` has no transaction.
         """
 
     # Columns
@@ -264,13 +262,7 @@ class Backend:
             connection.execute(text(release), values)
             connection.commit()
 
-    def limit_lock_wait(self, connection: Connection) -> None:
-        """Let the current transaction wait for a lock no longer than a server does."""
-
     # Operators
-
-    def refuse_truncation(self, connection: Connection) -> None:
-        """Have this connection refuse a text that is too long, not cut it off."""
 
     def role(self, connection: Connection) -> str:
         """Return the role of this connection, as the database's statements name it."""

@@ -75,6 +75,7 @@ class MySQL(Backend):
         "WHERE table_schema = database() AND table_name = 'jupyter_sessions'"
     )
     clock = "SELECT utc_timestamp(6)"
+    strict_mode = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
     examinations = "mysql"
 
     rolled_back_codes = Backend.rolled_back_codes | {1213, 1205}
@@ -103,12 +104,6 @@ class MySQL(Backend):
             take="SELECT GET_LOCK(:name, 0)",
             release="SELECT RELEASE_LOCK(:name)",
             values={"name": "jss-" + hashlib.sha256(str(database).encode()).hexdigest()[:32]},
-        )
-
-    def refuse_truncation(self, connection: Connection) -> None:
-        """Make this session strict, as a server may not be."""
-        connection.exec_driver_sql(
-            "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
         )
 
     def role(self, connection: Connection) -> str:

@@ -78,13 +78,15 @@ class Psycopg(Driver):
 class PostgreSQL(Backend):
     """PostgreSQL."""
 
+    title = "PostgreSQL"
     drivername = "postgresql+psycopg"
     port = 5432
     oldest_release = (14,)
     identity = "SELECT pg_postmaster_start_time(), current_database(), current_schema()"
     clock = "SELECT clock_timestamp()"
+    # Of the transaction: behind a pooler, what is set for longer is set for other clients.
+    lock_wait_limit = f"SET LOCAL lock_timeout = '{timeouts.BUSY_TIMEOUT}s'"
     examinations = "postgresql"
-    title = "PostgreSQL"
 
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
         """Return a text under the collation that compares bytes."""
@@ -115,10 +117,6 @@ class PostgreSQL(Backend):
             release=f"SELECT pg_advisory_unlock({keys})",
             values={"package": package - 2**31},
         )
-
-    def limit_lock_wait(self, connection: Connection) -> None:
-        """Set it for this transaction: behind a pooler, a longer setting reaches others."""
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{timeouts.BUSY_TIMEOUT}s'")
 
 
 def _limit(connection: Any, name: str, seconds: float) -> str:

@@ -17,7 +17,7 @@ _READ_VERSION: Final = 19
 
 #: File systems that are shared between hosts (the names that Linux and macOS give them).
 NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {
+    [
         "9p",
         "afpfs",
         "afs",
@@ -46,7 +46,7 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
         "virtiofs",
         "vboxsf",
         "webdav",
-    }
+    ]
 )
 
 

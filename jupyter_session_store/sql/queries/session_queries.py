@@ -42,18 +42,6 @@ from ...records import Scope, SessionRecord, path_digest
 from ..models import Session
 from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
-__all__ = [
-    "IN_SCOPE",
-    "THIS",
-    "Added",
-    "add",
-    "change",
-    "find",
-    "remove",
-    "scoped",
-    "update",
-]
-
 _SESSIONS: Final = cast("Table", Session.__table__)
 _BATCH: Final = 500
 _ANYTHING: Final[Mapping[str, str]] = MappingProxyType({})
