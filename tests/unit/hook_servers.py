@@ -79,10 +79,11 @@ class Server:
 
     def kill(self, kernel_id: str) -> None:
         """Let a kernel die, unnoticed by the server."""
+        kernels: Any = self.app.kernel_manager
         if self._gateway is not None:
             del self._gateway.models[kernel_id]
         else:
-            self.app.kernel_manager.die(kernel_id)
+            kernels.die(kernel_id)
 
     async def revive(self, kernel_id: str) -> None:
         """Have a kernel run again under the id that it had."""
