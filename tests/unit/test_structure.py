@@ -22,18 +22,21 @@ FACADES: Final = {
 }
 MOST_LINES: Final = 600
 
-#: What Jupyter, or who owns the object, declares or makes before the attribute is set.
+#: What a class of Jupyter, Tornado or traitlets declares, from which the class inherits.
 FOREIGN_ATTRIBUTES: Final = {
-    # Declared by the stock class, and set when the gateway has answered.
+    ("Downgrade", "extra_args"),  # traitlets' Application
+    ("KernelWebsocket", "disconnected"),  # Jupyter Server's GatewayWebSocketConnection
+    ("PersistentGatewayKernel", "execution_state"),  # Jupyter Server's GatewayKernelManager
     ("PersistentGatewayKernel", "kernel"),
     ("PersistentGatewayKernel", "kernel_id"),
-    ("PersistentGatewayKernel", "kernel_url"),
     ("PersistentGatewayKernel", "kernel_name"),
-    ("PersistentGatewayKernel", "execution_state"),
+    ("PersistentGatewayKernel", "kernel_url"),
     ("PersistentGatewayKernel", "last_activity"),
-    # Jupyter Server sets it to False, before this class does to True.
-    ("PersistentGatewayKernelManager", "_initialized_culler"),
+    ("PersistentGatewayKernelManager", "_initialized_culler"),  # its MappingKernelManager
+    ("SessionRootHandler", "get_json_body"),  # its APIHandler, whose POST reads the body again
 }
+#: What makes an object ready. Tornado's handlers have the second, which their constructor calls.
+CONSTRUCTORS: Final = frozenset({"__init__", "initialize"})
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -84,13 +87,13 @@ def assigned(method: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 
 
 def declared(one: Declared) -> set[str]:
-    """Return the attributes that a class declares, in its body or in its `__init__`."""
+    """Return the attributes that a class declares, in its body or in its constructor."""
     names: set[str] = set()
     for node in one.node.body:
         if isinstance(node, Function):
             # A property with a setter is declared by its name.
             names.add(node.name)
-            if node.name == "__init__":
+            if node.name in CONSTRUCTORS:
                 names |= assigned(node)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
@@ -149,7 +152,7 @@ def test_every_attribute_is_declared_by_its_own_class() -> None:
         (one.name, attribute)
         for one in all_classes
         for method in one.node.body
-        if isinstance(method, Function) and method.name != "__init__"
+        if isinstance(method, Function) and method.name not in CONSTRUCTORS
         for attribute in assigned(method) - known(one)
     }
     assert undeclared - FOREIGN_ATTRIBUTES == set()
