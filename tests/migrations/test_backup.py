@@ -341,7 +341,8 @@ UPGRADE: Final = """if True:
     import os, resource, sys
     from pathlib import Path
     from jupyter_session_store.errors import StoreUnavailable
-    from jupyter_session_store.sql import engine, migrating
+    from jupyter_session_store.sql import engine
+    from jupyter_session_store.sql.schema import migrating
     file, later = sys.argv[1:]
     migrating.migrations_folder = lambda: Path(later)
     made = engine.create(file)
