@@ -126,17 +126,17 @@ class Settings:
 
 def _options_for(url: str, reader: PersistentSessionManager) -> Mapping[str, Any]:
     """Return the engine options for a URL that was given, which no other's password goes to."""
-    from ..sql.engine import credentials
+    from ..sql.engine import passwords
 
     options = reader.engine_options
-    if not credentials.hold_password(options):
+    if not passwords.hold_password(options):
         # Nor is the configured database looked at: it may be of no use, and therefore not meant.
         return options
     configured = None
     if reader.repository == "sqlalchemy":
         with suppress(TraitError):
             configured = reader.database_filepath
-    return credentials.options_for(url, options, configured)
+    return passwords.options_for(url, options, configured)
 
 
 def _url_of(given: str) -> str:
