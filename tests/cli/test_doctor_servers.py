@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_session_store.sql.doctor import Verdict, common, encryption
+from jupyter_session_store.sql.doctor import Verdict, common
 
 from ..databases import Database, Instance
 from ..databases.certificates import Certificate, turn_on_tls
@@ -68,7 +68,7 @@ def test_room() -> None:
 def test_what_is_thought_of_tls(
     host: str | None, protocol: str | None, verified: bool | None, verdict: Verdict
 ) -> None:
-    found, text, _ = encryption.judge(host, protocol, verified, "seen so")
+    found, text, _ = common.judge_tls(host, protocol, verified, "seen so")
     assert found is verdict
     assert "seen so" in text
     assert ("Off" in text) is (protocol is None)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from typing import Any, Final
 
 import sqlalchemy
@@ -232,3 +233,48 @@ def unknown_authorities(connection: Connection) -> Outcome:
         f"If nobody needs them: DELETE FROM {Session.__tablename__} WHERE authority NOT LIKE "
         f"'{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%';",
     )
+
+
+def judge_tls(host: str | None, protocol: str | None, verified: bool | None, how: str) -> Outcome:
+    """Judge the TLS of a connection.
+
+    Parameters
+    ----------
+    host : str or None
+        A name, an address, or the path of a socket.
+    protocol : str or None
+        Which is spoken; ``None`` if none.
+    verified : bool or None
+        Whether the server has to prove that it is the right one; ``None`` if
+        that cannot be told.
+    how : str
+        What says so.
+    """
+    cure = (
+        "PostgreSQL: ?sslmode=verify-full&sslrootcert=PATH in the URL. MySQL: engine_options = "
+        '{"connect_args": {"ssl": {"ca": "PATH", "check_hostname": True}}}'
+    )
+    local = _is_local(host)
+    if protocol is None:
+        if local:
+            return ok(f"Off, {how}: the server is on this machine.")
+        return warning(
+            f"Off, {how}: what is sent can be read and changed on its way; expected TLS.", cure
+        )
+    text = f"{protocol}, {how}"
+    if verified is False and not local:
+        return warning(
+            f"{text}: whoever is on the way can pass for the server; expected that its "
+            "certificate is verified.",
+            cure,
+        )
+    return ok(f"{text}.")
+
+
+def _is_local(host: str | None) -> bool:
+    if not host or host == "localhost" or host.startswith(("/", "@")):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

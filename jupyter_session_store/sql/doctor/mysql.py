@@ -10,8 +10,7 @@ from sqlalchemy import Connection, text
 from ..engine.backend import backend_of
 from ..engine.mysql import MySQL
 from ..models import Base
-from . import encryption
-from .common import clock, room, server
+from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
@@ -40,17 +39,17 @@ def tls(connection: Connection) -> Outcome:
     driver: Any = connection.connection.dbapi_connection
     host = getattr(driver, "unix_socket", None) or connection.engine.url.host
     if not status.get("Ssl_cipher"):
-        return encryption.judge(host, None, None, "no cipher is in use")
+        return judge_tls(host, None, None, "no cipher is in use")
     protocol = f"{status.get('Ssl_version') or 'TLS'}, {status['Ssl_cipher']}"
     context = getattr(driver, "ctx", None)
     if not isinstance(context, ssl.SSLContext):
-        return encryption.judge(host, protocol, None, "whether verified is not known")
+        return judge_tls(host, protocol, None, "whether verified is not known")
     verified = context.verify_mode is ssl.CERT_REQUIRED
     how = "the certificate is not verified"
     if verified:
         how = "the certificate is verified, the host's name "
         how += "too" if context.check_hostname else "is not"
-    return encryption.judge(host, protocol, verified, how)
+    return judge_tls(host, protocol, verified, how)
 
 
 def pooler(connection: Connection) -> Outcome:

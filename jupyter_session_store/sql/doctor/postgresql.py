@@ -8,8 +8,7 @@ from sqlalchemy import Connection
 
 from ..engine.backend import backend_of
 from ..models import Session
-from . import encryption
-from .common import clock, room, server
+from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 #: The modes of libpq in which the server's certificate is verified.
@@ -68,14 +67,14 @@ def tls(connection: Connection) -> Outcome:
     host = driver.info.hostaddr or driver.info.host
     how = f"sslmode={mode}"
     if not driver.pgconn.ssl_in_use:
-        return encryption.judge(host, None, None, how)
+        return judge_tls(host, None, None, how)
     protocol = "TLS"
     if not _is_pooled(connection, driver):
         version, cipher = connection.exec_driver_sql(
             "SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         ).one()
         protocol = f"{version}, {cipher}"
-    return encryption.judge(host, protocol, mode in _VERIFYING, how)
+    return judge_tls(host, protocol, mode in _VERIFYING, how)
 
 
 def pooler(connection: Connection) -> Outcome:

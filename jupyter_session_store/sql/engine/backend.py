@@ -8,7 +8,7 @@ dialect that is not named here gets the defaults of :class:`Backend`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib import import_module
@@ -155,8 +155,6 @@ class Backend:
         self.title = type(self).title or name
         self.driver = driver
 
-    # URLs and engines
-
     def is_memory(self, url: URL) -> bool:
         """Return whether the database lives in this process's memory alone."""
         return False
@@ -179,8 +177,6 @@ class Backend:
         tables: another may be another program's, or a backup. `connection` has no transaction.
         """
 
-    # Columns
-
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
         """Return the type of a text that compares by its code points; of a long one if `None`."""
         return String(length) if length else Text()
@@ -196,8 +192,6 @@ class Backend:
     def readable_date(self, column: str) -> str:
         """Return the SQL that reads a date, and never one at which the driver fails."""
         return column
-
-    # Errors
 
     def is_rolled_back(self, error: SQLAlchemyError) -> bool:
         """Return whether the database undid a unit of work for another's sake."""
@@ -223,8 +217,6 @@ class Backend:
         """Return whether a table, a column or a right may be missing."""
         return isinstance(error, ProgrammingError) or _has_code(error, self.schema_changed_codes)
 
-    # Locks
-
     def migration_lock(
         self, connection: Connection, attempts: Iterator[None]
     ) -> AbstractContextManager[None]:
@@ -236,7 +228,7 @@ class Backend:
         attempts : iterator
             Waits before each attempt but the first, and raises when there are no more.
         """
-        return _no_lock()
+        return nullcontext()
 
     @contextmanager
     def _session_lock(
@@ -261,8 +253,6 @@ class Backend:
             connection.rollback()
             connection.execute(text(release), values)
             connection.commit()
-
-    # Operators
 
     def role(self, connection: Connection) -> str:
         """Return the role of this connection, as the database's statements name it."""
@@ -298,11 +288,6 @@ def _import(name: str) -> Any:
     # Late: a process imports what belongs to its own database alone.
     module, _, attribute = name.partition(":")
     return getattr(import_module(f".{module}", __package__), attribute)
-
-
-@contextmanager
-def _no_lock() -> Iterator[None]:
-    yield
 
 
 def in_utc(value: datetime) -> datetime:

@@ -85,12 +85,10 @@ class MySQL(Backend):
     schema_changed_codes = Backend.schema_changed_codes | {1054, 1364}
 
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
-        """Return a text of four-byte characters under the exact collation."""
         exact = {"charset": "utf8mb4", "collation": self.collation}
         return mysql.VARCHAR(length, **exact) if length else mysql.MEDIUMTEXT(**exact)
 
     def date_time(self) -> TypeEngine[Any]:
-        """Return a date to the microsecond."""
         return mysql.DATETIME(fsp=6)
 
     def migration_lock(
@@ -107,13 +105,11 @@ class MySQL(Backend):
         )
 
     def role(self, connection: Connection) -> str:
-        """Return the user and the host that it is known from."""
         name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
         user, _, host = name.rpartition("@")
         return f"'{user}'@'{host}'"
 
     def qualify(self, connection: Connection, table: str) -> str:
-        """Return a table with its database, which a GRANT needs."""
         quote = connection.dialect.identifier_preparer.quote
         return f"{quote(connection.engine.url.database or 'DATABASE')}.{table}"
 

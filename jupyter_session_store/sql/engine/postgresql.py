@@ -35,7 +35,6 @@ class Psycopg(Driver):
     engine_options = {"use_native_hstore": False}  # noqa: RUF012
 
     def describe(self, module: Any, release: str | None) -> str:
-        """Return its release, and that of libpq."""
         major, minor = divmod(module.pq.version(), 10_000)
         return f"{super().describe(module, release)} ({module.pq.__impl__}), libpq {major}.{minor}"
 
@@ -89,15 +88,12 @@ class PostgreSQL(Backend):
     examinations = "postgresql"
 
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
-        """Return a text under the collation that compares bytes."""
         return String(length, collation="C") if length else Text()
 
     def date_time(self) -> TypeEngine[Any]:
-        """Return a date with its time zone."""
         return TIMESTAMP(timezone=True)
 
     def date_parameter(self, value: datetime) -> Any:
-        """Return the date as it is."""
         return value
 
     def readable_date(self, column: str) -> str:

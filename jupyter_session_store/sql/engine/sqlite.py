@@ -36,7 +36,6 @@ class PySQLite(Driver):
     connect_args = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}  # noqa: RUF012
 
     def describe(self, module: Any, release: str | None) -> str:
-        """Return the release of the library."""
         return f"sqlite3 of Python, SQLite {module.sqlite_version}"
 
 
@@ -55,20 +54,17 @@ class SQLite(Backend):
     examinations = "sqlite"
 
     def is_memory(self, url: URL) -> bool:
-        """Return whether the database lives in this process's memory alone."""
         if url.database in (None, "", MEMORY, "file::memory:"):
             return True
         in_memory = {("mode", "memory"), ("vfs", "memdb")}
         return url.database.startswith("file:") and not in_memory.isdisjoint(url.query.items())
 
     def file(self, url: URL) -> Path | None:
-        """Return the file, or ``None``: in memory, or a ``file:`` URI."""
         if self.is_memory(url) or not url.database or url.database.startswith("file:"):
             return None
         return Path(url.database)
 
     def describe(self, url: URL) -> str:
-        """Return the name of the file."""
         if self.is_memory(url):
             return "SQLite in memory"
         path = self.file(url)
@@ -95,7 +91,6 @@ class SQLite(Backend):
                 cursor.close()
 
     def keep_journal(self, connection: Connection) -> None:
-        """Set the journal of the file, now and at each connect from now on."""
         engine = connection.engine
         path = self.file(engine.url)
         if path is not None and engine not in _JOURNAL_ENGINES:
@@ -103,23 +98,18 @@ class SQLite(Backend):
             _JOURNAL_ENGINES.add(engine)
 
     def date_time(self) -> TypeEngine[Any]:
-        """Return a text: SQLite has no type for dates."""
         return String(32)
 
     def date_parameter(self, value: datetime) -> Any:
-        """Return the date as text that sorts by time."""
         return in_utc(value).isoformat(" ", "microseconds")
 
     def is_rolled_back(self, error: SQLAlchemyError) -> bool:
-        """Return whether another process holds the lock."""
         return isinstance(error, DatabaseError) and _has_code(error, _BUSY)
 
     def is_write_denied(self, error: SQLAlchemyError) -> bool:
-        """Return whether the file may only be read."""
         return _has_code(error, _READ_ONLY)
 
     def is_schema_changed(self, error: SQLAlchemyError) -> bool:
-        """Return whether a table or a column may be missing."""
         return super().is_schema_changed(error) or _says(_orig(error), _SCHEMA_CHANGED)
 
     @contextmanager

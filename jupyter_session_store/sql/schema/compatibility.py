@@ -14,22 +14,7 @@ from ...errors import SchemaMismatch
 from ..engine.backend import backend_of
 from ..engine.url import describe
 from ..models import Base, Meta
-from .migrating import known_revisions, migrations_folder, upgrade
-
-__all__ = [
-    "CODE",
-    "HEAD",
-    "OLDEST_COMPATIBLE_CODE",
-    "STOCK_ADOPTED",
-    "VERSION_TABLE",
-    "State",
-    "Status",
-    "ensure",
-    "explain",
-    "known_revisions",
-    "migrations_folder",
-    "status",
-]
+from .migrating import known_revisions, upgrade
 
 #: The revision that this code was written for: the newest migration.
 HEAD: Final = "0001"

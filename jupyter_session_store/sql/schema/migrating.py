@@ -154,23 +154,8 @@ def upgrade_plan(current: str | None, target: str = "head") -> list[Revision]:
 def downgrade_plan(current: str | None, target: str) -> list[Revision]:
     """Return the revisions that a downgrade would undo, the newest first.
 
-    Parameters
-    ----------
-    current : str or None
-        The revision of the database; ``None`` if it has none of the tables.
-    target : str
-        A revision, ``"base"`` (before the first), or a number of steps from here
-        (``"-1"``) or from a revision (``"head-1"``).
-
-    Returns
-    -------
-    list of Revision
-        Empty if the database is there already.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such revision, or it lies ahead of the database's.
+    As :func:`upgrade_plan`, but that `target` may be ``"base"`` (before the first
+    revision), and must not lie ahead of the database's.
     """
     known = revisions()
     here = _position(known, current)
