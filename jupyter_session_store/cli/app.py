@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Any, Final
 
-from .command import CommandLine, ExitCode, wrong_usage
+from .command_line import CommandLine, ExitCode, exit_with_usage_error
 
-_COMMANDS: Final = "jupyter_session_store.cli"
+_PACKAGE: Final = "jupyter_session_store.cli"
 
 
 class SessionStoreApp(CommandLine):
@@ -38,27 +38,27 @@ class SessionStoreApp(CommandLine):
     flags: Any = {}
     aliases: Any = {}
     subcommands: Any = {
-        "upgrade": (f"{_COMMANDS}.schema.Upgrade", "Bring the schema to the newest revision."),
-        "downgrade": (f"{_COMMANDS}.schema.Downgrade", "Take the schema back to a revision."),
-        "current": (f"{_COMMANDS}.schema.Current", "Show which revision the database is at."),
-        "history": (f"{_COMMANDS}.schema.History", "Show the revisions that there are."),
-        "check": (f"{_COMMANDS}.schema.Check", "Say by the exit code whether the schema fits."),
-        "doctor": (f"{_COMMANDS}.doctor.Doctor", "Examine the database and the way to it."),
-        "list": (f"{_COMMANDS}.inspecting.List", "List sessions."),
-        "show": (f"{_COMMANDS}.inspecting.Show", "Show all that is stored of a session."),
-        "servers": (f"{_COMMANDS}.inspecting.Servers", "List the registered servers."),
-        "prune": (f"{_COMMANDS}.cleaning.Prune", "Remove sessions that nobody needs."),
-        "purge": (f"{_COMMANDS}.cleaning.Purge", "Remove all of a namespace."),
-        "rename": (f"{_COMMANDS}.cleaning.Rename", "Give a namespace another name."),
-        "copy": (f"{_COMMANDS}.transfer.Copy", "Copy everything to another database."),
-        "import": (f"{_COMMANDS}.transfer.Import", "Take over a stock manager's SQLite file."),
+        "upgrade": (f"{_PACKAGE}.upgrade.Upgrade", "Bring the schema to the newest revision."),
+        "downgrade": (f"{_PACKAGE}.downgrade.Downgrade", "Take the schema back to a revision."),
+        "current": (f"{_PACKAGE}.current.Current", "Show which revision the database is at."),
+        "history": (f"{_PACKAGE}.history.History", "Show the revisions that there are."),
+        "check": (f"{_PACKAGE}.check.Check", "Say by the exit code whether the schema fits."),
+        "doctor": (f"{_PACKAGE}.doctor.Doctor", "Examine the database and the way to it."),
+        "list": (f"{_PACKAGE}.list.List", "List sessions."),
+        "show": (f"{_PACKAGE}.show.Show", "Show all that is stored of a session."),
+        "servers": (f"{_PACKAGE}.servers.Servers", "List the registered servers."),
+        "prune": (f"{_PACKAGE}.prune.Prune", "Remove sessions that nobody needs."),
+        "purge": (f"{_PACKAGE}.purge.Purge", "Remove all of a namespace."),
+        "rename": (f"{_PACKAGE}.rename.Rename", "Give a namespace another name."),
+        "copy": (f"{_PACKAGE}.copy.Copy", "Copy everything to another database."),
+        "import": (f"{_PACKAGE}.import_.Import", "Take over a stock manager's SQLite file."),
     }
 
     def start(self) -> None:
         """Start the subcommand; without one, show what there is."""
         super().start()
         if self.extra_args:
-            wrong_usage(
+            exit_with_usage_error(
                 f"There is no subcommand {self.extra_args[0]!r}; expected one of "
                 f"{', '.join(self.subcommands)}."
             )

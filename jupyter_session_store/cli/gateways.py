@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_server.gateway.gateway_client import GatewayClient
 
+from ..config import SECTIONS
 from ..errors import ConfigurationError
 from ..kernels.authority import gateway_name_of
 
@@ -57,7 +58,7 @@ def is_setting(name: str) -> bool:
 
 
 def _configured(config: Config) -> str:
-    for section in ("PersistentSessionManager", "SessionManager"):
+    for section in reversed(SECTIONS):
         if "gateway_name" in config[section]:
             return str(config[section].gateway_name)
     url = _Client(config=config).url

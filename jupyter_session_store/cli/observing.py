@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS: Final = 0.5
 #: Added to the longest lease, at least: until then the database may take no writes.
-_PATIENCE: Final = 30.0
+_EXTRA_SECONDS: Final = 30.0
 _TOO_LATE: Final = "it answered late, or this machine was suspended"
 
 #: A server's namespace and id.
@@ -76,12 +76,12 @@ def observe(
     # waits as long for a lock, and after a third of its lease it does not then run out.
     late = min(BUSY_TIMEOUT, min(leases) / 2)
     began = looked = now()
-    last = began + max(leases) + max(_PATIENCE, *leases)
-    probe = _Probe(connection, note, must_know)
+    last = began + max(leases) + max(_EXTRA_SECONDS, *leases)
+    probe = _WriteProbe(connection, note, must_know)
     since: float | None = None
     for turn in count():
         # Each in its turn: a row may be locked by itself.
-        fault = probe.fault([*waiting.values()][turn % len(waiting)])
+        fault = probe.try_write([*waiting.values()][turn % len(waiting)])
         registered = {_key(server): server for server in listing.servers(connection)}
         seen = now()
         if seen - looked > late:
@@ -91,7 +91,7 @@ def observe(
             since = seen if since is None else since
         else:
             if seen > last:
-                raise _unseen(connection, fault, seen - began)
+                raise _cannot_observe(connection, fault, seen - began)
             if since is not None or not turn:
                 note(f"Watching anew: no lease could be renewed just now ({fault}).")
             since = None
@@ -112,7 +112,7 @@ def observe(
     return found
 
 
-class _Probe:
+class _WriteProbe:
     """Writes, as long as this role may."""
 
     def __init__(
@@ -123,7 +123,7 @@ class _Probe:
         self._must_know = must_know
         self.denied = False
 
-    def fault(self, server: ServerRecord) -> str | None:
+    def try_write(self, server: ServerRecord) -> str | None:
         """Write, and return what is wrong, or ``None``: also if this role may not."""
         from sqlalchemy.exc import DBAPIError
 
@@ -141,10 +141,10 @@ class _Probe:
             if not is_write_denied(error):
                 return factory.reason_of(error, self._connection.engine.url)
             self.denied = True
-            self._deny(error)
+            self._report_denied(error)
         return None
 
-    def _deny(self, error: SQLAlchemyError) -> None:
+    def _report_denied(self, error: SQLAlchemyError) -> None:
         from ..sql.engine import factory
 
         url = self._connection.engine.url
@@ -158,7 +158,7 @@ class _Probe:
         self._note(f"{reason}: others are unknown here. {cure}")
 
 
-def _unseen(connection: Connection, fault: str, seconds: float) -> StoreUnavailable:
+def _cannot_observe(connection: Connection, fault: str, seconds: float) -> StoreUnavailable:
     from ..sql.engine import factory
 
     return StoreUnavailable(

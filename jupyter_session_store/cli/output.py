@@ -10,10 +10,10 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-__all__ = ["Output", "OutputError", "flush", "harmless", "shown"]
+__all__ = ["Output", "OutputError", "escape_controls", "flush", "format_value"]
 
 #: Rows of one table on a terminal: its columns are as wide as these need.
-_ROWS: Final = 200
+_TABLE_ROWS: Final = 200
 
 
 class OutputError(Exception):
@@ -80,16 +80,16 @@ class Output:
     def one(self, values: Mapping[str, Any]) -> None:
         """Write one thing: a line for each of its values."""
         if self._json:
-            _write(f"{json.dumps(values, default=_plain, indent=2)}\n")
+            _write(f"{json.dumps(values, default=_to_json, indent=2)}\n")
             return
         width = max(map(len, values))
         for name, value in values.items():
-            _write(f"{name:<{width}}  {shown(value)}\n")
+            _write(f"{name:<{width}}  {format_value(value)}\n")
 
     def text(self, text: str) -> None:
         """Write a sentence, which JSON has no place for."""
         if not self._json:
-            _write(f"{harmless(text)}\n")
+            _write(f"{escape_controls(text)}\n")
 
 
 def flush() -> None:
@@ -102,17 +102,17 @@ def flush() -> None:
     BrokenPipeError
         If nobody reads it.
     """
-    with _written():
+    with _output_errors():
         sys.stdout.flush()
 
 
 def _write(text: str) -> None:
-    with _written():
+    with _output_errors():
         sys.stdout.write(text)
 
 
 @contextmanager
-def _written() -> Iterator[None]:
+def _output_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -123,15 +123,15 @@ def _written() -> Iterator[None]:
         ) from error
 
 
-def harmless(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return a text of ours without what moves the cursor or colours a terminal.
 
     Lines and the tabs of SQL stay: what others chose, a server's host for instance, is in it.
     """
-    return "".join(one if one in "\n\t" else _escaped(one) for one in text)
+    return "".join(one if one in "\n\t" else _escape(one) for one in text)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as text in which no character moves the cursor or colours a terminal."""
     if value is None:
         return "-"
@@ -139,14 +139,14 @@ def shown(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, (dict, list)):
         value = json.dumps(value)
-    return "".join(map(_escaped, str(value)))
+    return "".join(map(_escape, str(value)))
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} is not a value that JSON has")
@@ -156,7 +156,7 @@ def _write_array(rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     _write("[")
     for row in rows:
-        _write(f"{',' if count else ''}\n  {json.dumps(row, default=_plain)}")
+        _write(f"{',' if count else ''}\n  {json.dumps(row, default=_to_json)}")
         count += 1
     _write("\n]\n" if count else "]\n")
     return count
@@ -167,7 +167,7 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) 
     count = 0
     _write("\t".join(columns.values()) + "\n")
     for row in rows:
-        _write("\t".join(shown(row[name]) for name in columns) + "\n")
+        _write("\t".join(format_value(row[name]) for name in columns) + "\n")
         count += 1
     return count
 
@@ -180,7 +180,7 @@ def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str])
     console = Console()
     remaining = iter(rows)
     count = 0
-    while batch := list(islice(remaining, _ROWS)):
+    while batch := list(islice(remaining, _TABLE_ROWS)):
         table = Table(*columns.values(), show_header=True)
         for row in batch:
             # Text has no markup: a path with brackets stays as it is.
@@ -191,4 +191,4 @@ def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str])
 
 
 def _cells(row: Mapping[str, Any], columns: Mapping[str, str], cell: Any) -> Sequence[Any]:
-    return [cell(shown(row[name]), overflow="fold") for name in columns]
+    return [cell(format_value(row[name]), overflow="fold") for name in columns]

@@ -18,6 +18,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from ..errors import ConfigurationError
+from . import SECTION, SECTIONS
 from .database import DatabaseSettings, holds_password
 
 
@@ -29,18 +30,21 @@ class _ServerConfig(JupyterApp):
     raise_config_file_errors = True
 
 
-class PersistentSessionManager(DatabaseSettings):
-    """Has the name that the settings have in a configuration file, and in their errors."""
+class _ConfiguredDatabase(DatabaseSettings):
+    """The settings of the database, read from a configuration without a session manager."""
 
     @classmethod
-    def reading(cls, config: Config) -> PersistentSessionManager:
-        """Return what a configuration says, without the settings that only a server reads."""
+    def read(cls, config: Config) -> _ConfiguredDatabase:
+        """Read the sections that a session manager reads, without its other settings."""
         names = cls.class_trait_names(config=True)
         found: dict[str, Any] = {}
-        # As a session manager would: what is said of its own class goes before its base's.
-        for section in ("SessionManager", cls.__name__):
+        for section in SECTIONS:
             found |= {name: value for name, value in config[section].items() if name in names}
-        return cls(config=Config({cls.__name__: found}))
+        return cls(config=Config({SECTION: found}))
+
+
+# Traitlets takes the section, and the name in its errors, from the class.
+_ConfiguredDatabase.__name__ = SECTION
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Settings:
         ConfigurationError
             If the sessions are not kept in a database.
         """
-        reader = PersistentSessionManager.reading(config)
+        reader = _ConfiguredDatabase.read(config)
         if url is None and reader.repository != "sqlalchemy":
             raise ConfigurationError(
                 f"c.PersistentSessionManager.repository is {reader.repository!r}, which keeps its "
@@ -120,11 +124,11 @@ class Settings:
             If the variable or the file is not there or empty, or a URL with a password
             was typed: other users of the machine can read it in the list of processes.
         """
-        url = _url_of(given)
+        url = _resolve_url(given)
         return cls.from_jupyter(url) if config is None else cls.from_config(config, url)
 
 
-def _options_for(url: str, reader: PersistentSessionManager) -> Mapping[str, Any]:
+def _options_for(url: str, reader: _ConfiguredDatabase) -> Mapping[str, Any]:
     """Return the engine options for a URL that was given, which no other's password goes to."""
     from ..sql.engine import credentials
 
@@ -139,7 +143,7 @@ def _options_for(url: str, reader: PersistentSessionManager) -> Mapping[str, Any
     return credentials.options_for(url, options, configured)
 
 
-def _url_of(given: str) -> str:
+def _resolve_url(given: str) -> str:
     if not given:
         raise ConfigurationError(
             "The URL that was given is empty; expected env:NAME (an environment variable), "

@@ -12,9 +12,9 @@ from traitlets import Bool
 
 from ..records import Liveness
 from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
-from .inspecting import COLUMNS, row_of
 from .observing import observe
-from .output import shown
+from .output import format_value
+from .selection import SESSION_COLUMNS, session_row
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ..records import ServerRecord
     from ..sql.admin.cleaning import Counted, Selection
 
-__all__ = ["CleaningCommand", "RemovingCommand", "sessions_of"]
+__all__ = ["CleaningCommand", "RemovingCommand", "describe_counted"]
 
 
 @contextmanager
-def _stoppable(note: Callable[[str], None]) -> Iterator[Event]:
+def _stop_after_batch(note: Callable[[str], None]) -> Iterator[Event]:
     """Yield an event that Ctrl-C sets, so that a step is counted before there is an end.
 
     A second Ctrl-C ends the step itself.
@@ -50,7 +50,7 @@ class CleaningCommand(StoreCommand):
 
     force = Bool(False, help="Whoever is alive.").tag(config=True)
 
-    def judge(
+    def observe_servers(
         self, connection: Connection, *namespaces: str | None, must_know: bool = True
     ) -> tuple[list[ServerRecord], list[ServerRecord]]:
         """Watch servers, and return those that are alive, and those that were seen dead.
@@ -85,12 +85,12 @@ class CleaningCommand(StoreCommand):
             (dead if gone else alive).append(server)
         return alive, dead
 
-    def refuse_living(self, alive: Collection[ServerRecord]) -> None:
+    def report_alive(self, alive: Collection[ServerRecord]) -> None:
         """Say which servers are in the way."""
         for server in alive:
             self.note(
-                f"The server {shown(server.server_id)} (process {server.pid} on "
-                f"{shown(server.hostname)}) of the namespace {server.namespace!r} is alive."
+                f"The server {format_value(server.server_id)} (process {server.pid} on "
+                f"{format_value(server.hostname)}) of the namespace {server.namespace!r} is alive."
             )
         self.note(
             "Nothing was changed. Stop its servers and run this again, or go on regardless: --force"
@@ -124,11 +124,12 @@ class RemovingCommand(CleaningCommand):
     ) -> ExitCode:
         """Say, or list, what would be removed."""
         if self.as_json:
-            rows = map(row_of, selection.sessions(connection))
-            self.output.rows(rows, COLUMNS, empty="")
+            rows = map(session_row, selection.sessions(connection))
+            self.output.rows(rows, SESSION_COLUMNS, empty="")
         else:
             self.output.text(
-                f"Would remove {sessions_of(counted)} and {servers} server(s). Nothing was changed."
+                f"Would remove {describe_counted(counted)} and {servers} server(s). "
+                "Nothing was changed."
             )
         return ExitCode.DONE
 
@@ -149,7 +150,7 @@ class RemovingCommand(CleaningCommand):
 
         evicted = 0
         counted = cleaning.Counted(0, 0)
-        with _stoppable(self.note) as stopped:
+        with _stop_after_batch(self.note) as stopped:
             try:
                 for number in servers:
                     evicted += number
@@ -162,22 +163,22 @@ class RemovingCommand(CleaningCommand):
                             break
             except BaseException:
                 # A database goes on with a statement whose client is gone.
-                self._removed_until_now(counted, evicted, " The batch that failed may be, too.")
+                self._note_removed_so_far(counted, evicted, " The batch that failed may be, too.")
                 raise
         if stopped.is_set():
-            self._removed_until_now(counted, evicted)
+            self._note_removed_so_far(counted, evicted)
             raise KeyboardInterrupt
         self.report(
             {"removed": counted.sessions, "namespaces": counted.namespaces, "evicted": evicted},
-            f"Removed {sessions_of(counted)} and {evicted} server(s).",
+            f"Removed {describe_counted(counted)} and {evicted} server(s).",
         )
         return ExitCode.DONE
 
-    def _removed_until_now(self, counted: Counted, evicted: int, more: str = "") -> None:
-        self.note(f"\n{sessions_of(counted)} and {evicted} server(s) are removed.{more}")
-        self.if_interrupted = "To go on, run it again."
+    def _note_removed_so_far(self, counted: Counted, evicted: int, more: str = "") -> None:
+        self.note(f"\n{describe_counted(counted)} and {evicted} server(s) are removed.{more}")
+        self.interrupt_message = "To go on, run it again."
 
 
-def sessions_of(counted: Counted) -> str:
+def describe_counted(counted: Counted) -> str:
     """Return how many sessions were counted, in words."""
     return f"{counted.sessions} session(s) of {counted.namespaces} namespace(s)"
