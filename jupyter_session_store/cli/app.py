@@ -1,4 +1,4 @@
-"""The command itself, which only knows the names of its subcommands."""
+"""The command itself: the table of its subcommands, and the start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGE: Final = "jupyter_session_store.cli"
 
 
 class SessionStoreApp(CommandLine):
-    """Finds the subcommand and starts it."""
+    """Imports the subcommand and starts it."""
 
     name = "jupyter-session-store"
     description = """
@@ -55,7 +55,7 @@ class SessionStoreApp(CommandLine):
     }
 
     def start(self) -> None:
-        """Start the subcommand; without one, show what there is."""
+        """Start the subcommand; without one, print the help."""
         super().start()
         if self.extra_args:
             exit_with_usage_error(
@@ -77,10 +77,10 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Give each standard stream that was closed a place, and let none fail at a character."""
+    """Replace closed standard streams, and escape characters that a stream cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # Not only for what is written: a database's file must not get its number.
+            # A database's file would get the number of the closed stream, and be written to.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

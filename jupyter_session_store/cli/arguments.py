@@ -29,20 +29,17 @@ def check_options(
 ) -> None:
     """Refuse an option that is unknown, is given twice or has no value.
 
+    The errors repeat no value: it may hold a password.
+
     Parameters
     ----------
     words : sequence of str
     flags : collection of str
         The options without a value, with their dashes.
     aliases : mapping
-        The settings that the other options set, by these with their dashes.
+        The other options, with their dashes, and the settings that they set.
     accepts_setting : callable
-        Returns whether a setting, by its class and its name, may be given as an option, too.
-
-    Raises
-    ------
-    ConfigurationError
-        Its text repeats no value: a value may hold a password.
+        Returns whether the setting of a class and a name is an option, too.
     """
     given: set[str] = set()
     remaining = iter(_before_double_dash(words))

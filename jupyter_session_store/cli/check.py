@@ -36,7 +36,7 @@ class Check(StoreCommand):
     wait = Float(0.0, help="Seconds to wait for a schema that fits.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """Look, and look again while there is time."""
+        """Check the schema, again and again until the time is over."""
         deadline = time.monotonic() + self.wait
         said = ""
         while True:

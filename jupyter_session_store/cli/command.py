@@ -30,13 +30,13 @@ _EXIT_CODES: Final = (
     (SchemaMismatch, ExitCode.SCHEMA_MISMATCH),
     ((SessionStoreError, TraitError), ExitCode.WRONG_USAGE),
 )
-#: A command that a text advises, with no database named.
+#: A command in a text, without options.
 _ADVISED_COMMAND: Final = re.compile(r"\bjupyter session-store [a-z]+\b(?! --)")
-#: For the subcommands that ask before they do something.
+#: For subcommands that ask for confirmation.
 YES_FLAGS: Final[dict[str, Any]] = {
     name: ({"JupyterApp": {"answer_yes": True}}, "Do not ask.") for name in ("yes", "y")
 }
-#: For those that list.
+#: For subcommands that list.
 JSON_FLAG: Final[dict[str, Any]] = {
     "json": ({"StoreCommand": {"as_json": True}}, "Print JSON instead of a table.")
 }
@@ -55,11 +55,11 @@ class StoreCommand(CommandLine):
     flags: Any = {
         "debug": base_flags["debug"],
     }
-    #: The names of the arguments without dashes, all of which have to be given.
+    #: The names of the arguments without dashes.
     arguments: ClassVar[tuple[str, ...]] = ()
-    #: How many of the last of them may be left out.
+    #: How many of the last arguments may be left out.
     optional_arguments: ClassVar[int] = 0
-    #: What is said when Ctrl-C ends it.
+    #: Printed when Ctrl-C ends the subcommand.
     interrupt_message: str = "Nothing was changed."
 
     url = Unicode(
@@ -80,14 +80,14 @@ class StoreCommand(CommandLine):
         except KeyboardInterrupt:
             sys.exit(_report_interrupt("Nothing was changed."))
         except Exception as error:
-            # A configuration file is a program, and fails in any way.
+            # A configuration file is a program: it may raise any error.
             exit_with_usage_error(
                 f"The configuration cannot be read: {type(error).__name__}: {error}. Run: "
                 "jupyter --paths (it lists the folders of the configuration files)"
             )
 
     def _refuse_empty_settings(self) -> None:
-        """Refuse an option that a configuration file leaves empty: it would mean everything."""
+        """Refuse an empty option in a configuration file: it would select everything."""
         for section, found in self.config.items():
             kinds = (kind for kind in type(self).mro() if kind.__name__ == section)
             if not any(issubclass(kind, StoreCommand) for kind in kinds):
@@ -100,7 +100,7 @@ class StoreCommand(CommandLine):
                     )
 
     def parse_command_line(self, argv: Any = None) -> None:
-        """Read the command line; a configuration file that it names has to be there."""
+        """Read the command line; the file of ``--config`` has to exist."""
         super().parse_command_line(argv)
         if self.config_file:
             stem = os.path.splitext(self.config_file)[0]
@@ -111,7 +111,7 @@ class StoreCommand(CommandLine):
                 )
 
     def accepts_setting(self, section: str, name: str) -> bool:
-        """Return whether a setting may be given: those of the database may, too."""
+        """Return whether a setting is an option: those of the database are, too."""
         if section not in SECTIONS:
             return super().accepts_setting(section, name)
         from ..config.database import DatabaseSettings
@@ -160,15 +160,7 @@ class StoreCommand(CommandLine):
         )
 
     def add_url_to_commands(self, text: str, given: str | None = None) -> str:
-        """Return a text whose commands name the database that is meant.
-
-        Parameters
-        ----------
-        text : str
-            It may say which command mends what it tells.
-        given : str, optional
-            The database as ``--url`` has it; by default what ``--url`` says.
-        """
+        """Add ``--url`` to the commands that a text advises, with `given` or this run's value."""
         url = self.url if given is None else given
         if not url:
             return text
@@ -180,21 +172,15 @@ class StoreCommand(CommandLine):
 
     @property
     def output(self) -> Output:
-        """Where results go."""
+        """The writer of results."""
         return Output(self.as_json)
 
     def note(self, text: str) -> None:
-        """Tell the person at the terminal something that is no result."""
+        """Print to standard error a text that is not a result."""
         sys.stderr.write(f"{escape_controls(text)}\n")
 
     def confirm(self, question: str) -> bool:
-        """Ask, unless ``--yes`` was given.
-
-        Raises
-        ------
-        ConfigurationError
-            If there is nobody to ask.
-        """
+        """Ask for confirmation; with ``--yes`` it is given, without a terminal an error."""
         if self.answer_yes:
             return True
         if not sys.stdin.isatty():
@@ -209,13 +195,7 @@ class StoreCommand(CommandLine):
         return False
 
     def require_answer(self) -> None:
-        """Refuse, before any work is done, what could not be confirmed after it.
-
-        Raises
-        ------
-        ConfigurationError
-            If :meth:`confirm` would find nobody to ask.
-        """
+        """Fail before the work is done if :meth:`confirm` would fail after it."""
         if not self.answer_yes and not sys.stdin.isatty():
             raise ConfigurationError(
                 "This asks before it removes anything, and there is no terminal to ask at; "
@@ -223,13 +203,7 @@ class StoreCommand(CommandLine):
             )
 
     def settings(self, given: str = "") -> Settings:
-        """Return which database, and how to reach it.
-
-        Parameters
-        ----------
-        given : str
-            As ``--url`` has it; by default the configured database.
-        """
+        """Return the settings of the configured database, or of `given`, a value of ``--url``."""
         from ..config.settings import Settings
 
         if given:
@@ -245,15 +219,7 @@ class StoreCommand(CommandLine):
         patient: bool = True,
         writes: bool = True,
     ) -> Iterator[Engine]:
-        """Yield the engine of a database.
-
-        Parameters
-        ----------
-        given : str, optional
-            As ``--url`` has it; by default what ``--url`` says.
-        create, patient, writes : bool
-            As :func:`.admin_connection.engine` has them.
-        """
+        """Yield :func:`.admin_connection.engine` for `given`, by default the value of ``--url``."""
         from ..sql.admin import admin_connection
 
         found = self.settings(self.url if given is None else given)
@@ -263,11 +229,11 @@ class StoreCommand(CommandLine):
             yield engine
 
     @contextmanager
-    def connection(self, given: str | None = None) -> Iterator[Connection]:
-        """Yield a connection to a database whose schema fits."""
+    def connection(self) -> Iterator[Connection]:
+        """Yield a connection to the database; its schema has to fit."""
         from ..sql.admin import admin_connection
 
-        with self.database(given) as engine, admin_connection.connected(engine) as connection:
+        with self.database() as engine, admin_connection.connected(engine) as connection:
             admin_connection.require_usable(connection)
             yield connection
 
@@ -278,12 +244,12 @@ def _report_interrupt(text: str) -> ExitCode:
 
 
 def _discard_output() -> None:
-    """Let what is flushed at the exit go nowhere: it has failed once."""
+    """Send standard output nowhere, so that the flush at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_os_error(error: OSError) -> ExitCode:
-    """Say what of the operating system's went wrong."""
+    """Print an error of the operating system."""
     reason = f"{type(error).__name__}: {error.strerror}"
     if error.filename is None:
         print_error(f"The operating system has refused something: {reason}.")

@@ -43,7 +43,7 @@ class ExitCode(IntEnum):
 
 
 def exit_with_usage_error(text: str) -> NoReturn:
-    """Say what is wrong with what was typed, and exit."""
+    """Print what is wrong with the command line or a setting, and exit."""
     print_error(text)
     sys.exit(ExitCode.WRONG_USAGE)
 
@@ -59,7 +59,7 @@ class CommandLine(JupyterApp):
     version = __version__
 
     def parse_command_line(self, argv: Any = None) -> None:
-        """Read the command line; traitlets goes on without an option it does not know."""
+        """Check the options, then let traitlets read them: it ignores unknown ones."""
         words: Sequence[str] = sys.argv[1:] if argv is None else argv
         if not (words and words[0] in (*self.subcommands, "help")) and not asks_for_help(words):
             try:
@@ -69,7 +69,7 @@ class CommandLine(JupyterApp):
         super().parse_command_line(argv)
 
     def _options(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the flags, and the other options, with their dashes."""
+        """Return the flags, and the options with a value, each with its dashes."""
         flags = {"-" * min(len(name), 2) + name: value for name, value in self.flags.items()}
         return flags, {f"--{name}": setting for name, setting in self.aliases.items()}
 
@@ -78,13 +78,7 @@ class CommandLine(JupyterApp):
         return f"jupyter {self.name.removeprefix('jupyter-')} --help"
 
     def accepts_setting(self, section: str, name: str) -> bool:
-        """Return whether a setting may be given as ``--Class.name=``: whether it does something.
-
-        Parameters
-        ----------
-        section, name : str
-            The class and the name of the setting.
-        """
+        """Return whether ``--Class.name=`` is an option: whether the setting has an effect."""
         return name in self._own_settings() and any(
             section == kind.__name__ and name in kind.class_trait_names(config=True)
             for kind in type(self).mro()
@@ -92,7 +86,7 @@ class CommandLine(JupyterApp):
         )
 
     def _own_settings(self) -> set[str]:
-        """Return the names of the settings that are options, too, and those of the log."""
+        """Return the names of the settings that options set, and those of the log."""
         flags, aliases = self._options()
         of_flags = {
             name for sections, _ in flags.values() for one in sections.values() for name in one
@@ -100,16 +94,16 @@ class CommandLine(JupyterApp):
         return {*_LOGGING, *of_flags, *(one.rpartition(".")[2] for one in aliases.values())}
 
     def start_show_config(self) -> None:
-        """Refuse it: passwords are among what it would show."""
+        """Refuse to show the configuration: it may hold passwords."""
         exit_with_usage_error(
             "show_config is set, which would show passwords; expected it not to be. Read the "
             "configuration files; their folders are listed by: jupyter --paths"
         )
 
     def emit_examples(self) -> Generator[str, None, None]:
-        """Yield the examples, each as far from the edge as the others."""
+        """Yield the examples, all with the same margin."""
         yield from ("Examples", "--------", "", indent(cleandoc(str(self.examples)), "    "), "")
 
     def exit(self, exit_status: int | str | None = 0) -> None:
-        """Exit; what traitlets could not read is wrong usage."""
+        """Exit; traitlets exits with 1 if it cannot read the command line."""
         super().exit(ExitCode.WRONG_USAGE if exit_status == 1 else exit_status)

@@ -63,11 +63,7 @@ class Copy(TransferCommand):
     target = Unicode(help="The database that is added to, named in the same way.").tag(config=True)
 
     def settings(self, given: str = "") -> Settings:
-        """Return which database, and how to reach it.
-
-        The engine options are those of the configured database, and of no use to
-        another driver.
-        """
+        """Return the settings of a database; another driver gets no engine options."""
         from ..sql.engine.factory import parse
 
         found = super().settings(given)
@@ -125,10 +121,7 @@ class Copy(TransferCommand):
         )
         if target is None:
             self.output.text("Would make the tables there.")
-            copied, registered = (
-                Counts(sessions, sessions),
-                Counts(servers, servers),
-            )
+            copied, registered = Counts(sessions, sessions), Counts(servers, servers)
         else:
             with progress(sessions, "copied") as advance:
                 copied, registered = copying.copy(
@@ -144,11 +137,7 @@ class Copy(TransferCommand):
             },
         }
         if target is None or self.dry_run:
-            self.output.one({**values, "dry_run": True})
-            self.note_conflicts(copied)
-            return ExitCode.DONE
+            return self.report_dry_run(values, copied)
         with progress(sessions, "verified") as advance:
             found = copying.verify(source, target, advance=advance)
-        self.output.one({**values, "verified": found.keys, "missing": found.missing})
-        self.note_conflicts(copied)
-        return self.report_verification(found.keys, found.missing, "sessions and servers")
+        return self.report(values, copied, found.keys, found.missing, "sessions and servers")

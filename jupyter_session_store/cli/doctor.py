@@ -1,4 +1,4 @@
-"""The subcommand that examines the database and the way to it."""
+"""Examine the database and the way to it."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Doctor(StoreCommand):
         from ..sql.doctor import CONNECTION, Verdict, examine
 
         found: list[Finding] = []
-        # That a file is not there is a finding too: none is made.
+        # With `create`, a missing file is a finding and no error; it is not created.
         with self.database(create=True, patient=False) as engine:
             columns = dict(_COLUMNS)
             if not sys.stdout.isatty():
                 columns["cure"] = "CURE"
             self.output.rows(self._rows(examine(engine), found), columns, empty="")
         if sys.stdout.isatty():
-            # Not in a cell, whose lines a command would be broken into.
+            # A cell of the table would break a command into lines.
             for finding in found:
                 if finding.cure:
                     self.output.text(f"{finding.name}: {self.add_url_to_commands(finding.cure)}")
@@ -62,6 +62,3 @@ class Doctor(StoreCommand):
             found.append(finding)
             cure = self.add_url_to_commands(finding.cure) if finding.cure else finding.cure
             yield {**vars(finding), "verdict": finding.verdict.value, "cure": cure}
-
-
-__all__ = ["Doctor"]

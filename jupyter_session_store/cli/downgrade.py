@@ -43,7 +43,7 @@ class Downgrade(MigrationCommand):
     }
 
     def parse_command_line(self, argv: Any = None) -> None:
-        """Read the command line, in which ``-1`` is a revision and no flag."""
+        """Read the command line: ``-1`` is a revision, not an option."""
         steps = [one for one in argv or () if one[:1] == "-" and one[1:].isdigit()]
         super().parse_command_line([one for one in argv or () if one not in steps])
         self.extra_args = [*self.extra_args, *steps]

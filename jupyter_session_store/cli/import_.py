@@ -66,7 +66,7 @@ class Import(TransferCommand):
     ).tag(config=True)
 
     def accepts_setting(self, section: str, name: str) -> bool:
-        """Return whether a setting may be given: those that say which gateway may, too."""
+        """Return whether a setting is an option: those of the gateway are, too."""
         if section == "GatewayClient":
             from .gateways import is_setting
 
@@ -125,10 +125,6 @@ class Import(TransferCommand):
                 )
         values = {**where, **count_fields(imported, "imported")}
         if target is None or self.dry_run:
-            self.output.one({**values, "dry_run": True})
-            self.note_conflicts(imported)
-            return ExitCode.DONE
+            return self.report_dry_run(values, imported)
         missing = importing.missing(raw, target, scope)
-        self.output.one({**values, "verified": expected.added, "missing": missing})
-        self.note_conflicts(imported)
-        return self.report_verification(expected.added, missing, "sessions")
+        return self.report(values, imported, expected.added, missing, "sessions")

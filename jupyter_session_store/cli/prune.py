@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Prune(RemovingCommand):
-    """Remove sessions that nobody needs."""
+    """Remove sessions that are no longer needed."""
 
     name = "jupyter-session-store prune"
     description = """
@@ -71,7 +71,7 @@ class Prune(RemovingCommand):
     dead_servers = Bool(False, help="What dead servers left.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """Count, ask, remove."""
+        """Observe the servers, count, ask, remove."""
         from ..sql.admin import cleaning, listing
 
         if not (self.older_than or self.dead_servers):
@@ -104,11 +104,11 @@ class Prune(RemovingCommand):
     def _find_servers(
         self, connection: Connection
     ) -> tuple[list[ServerRecord] | None, list[ServerRecord]]:
-        """Return who is alive, ``None`` if that does not matter, and who is to be evicted."""
+        """Return the live servers, ``None`` if they do not matter, and those to evict."""
         from ..sql.admin import listing
 
         if not self.force:
-            # What only says what it would do has no need of a role that could.
+            # A dry run needs no role that may write.
             return self.observe_servers(
                 connection, self.namespace or None, must_know=not self.dry_run
             )

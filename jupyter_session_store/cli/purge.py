@@ -35,7 +35,7 @@ class Purge(RemovingCommand):
     }
 
     def run(self) -> ExitCode:
-        """Watch, count, ask, remove."""
+        """Observe the servers, count, ask, remove."""
         from ..sql.admin import cleaning, listing
 
         namespace = self.extra_args[0]
@@ -65,11 +65,11 @@ class Purge(RemovingCommand):
                 return ExitCode.NO
             evict = cleaning.unregister if self.force else cleaning.evict
             self.remove(connection, selection, evict(connection, servers))
-            came = listing.servers(connection, namespace)
-        if came and not self.force:
+            returned = listing.servers(connection, namespace)
+        if returned and not self.force:
             self.note(
-                f"The server {came[0].server_id} came back or was started meanwhile, and what it "
-                "has stays. Stop it and run this again."
+                f"The server {returned[0].server_id} came back or was started meanwhile, and "
+                "what it has stays. Stop it and run this again."
             )
             return ExitCode.NO
         return ExitCode.DONE

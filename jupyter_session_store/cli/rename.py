@@ -40,7 +40,7 @@ class Rename(CleaningCommand):
     interrupt_message = "All was changed, or nothing: look with `jupyter session-store list`."
 
     def run(self) -> ExitCode:
-        """Watch, rename."""
+        """Observe the servers, rename."""
         from ..sql.admin import renaming
 
         old, new = self.extra_args

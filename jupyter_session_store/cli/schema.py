@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..sql.schema.compatibility import Status
     from ..sql.schema.migrating import Revision
 
-__all__ = ["MigrationCommand", "database_name", "schema_status"]
-
 
 def schema_status(engine: Engine) -> Status:
     """Return the revision that a database is at, and whether it fits this code."""

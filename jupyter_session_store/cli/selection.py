@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..records import SessionRecord
     from ..sql.admin.listing import Criteria
 
-__all__ = ["SESSION_COLUMNS", "SelectingCommand", "parse_age", "session_row"]
-
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
@@ -36,20 +34,7 @@ SESSION_COLUMNS: Final = {
 
 
 def parse_age(text: str, option: str) -> datetime:
-    """Return the moment that lies a duration back.
-
-    Parameters
-    ----------
-    text : str
-        A number and a unit: ``90s``, ``15m``, ``12h``, ``30d`` or ``2w``.
-    option : str
-        What it was given for, for the error.
-
-    Raises
-    ------
-    ConfigurationError
-        If it is none.
-    """
+    """Return the time that was an age ago, such as ``90s``; `option` is named in the error."""
     match = _DURATION.fullmatch(text)
     try:
         if match:
@@ -63,16 +48,16 @@ def parse_age(text: str, option: str) -> datetime:
 
 
 def session_row(record: SessionRecord) -> dict[str, Any]:
-    """Return what is stored of a session, for JSON, its kernel's model decoded."""
+    """Return all fields of a session, with the kernel's model decoded."""
     row = record._asdict()
-    # One that somebody has edited is shown as it is.
+    # A model that is not JSON, because an operator edited it, is shown as it is.
     with suppress(ValueError):
         row["kernel_model"] = json.loads(record.kernel_model or "null")
     return row
 
 
 class SelectingCommand(StoreCommand):
-    """A subcommand for some of the sessions."""
+    """A subcommand whose options select sessions."""
 
     aliases: Any = {
         **StoreCommand.aliases,
@@ -96,13 +81,7 @@ class SelectingCommand(StoreCommand):
     ).tag(config=True)
 
     def criteria(self, session_id: str | None = None) -> Criteria:
-        """Return which sessions are meant.
-
-        Raises
-        ------
-        SessionStoreError
-            If no session can have what was given.
-        """
+        """Return the criteria of the options, which the database could hold as values."""
         from ..sql.admin.listing import Criteria
 
         given = {

@@ -51,7 +51,7 @@ class Servers(StoreCommand):
     def run(self) -> ExitCode:
         """List them."""
         from ..sql.admin import listing
-        from .observing import observe
+        from .observation import observe
 
         check_text("namespace", self.namespace)
         with self.connection() as connection:

@@ -1,4 +1,4 @@
-"""What copy and import share: the two databases, progress, and what is said at the end."""
+"""What copy and import share: the target, progress, and the report at the end."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ..sql.admin.bulk_insert import Counts
 
-__all__ = ["TransferCommand", "count_fields", "progress"]
-
 _RERUN_ADVICE: Final = "What was copied until then stays; run the same command again to go on."
 
 
@@ -42,7 +40,7 @@ class TransferCommand(StoreCommand):
 
     @contextmanager
     def open_target(self, given: str) -> Iterator[Connection | None]:
-        """Yield a connection to a database whose schema fits; one without tables gets them.
+        """Yield a connection to a database; one without tables gets them.
 
         In a dry run it gets none, and ``None`` is yielded.
         """
@@ -81,12 +79,12 @@ class TransferCommand(StoreCommand):
         return None if file is None or file.exists() else file
 
     def describe_database(self, given: str) -> str:
-        """Return what may be shown of a database."""
+        """Return the name of a database for texts: no user or password is in it."""
         from ..sql.engine.factory import describe, parse
 
         return describe(parse(self.settings(given).url))
 
-    def note_conflicts(self, counts: Counts) -> None:
+    def _note_conflicts(self, counts: Counts) -> None:
         """Say which sessions the target kept as they were, and which came without a claim."""
         if counts.different:
             self.note(
@@ -99,8 +97,18 @@ class TransferCommand(StoreCommand):
                 "another session holds there."
             )
 
-    def report_verification(self, verified: int, missing: int, what: str) -> ExitCode:
-        """Say whether everything is there."""
+    def report_dry_run(self, values: dict[str, Any], counts: Counts) -> ExitCode:
+        """Write the counts of what would be added."""
+        self.output.one({**values, "dry_run": True})
+        self._note_conflicts(counts)
+        return ExitCode.DONE
+
+    def report(
+        self, values: dict[str, Any], counts: Counts, verified: int, missing: int, what: str
+    ) -> ExitCode:
+        """Write the counts, and whether the target has everything."""
+        self.output.one({**values, "verified": verified, "missing": missing})
+        self._note_conflicts(counts)
         if missing:
             self.note(
                 f"Of {verified} {what}, {missing} are not there: they were left out, or came or "

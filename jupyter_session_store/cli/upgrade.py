@@ -40,6 +40,7 @@ class Upgrade(MigrationCommand):
     }
 
     def _missing_file(self) -> str | None:
+        """Return the name of a SQLite file if it does not exist."""
         from ..sql.engine import factory as engines
 
         url = engines.check(self.settings(self.url).url)
@@ -48,7 +49,6 @@ class Upgrade(MigrationCommand):
 
     def run(self) -> ExitCode:
         """Upgrade."""
-        from ..sql.admin import admin_connection
         from ..sql.schema import compatibility, migrating
 
         target = self.extra_args[0] if self.extra_args else "head"
@@ -61,20 +61,17 @@ class Upgrade(MigrationCommand):
             return ExitCode.DONE
         with self.database(create=True) as engine:
             found = schema_status(engine)
-            if found.state not in (
-                compatibility.State.EMPTY,
-                compatibility.State.BEHIND,
-                compatibility.State.CURRENT,
-            ):
-                if found.usable:
-                    self.output.text(compatibility.explain(found, database_name(engine)))
-                    return ExitCode.DONE
-                raise SchemaMismatch(compatibility.explain(found, database_name(engine)))
+            states = compatibility.State
+            if found.state not in (states.EMPTY, states.BEHIND, states.CURRENT):
+                explanation = compatibility.explain(found, database_name(engine))
+                if not found.usable:
+                    raise SchemaMismatch(explanation)
+                self.output.text(explanation)
+                return ExitCode.DONE
             plan = migrating.upgrade_plan(found.revision, target)
             self.print_plan(plan, database_name(engine), "run")
             if plan and not self.dry_run:
-                # Not a number of steps, which would be counted from where the database is then.
+                # The id, since another process may upgrade meanwhile: +1 would then go too far.
                 migrating.upgrade(engine, plan[-1].id, log=self.log)
-                with admin_connection.connected(engine) as connection:
-                    self.output.text(f"Done: revision {compatibility.status(connection).revision}.")
+                self.output.text(f"Done: revision {schema_status(engine).revision}.")
         return ExitCode.DONE
