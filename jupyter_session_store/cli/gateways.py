@@ -8,7 +8,7 @@ from jupyter_server.gateway.gateway_client import GatewayClient
 
 from ..config import SECTIONS
 from ..errors import ConfigurationError
-from ..kernels.authority import gateway_name_of
+from ..kernels.gateway.naming import gateway_name_of
 
 if TYPE_CHECKING:
     from traitlets.config import Config

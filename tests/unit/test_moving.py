@@ -10,7 +10,7 @@ from tornado import web
 
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.sessions import moving
+from jupyter_session_store.sessions import recovery
 from jupyter_session_store.testing import record
 from tests.unit.dummies import (
     NOTEBOOK,
@@ -195,7 +195,7 @@ async def test_a_move_in_an_outage_is_settled_after_it(
     monkeypatch: pytest.MonkeyPatch,
     saved: bool,
 ) -> None:
-    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.001)
+    monkeypatch.setattr(recovery, "_SETTLE_SECONDS", 0.001)
     model = await manager.create_session(**NOTEBOOK)
     move, find = manager.store.move, manager.store.find
 
