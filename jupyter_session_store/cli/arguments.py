@@ -9,8 +9,6 @@ from typing import Final
 
 from ..errors import ConfigurationError
 
-__all__ = ["asks_for_help", "check_options"]
-
 _SHOWING_OPTIONS: Final = frozenset({"-h", "--help", "--help-all", "-V", "--version"})
 #: A value, not an option: the expression is argparse's.
 _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")

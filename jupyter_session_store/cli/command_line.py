@@ -17,8 +17,6 @@ from ..errors import ConfigurationError
 from .arguments import asks_for_help, check_options
 from .output import escape_controls
 
-__all__ = ["CommandLine", "ExitCode", "exit_with_usage_error", "print_error"]
-
 #: Settings that every command accepts, though no option sets them.
 _LOGGING: Final = frozenset({"log_datefmt", "log_format", "logging_config"})
 

@@ -73,34 +73,34 @@ def observe(
     note(f"Watching {len(waiting)} server(s) for up to {max(leases)} s.")
     # A longer gap between two looks may hide a lock that kept the servers from renewing. In a
     # shorter one they wait for the lock, which is within what remains of their leases.
-    late = min(BUSY_TIMEOUT, min(leases) / 2)
-    began = looked = now()
-    last = began + max(leases) + max(_EXTRA_SECONDS, *leases)
+    longest_gap = min(BUSY_TIMEOUT, min(leases) / 2)
+    start = last_look = now()
+    deadline = start + max(leases) + max(_EXTRA_SECONDS, *leases)
     probe = _WriteProbe(connection, note, must_know)
-    since: float | None = None
+    writable_since: float | None = None
     for turn in count():
         # A different row at each look: a single row may be locked.
         fault = probe.try_write([*waiting.values()][turn % len(waiting)])
         registered = {_key(server): server for server in listing.servers(connection)}
-        seen = now()
-        if seen - looked > late:
+        look = now()
+        if look - last_look > longest_gap:
             fault = fault or _TOO_LATE
-        looked = seen
+        last_look = look
         if fault is None:
-            since = seen if since is None else since
+            writable_since = look if writable_since is None else writable_since
         else:
-            if seen > last:
-                raise _cannot_observe(connection, fault, seen - began)
-            if since is not None or not turn:
+            if look > deadline:
+                raise _cannot_observe(connection, fault, look - start)
+            if writable_since is not None or not turn:
                 note(f"Watching anew: no lease could be renewed just now ({fault}).")
-            since = None
+            writable_since = None
         for key, server in list(waiting.items()):
             current = registered.get(key)
             if current is None:
                 found[key] = Liveness.GONE.value
             elif current.renewals != server.renewals:
                 found[key] = Liveness.ALIVE.value
-            elif since is not None and seen - since > server.lease_seconds:
+            elif writable_since is not None and look - writable_since > server.lease_seconds:
                 found[key] = (Liveness.UNKNOWN if probe.denied else Liveness.GONE).value
             else:
                 continue

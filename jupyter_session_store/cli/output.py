@@ -10,8 +10,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-__all__ = ["Output", "OutputError", "escape_controls", "flush", "format_value"]
-
 #: Rows of one table on a terminal, whose columns are as wide as these rows need.
 _TABLE_ROWS: Final = 200
 
