@@ -40,13 +40,6 @@ from .telemetry.metered import MeteredRepository
 HANDLERS: Final = "jupyter_session_store.web.handlers"
 KERNEL_HANDLERS: Final = "jupyter_session_store.web.kernel_handlers"
 
-_CANNOT_ATTACH: Final = (
-    "The kernels are a gateway's, and the kernel manager is Jupyter Server's own: it cannot use a "
-    "kernel that another server, or this one before its last start, has started, and shuts "
-    "its kernels down when the server stops. Set c.ServerApp.kernel_manager_class = "
-    "'jupyter_session_store.gateway.PersistentGatewayKernelManager'."
-)
-
 
 class SchemaRefused(SchemaMismatch, TraitError):
     """A :class:`.SchemaMismatch` at start, which Jupyter Server shows without a traceback."""
@@ -80,8 +73,8 @@ class PersistentSessionManager(StoreSettings):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         authority = authority_for(self.kernel_manager, self)
-        if authority.is_shared and not authority.can_attach:
-            self.log.warning(_CANNOT_ATTACH)
+        if authority.limitation is not None:
+            self.log.warning(authority.limitation)
         # Once more: traitlets does not validate a value that equals the static default.
         namespace = self._checked_namespace(self.namespace)
         self.scope = Scope(namespace, authority.name)

@@ -50,12 +50,15 @@ class KernelAuthority(ABC):
         Whether the kernel manager can use a kernel that another server has started. Such a
         kernel manager has the methods of
         :class:`~jupyter_session_store.gateway.PersistentGatewayKernelManager`.
+    limitation : str or None
+        What the log says at start of what does not work, and the setting that mends it.
     """
 
     name: str
     is_shared: bool = False
     supports_preassigned_ids: bool = False
     can_attach: bool = False
+    limitation: str | None = None
 
     def __init__(self, kernel_manager: MappingKernelManager) -> None:
         self.kernel_manager = kernel_manager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
@@ -16,6 +16,7 @@ from .claims import PathClaims, PathLeaders
 from .context import NewSession, SessionContext, not_found
 from .interface import Sessions
 from .models import stored_of_kernel
+from .moving import StoredMove
 from .reading import SessionReader
 from .recovery import MoveSettler, UnsettledMove
 from .removals import PendingRemovals, remove_session
@@ -109,6 +110,7 @@ class LocalSessions(Sessions):
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
     ) -> dict[str, Any]:
         """Change the row, and count the sessions on the kernel that the session leaves."""
+        context = self._context
         before = await self.reader.get_for_change(session_id)
         started = None
         if "kernel_id" not in changes:
@@ -116,7 +118,12 @@ class LocalSessions(Sessions):
             changes = {**changes, "kernel_id": started}
         previous, target = before["kernel"]["id"], changes["kernel_id"]
         try:
-            record = await self._store_move(session_id, changes)
+            if context.hooks.overrides("update_session"):
+                self._refuse_missing(target)
+                await context.hooks.update_session(session_id, **changes)
+                moved = None
+            else:
+                moved = await self._store_move(session_id, changes)
         except StoreUnavailable:
             move = UnsettledMove(session_id, previous, target, started is not None)
             await self._settler.settle(move, set())
@@ -125,11 +132,17 @@ class LocalSessions(Sessions):
             if started is not None:
                 await self._shutdowns.discard_after_move(started)
             raise
-        self._context.emit(MOVED, [record])
+        if moved is None:
+            model = await self.reader.get_for_change(session_id)
+            for kernel_id in {previous, started or previous} - {model["kernel"]["id"]}:
+                await self._shutdowns.shut_down_if_unused(kernel_id)
+            return model
+        context.emit(MOVED, [moved.record])
         try:
-            return await self._updater.finish(record)
+            return await self._updater.finish(moved.record)
         finally:
-            await self._shut_down_if_left(previous, record)
+            if moved.left is not None and moved.shutdown is not None:
+                await self._shutdowns.shut_down_abandoned(moved.left, moved.shutdown)
 
     async def _start_for_move(
         self, session_id: str, before: Mapping[str, Any], kernel_name: str | None
@@ -140,36 +153,25 @@ class LocalSessions(Sessions):
         except Exception as error:
             raise KernelNotStarted(kernel_name) from error
 
-    async def _store_move(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
-        context, target = self._context, changes["kernel_id"]
-        if context.hooks.overrides("update_session"):
-            self._refuse_missing(target)
-            # No lock is held meanwhile: the override may do whatever it likes.
-            await context.hooks.update_session(session_id, **changes)
-            found = await context.find(session_id=session_id)
-            if not found:
-                raise not_found(session_id)
-            return found[0]
+    async def _store_move(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
+        context, usage, target = self._context, self._context.usage, changes["kernel_id"]
         # No task of this process shuts the target down, or counts, meanwhile.
-        async with context.usage.attaching(target):
+        async with usage.attaching(target):
             self._refuse_missing(target)
-            remembered = self._remembered.get(session_id)
-            if remembered and context.usage.is_shutting_down(remembered.kernel_id):
+            records = await context.find()
+            record = find_by_id(records, session_id)
+            left = record.kernel_id
+            if usage.is_shutting_down(left):
                 raise web.HTTPError(404, f"Session not found: {session_id!r} is being deleted")
-            return await self._store(session_id, {**changes, "state": READY})
+            record = await self._store(session_id, {**changes, "state": READY})
+            if left in (None, target) or has_others(records, left):
+                return StoredMove(record)
+            return StoredMove(record, left, usage.begin_shutdown(left))
 
     def _refuse_missing(self, kernel_id: str) -> None:
         context = self._context
         if kernel_id not in context.kernel_manager or context.usage.is_reserved(kernel_id):
             raise web.HTTPError(400, f"No such kernel: {kernel_id}")
-
-    async def _shut_down_if_left(self, kernel_id: str, record: SessionRecord) -> None:
-        if kernel_id == record.kernel_id:
-            return
-        async with self._context.usage.counting():
-            shutdown = await self._shutdowns.begin_if_unused(kernel_id)
-        if shutdown is not None:
-            await self._shutdowns.shut_down_abandoned(kernel_id, shutdown)
 
     async def close(self, session_id: str) -> None:
         """Count, shut down, remove."""
@@ -177,12 +179,9 @@ class LocalSessions(Sessions):
         shutdown = None
         async with usage.counting():
             records = await context.find()
-            found = [record for record in records if record.session_id == session_id]
-            if not found:
-                raise not_found(session_id)
-            record = found[0]
+            record = find_by_id(records, session_id)
             kernel_id = record.kernel_id
-            if kernel_id is not None and [one.kernel_id for one in records].count(kernel_id) == 1:
+            if kernel_id is not None and not has_others(records, kernel_id):
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
                 await remove_session(context, record)
@@ -211,3 +210,16 @@ class LocalSessions(Sessions):
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Take over nothing: the kernels of a server that was evicted have ended with it."""
+
+
+def find_by_id(records: Sequence[SessionRecord], session_id: str) -> SessionRecord:
+    """Return the session of this id; raises 404 if there is none."""
+    for record in records:
+        if record.session_id == session_id:
+            return record
+    raise not_found(session_id)
+
+
+def has_others(records: Sequence[SessionRecord], kernel_id: str | None) -> bool:
+    """Return whether more than one of some sessions is on a kernel."""
+    return sum(record.kernel_id == kernel_id for record in records) > 1

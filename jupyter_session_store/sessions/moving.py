@@ -148,7 +148,12 @@ class SessionMover:
             if started is None and await parts.users.is_closing(target):
                 await parts.users.wait_until_not_closing(target, parts.users.deadline())
                 await parts.attacher.attach(target, ask=True)
-            moved = await self._store(session_id, previous, changes)
+            if self._context.hooks.overrides("update_session"):
+                self._refuse_missing(target)
+                await self._context.hooks.update_session(session_id, **changes)
+                moved = None
+            else:
+                moved = await self._store(session_id, changes)
         except StoreUnavailable:
             move = UnsettledMove(session_id, previous, target, started is not None)
             await parts.settler.settle(move, failed_shutdowns)
@@ -158,9 +163,14 @@ class SessionMover:
                 await parts.shutdowns.discard_after_move(started, failed_shutdowns.add)
             raise
         if started is None and await self._undo_move_to_dead_kernel(session_id, previous, target):
-            if moved.shutdown is not None:
+            if moved is not None and moved.shutdown is not None:
                 moved.shutdown.set_result(None)
             raise web.HTTPError(400, f"No such kernel: {target}")
+        if moved is None:
+            model = await parts.reader.get_for_change(session_id)
+            for kernel_id in {previous, started or previous} - {model["kernel"]["id"]}:
+                await parts.shutdowns.shut_down_if_unused(kernel_id, failed_shutdowns.add)
+            return model
         self._context.emit(MOVED, [moved.record])
         try:
             return await parts.updater.finish(moved.record)
@@ -170,20 +180,8 @@ class SessionMover:
                     moved.left, moved.shutdown, failed_shutdowns.add
                 )
 
-    async def _store(self, session_id: str, previous: str, changes: dict[str, Any]) -> StoredMove:
+    async def _store(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
         context, target = self._context, changes["kernel_id"]
-        if context.hooks.overrides("update_session"):
-            self._refuse_missing(target)
-            # No lock is held meanwhile: the override may do whatever it likes.
-            await context.hooks.update_session(session_id, **changes)
-            async with context.usage.counting():
-                found = await context.find(session_id=session_id)
-                if not found:
-                    raise not_found(session_id)
-                if found[0].kernel_id == previous:
-                    return StoredMove(found[0])
-                shutdown = await self._parts.shutdowns.begin_if_unused(previous)
-                return StoredMove(found[0], previous, shutdown)
         # No task of this process shuts the target down, or counts, meanwhile.
         async with context.usage.attaching(target):
             self._refuse_missing(target)

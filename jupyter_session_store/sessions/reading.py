@@ -7,7 +7,7 @@ from typing import Any
 
 from tornado import web
 
-from ..records import CLOSING, READY, STARTING, STATES, STOCK_COLUMNS, Liveness, SessionRecord
+from ..records import READY, STARTING, STATES, STOCK_COLUMNS, Liveness, SessionRecord
 from .context import SessionContext
 from .views import InvalidRows, Models, SessionViews, culled
 
@@ -31,9 +31,7 @@ class SessionReader:
         """Return the model of the session with this path and a kernel; ``None`` if none is."""
         while True:
             for record in await self._context.find(path=path):
-                if record.state == CLOSING and await self._context.usage.wait_for_shutdown(
-                    record.kernel_id
-                ):
+                if await self._context.usage.wait_for_shutdown(record.kernel_id):
                     break
                 (model,) = await self.models_of([record])
                 if model is not None:

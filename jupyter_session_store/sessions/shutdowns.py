@@ -106,6 +106,15 @@ class KernelShutdowns:
             return None
         return usage.begin_shutdown(kernel_id)
 
+    async def shut_down_if_unused(
+        self, kernel_id: str, on_failure: Callable[[str], None] | None = None
+    ) -> None:
+        """Shut down a kernel that a session has perhaps left; never raises."""
+        async with self._context.usage.counting():
+            shutdown = await self.begin_if_unused(kernel_id)
+        if shutdown is not None:
+            await self.shut_down_abandoned(kernel_id, shutdown, on_failure)
+
     async def shut_down_abandoned(
         self,
         kernel_id: str,

@@ -6,12 +6,19 @@ import asyncio
 from collections.abc import Collection, Mapping
 from time import perf_counter
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InvalidValue, PathClaimed, SchemaMismatch, SessionConflict, StoreUnavailable
-from ..records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord, StoreDescription
+from ..records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository
 from . import metrics
+
+if TYPE_CHECKING:
+    _Contract = SessionRepository
+else:
+    # Nothing is inherited: a verb with a default in the contract would be found there, and not
+    # in the measured repository.
+    _Contract = object
 
 _OUTCOMES: Final[Mapping[type[BaseException], str]] = {
     StoreUnavailable: metrics.UNAVAILABLE,
@@ -68,8 +75,11 @@ def _outcome_of(error: BaseException) -> str:
     return metrics.ERROR
 
 
-class MeteredRepository(SessionRepository):
+@SessionRepository.register
+class MeteredRepository(_Contract):
     """A repository that does what another does, and measures it.
+
+    What is not measured is the other's own method.
 
     Parameters
     ----------
@@ -79,6 +89,14 @@ class MeteredRepository(SessionRepository):
     def __init__(self, measured: SessionRepository) -> None:
         self._measured = measured
         self._meter = metrics.Meter(measured)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what is not measured from the measured repository."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return getattr(self._measured, name)
 
     @classmethod
     def default_url(cls, data_dir: str) -> str:
@@ -171,11 +189,3 @@ class MeteredRepository(SessionRepository):
         """Evict."""
         with _Measured(self._meter, "evict"):
             return self._measured.evict(scope, servers, by, timeout=timeout)
-
-    def describe(self) -> StoreDescription:
-        """Describe it."""
-        return self._measured.describe()
-
-    async def revision(self) -> str | None:
-        """Return its revision; not measured."""
-        return await self._measured.revision()

@@ -47,6 +47,8 @@ class DummyKernelManager(AsyncMappingKernelManager):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.started: list[str] = []
+        #: What each kernel was started with.
+        self.envs: dict[str, dict[str, str]] = {}
         self.shut_down: list[str] = []
         self.start_error: Exception | None = None
         self.shutdown_error: Exception | None = None
@@ -72,6 +74,7 @@ class DummyKernelManager(AsyncMappingKernelManager):
         self._kernels[kernel_id] = DummyKernel(kernel_name or "python3")
         self._kernel_connections[kernel_id] = 0
         self.started.append(kernel_id)
+        self.envs[kernel_id] = kwargs.get("env", {})
         return kernel_id
 
     async def shutdown_kernel(  # type: ignore[override]

@@ -182,8 +182,7 @@ async def test_what_was_not_saved_is_not_told(
     for verb, ask in (
         ("add", lambda: manager.create_session(path="b", type="notebook", name="")),
         ("update", lambda: manager.change_session(model["id"], path="c")),
-        ("move", lambda: manager.change_session(model["id"], kernel_name="python3")),
-        ("begin_close", lambda: manager.delete_session(model["id"])),
+        ("update", lambda: manager.change_session(model["id"], kernel_name="python3")),
         ("remove", lambda: manager.delete_session(model["id"])),
     ):
         failing(manager, verb, unavailable)

@@ -144,7 +144,7 @@ async def test_who_is_asked_for_singly_is_waited_for_briefly(
             await slow.wait()
         return await ask(method, kernel_id)
 
-    monkeypatch.setattr(api, "ask", late)
+    monkeypatch.setattr(api, "request", late)
     monkeypatch.setattr("jupyter_session_store.kernels.gateway.manager._GRACE", 0.01)
     assert await manager.refresh() == {"a": Liveness.UNKNOWN}
     assert await state_of(manager, "a") == "unknown"

@@ -185,7 +185,7 @@ async def test_a_session_that_moves_while_it_is_read_is_shown(
             await go.wait()
         return await ask(method, kernel_id, **how)
 
-    monkeypatch.setattr(api, "ask", late)
+    monkeypatch.setattr(api, "request", late)
     read = one.list_sessions() if reading == "list" else one.get_session(session_id=session["id"])
     reader = asyncio.ensure_future(read)
     await asked.wait()
@@ -319,7 +319,7 @@ async def test_a_list_on_its_way_brings_no_ended_kernel_back(
             await go.wait()
         return answer
 
-    monkeypatch.setattr(api, "ask", late)
+    monkeypatch.setattr(api, "request", late)
     listing = asyncio.ensure_future(one.list_sessions())
     await answered.wait()
     await one.delete_session(session["id"])

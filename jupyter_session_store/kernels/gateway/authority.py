@@ -30,6 +30,12 @@ class GatewayAuthority(KernelAuthority):
     """
 
     is_shared = True
+    limitation: str | None = (
+        "The kernels are a gateway's, and the kernel manager is Jupyter Server's own: it cannot "
+        "use a kernel that another server, or this one before its last start, has started, and "
+        "shuts its kernels down when the server stops. Set c.ServerApp.kernel_manager_class = "
+        "'jupyter_session_store.gateway.PersistentGatewayKernelManager'."
+    )
 
     def __init__(self, kernel_manager: MappingKernelManager, gateway_name: str) -> None:
         super().__init__(kernel_manager)
@@ -87,6 +93,7 @@ class AttachingGatewayAuthority(GatewayAuthority):
 
     supports_preassigned_ids = True
     can_attach = True
+    limitation = None
 
     async def refresh_liveness(self, kernel_ids: Collection[str]) -> Mapping[str, Liveness]:
         """Ask for a single kernel, or for all at once."""
