@@ -411,16 +411,14 @@ class PersistentSessionManager(StoreSettings):
         """
         check_columns(kwargs)
         check_texts(kwargs)
-        if "kernel_id" in kwargs or kernel_name is not None:
+        hooks = self._context.hooks
+        moves = "kernel_id" in kwargs or kernel_name is not None
+        if moves or hooks.overrides("update_session"):
             # To its end, so that no client who goes away leaves a kernel behind.
             return await self.tasks.finish(self.sessions.move(session_id, kernel_name, kwargs))
-        if not self._context.hooks.overrides("get_session", "update_session"):
-            if kwargs:
-                return await self.sessions.update(session_id, kwargs)
-            return await self.get_session(session_id=session_id)
-        await self.get_session(session_id=session_id)
-        await self.update_session(session_id, **kwargs)
-        return await self.get_session(session_id=session_id)
+        if not kwargs or hooks.overrides("get_session"):
+            model = await self.get_session(session_id=session_id)
+        return await self.sessions.update(session_id, kwargs) if kwargs else model
 
     async def delete_session(self, session_id: str) -> None:
         """Delete a session, and shut its kernel down if no other session uses it.
@@ -433,7 +431,7 @@ class PersistentSessionManager(StoreSettings):
             If the kernel cannot be reached; the session stays.
         """
         with self._pending(session_id):
-            if self._context.hooks.overrides("get_session"):
+            if self._context.hooks.overrides("get_session", "row_to_model"):
                 await self.get_session(session_id=session_id)
             await self.tasks.finish(self.sessions.close(session_id))
 

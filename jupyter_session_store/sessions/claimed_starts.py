@@ -21,6 +21,7 @@ from .context import NewSession, SessionContext
 from .models import rest_model, stored_of_kernel
 from .reading import SessionReader
 from .recovery import Recovery
+from .shutdowns import KernelShutdowns
 from .starting import KernelStarter
 
 
@@ -33,6 +34,7 @@ class ClaimedStarts:
         reader: SessionReader,
         claims: PathClaims,
         starter: KernelStarter,
+        shutdowns: KernelShutdowns,
         attacher: KernelAttacher,
         recovery: Recovery,
     ) -> None:
@@ -40,6 +42,7 @@ class ClaimedStarts:
         self._reader = reader
         self._claims = claims
         self._starter = starter
+        self._shutdowns = shutdowns
         self._attacher = attacher
         self._recovery = recovery
         #: The rows that were added and are not ready yet, by the ids of their sessions.
@@ -105,11 +108,15 @@ class ClaimedStarts:
                 kernel_id=started,
             )
         except BaseException:
-            await self._recovery.roll_back_start(record, started)
+            if self._starting.pop(record.session_id, None) is not None:
+                await self._recovery.roll_back_start(record, started)
+            else:
+                # An override has failed after the row was made ready.
+                await self._context.tasks.finish(
+                    self._shutdowns.discard_saved(record.replace(kernel_id=started))
+                )
             raise
-        finally:
-            unsaved = self._starting.pop(record.session_id, None)
-        if unsaved is not None:
+        if self._starting.pop(record.session_id, None) is not None:
             # An override has kept the session elsewhere; the kernel is its own.
             await self._recovery.roll_back_start(record)
         return model
@@ -140,7 +147,7 @@ class ClaimedStarts:
         if saved is None:
             raise PathClaimed(wanted.path)
         del self._starting[session_id]
-        if self._context.hooks.overrides("get_session", "row_to_model"):
+        if self._context.hooks.overrides("get_session", "kernel_culled", "row_to_model"):
             return await self._reader.current_model_of(saved)
         return rest_model(saved, kernel_model)
 

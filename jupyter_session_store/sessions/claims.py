@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ..errors import PathClaimed
 from ..records import SessionRecord, claim_of
@@ -15,9 +16,11 @@ from .context import NewSession, SessionContext
 Model = dict[str, Any]
 
 
-class _Leader(NamedTuple):
+@dataclass(eq=False)
+class _Leader:
     kernel: tuple[str | None, str | None]
     task: asyncio.Task[Model]
+    needs_claim: bool = True
 
 
 class PathLeaders:
@@ -65,14 +68,19 @@ class PathLeaders:
         task.add_done_callback(lambda _: self._forget(path, leading))
         return await asyncio.shield(task)
 
-    def is_led_by_this_task(self, path: str | None) -> bool:
-        """Return whether the running task creates the session at a path for a request.
+    def needs_claim(self, path: str | None) -> bool:
+        """Return whether the running task creates the one session at a path, for a request.
 
         Such a session is stored with the claim, or not at all. Any other
         ``create_session`` stays permissive, as the stock manager's is.
         """
         leader = self._leaders.get(path)
-        return leader is not None and leader.task is asyncio.current_task()
+        return leader is not None and leader.needs_claim and leader.task is asyncio.current_task()
+
+    def waive_claim(self, path: str | None) -> None:
+        """Let the running task create a second session at a path, as an override wants it."""
+        if self.needs_claim(path):
+            self._leaders[path].needs_claim = False
 
     def _forget(self, path: str | None, leader: _Leader) -> None:
         if self._leaders.get(path) is leader:
@@ -107,7 +115,7 @@ class PathClaims:
         ------
         PathClaimed
             If another session holds the claim, and this task may not do without
-            (:meth:`PathLeaders.is_led_by_this_task`).
+            (:meth:`PathLeaders.needs_claim`).
         SessionConflict
             If another session has this id.
         """
@@ -130,6 +138,6 @@ class PathClaims:
                     return
                 except PathClaimed:
                     pass
-            if self._leaders.is_led_by_this_task(record.path):
+            if self._leaders.needs_claim(record.path):
                 raise PathClaimed(record.path)
         await context.repository.add(record)

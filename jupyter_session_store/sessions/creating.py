@@ -70,6 +70,9 @@ class SessionCreator:
             except PathClaimed:
                 # Another server was first: its session is there, or is being started.
                 await self._wait_for_another_server(path, deadline)
+                if self._context.hooks.overrides("session_exists"):
+                    # It is asked once more. If it says again that there is none, there are two.
+                    self._leaders.waive_claim(wanted.path)
         raise StoreUnavailable(f"the path {path!r} is held by a session that does not show")
 
     async def _existing(self, path: str) -> dict[str, Any] | None:

@@ -93,7 +93,8 @@ class Sessions(ABC):
         ----------
         session_id : str
         kernel_name : str or None
-            The specification of a new kernel, if `changes` has no ``kernel_id``.
+            The specification of a new kernel, if `changes` has no ``kernel_id``. Without
+            either, an override of ``update_session`` may move the session.
         changes : dict
             Columns to change.
 

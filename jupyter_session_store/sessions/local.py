@@ -59,11 +59,14 @@ class LocalSessions(Sessions):
             async with context.usage.attaching(kernel_id):
                 if kernel_id in context.kernel_manager:
                     return await self._save(pending, wanted, kernel_id)
-        started = await self._starter.start(str(pending.session_id), wanted, kernel_id)
+        session_id = str(pending.session_id)
+        started = await self._starter.start(session_id, wanted, kernel_id)
         try:
             return await self._save(pending, wanted, started)
         except BaseException:
-            await context.tasks.finish(self._shutdowns.discard(started))
+            record = context.new_record(session_id, wanted, started)
+            await context.tasks.finish(self._shutdowns.discard_saved(record))
+            self._forget([record])
             raise
         finally:
             # Until now: a session that attached before this one was saved would lose the kernel.
@@ -113,13 +116,16 @@ class LocalSessions(Sessions):
         context = self._context
         before = await self.reader.get_for_change(session_id)
         started = None
-        if "kernel_id" not in changes:
+        hooked = context.hooks.overrides("update_session")
+        if "kernel_id" not in changes and kernel_name is not None:
             started = await self._start_for_move(session_id, before, kernel_name)
             changes = {**changes, "kernel_id": started}
-        previous, target = before["kernel"]["id"], changes["kernel_id"]
+        previous = before["kernel"]["id"]
+        target = changes.get("kernel_id", previous)
         try:
-            if context.hooks.overrides("update_session"):
-                self._refuse_missing(target)
+            if hooked:
+                if target != previous:
+                    self._refuse_missing(target)
                 await context.hooks.update_session(session_id, **changes)
                 moved = None
             else:

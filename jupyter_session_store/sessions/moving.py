@@ -99,6 +99,9 @@ class SessionMover:
             await self._parts.attacher.attach(changes["kernel_id"], ask=True)
             async with self._shutdown_guard(previous, failed_shutdowns):
                 return await self._move_to(session_id, previous, changes, failed_shutdowns)
+        if kernel_name is None:
+            async with self._shutdown_guard(previous, failed_shutdowns):
+                return await self._change_by_hook(session_id, previous, changes, failed_shutdowns)
         async with (
             self._shutdown_guard(previous, failed_shutdowns),
             self._shutdown_guard(str(uuid4()), failed_shutdowns) as guard,
@@ -150,10 +153,10 @@ class SessionMover:
                 await parts.attacher.attach(target, ask=True)
             if self._context.hooks.overrides("update_session"):
                 self._refuse_missing(target)
-                await self._context.hooks.update_session(session_id, **changes)
-                moved = None
-            else:
-                moved = await self._store(session_id, changes)
+                return await self._change_by_hook(
+                    session_id, previous, changes, failed_shutdowns, started
+                )
+            moved = await self._store(session_id, changes)
         except StoreUnavailable:
             move = UnsettledMove(session_id, previous, target, started is not None)
             await parts.settler.settle(move, failed_shutdowns)
@@ -163,14 +166,9 @@ class SessionMover:
                 await parts.shutdowns.discard_after_move(started, failed_shutdowns.add)
             raise
         if started is None and await self._undo_move_to_dead_kernel(session_id, previous, target):
-            if moved is not None and moved.shutdown is not None:
+            if moved.shutdown is not None:
                 moved.shutdown.set_result(None)
             raise web.HTTPError(400, f"No such kernel: {target}")
-        if moved is None:
-            model = await parts.reader.get_for_change(session_id)
-            for kernel_id in {previous, started or previous} - {model["kernel"]["id"]}:
-                await parts.shutdowns.shut_down_if_unused(kernel_id, failed_shutdowns.add)
-            return model
         self._context.emit(MOVED, [moved.record])
         try:
             return await parts.updater.finish(moved.record)
@@ -179,6 +177,25 @@ class SessionMover:
                 await parts.shutdowns.shut_down_abandoned(
                     moved.left, moved.shutdown, failed_shutdowns.add
                 )
+
+    async def _change_by_hook(
+        self,
+        session_id: str,
+        previous: str,
+        changes: dict[str, Any],
+        failed_shutdowns: set[str],
+        started: str | None = None,
+    ) -> dict[str, Any]:
+        """Have an override of ``update_session`` change a session, and see what it has left.
+
+        No lock is held meanwhile: the override may do whatever it likes.
+        """
+        parts = self._parts
+        await self._context.hooks.update_session(session_id, **changes)
+        model = await parts.reader.get_for_change(session_id)
+        for kernel_id in {previous, started or previous} - {model["kernel"]["id"]}:
+            await parts.shutdowns.shut_down_if_unused(kernel_id, failed_shutdowns.add)
+        return model
 
     async def _store(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
         context, target = self._context, changes["kernel_id"]

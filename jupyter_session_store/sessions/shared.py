@@ -45,7 +45,7 @@ class SharedSessions(Sessions):
         self._updater = SessionUpdater(context, self.reader)
         self.recovery = Recovery(context, uncertain_closes, self.users, shutdowns)
         self._starts = ClaimedStarts(
-            context, self.reader, self._claims, starter, self.attacher, self.recovery
+            context, self.reader, self._claims, starter, shutdowns, self.attacher, self.recovery
         )
         self._closer = SessionCloser(context, self.reader, self.users, shutdowns, uncertain_closes)
         self._mover = SessionMover(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from jupyter_core.utils import ensure_async
 from tornado import web
 
-from ..errors import GatewayUnavailable, StoreUnavailable
-from ..records import Liveness
+from ..errors import GatewayUnavailable, SessionStoreError, StoreUnavailable
+from ..records import Liveness, SessionRecord
 from .context import SessionContext
 from .users import KernelUsers
 
@@ -61,6 +62,18 @@ class KernelShutdowns:
             await self.shut_down(kernel_id)
         finally:
             shutdown.set_result(None)
+
+    async def discard_saved(self, record: SessionRecord) -> None:
+        """Remove a session that was perhaps saved though its create failed; discard its kernel.
+
+        Raises
+        ------
+        GatewayUnavailable
+            If the gateway cannot be asked to shut the kernel down.
+        """
+        with suppress(SessionStoreError):
+            await self._context.repository.remove(self._context.scope, [record])
+        await self.discard(str(record.kernel_id))
 
     async def discard_after_move(
         self, kernel_id: str, on_failure: Callable[[str], None] | None = None

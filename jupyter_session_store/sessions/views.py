@@ -75,10 +75,12 @@ class SessionViews(ABC):
             self._invalid_rows.warn_if_invalid(record)
             return None
         kernel_model = None
-        if await self._context.holds_kernel(kernel_id):
+        held = await self._context.holds_kernel(kernel_id)
+        if held:
             kernel_model = await self._context.kernel_model(kernel_id)
         if kernel_model is None:
-            if known[kernel_id] is Liveness.GONE:
+            kept = held and self._context.hooks.overrides("kernel_culled")
+            if known[kernel_id] is Liveness.GONE and not kept:
                 self._removals.schedule(record)
                 return None
             kernel_model = last_known_model(record)

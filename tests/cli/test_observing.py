@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, event, select
 from sqlalchemy.exc import DBAPIError
 
-from jupyter_session_store.cli import observing
+from jupyter_session_store.cli import observation
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.sql.admin import listing, write_probe
 from jupyter_session_store.sql.engine.backend import backend_of
@@ -51,7 +51,7 @@ def no_writes(database: Database) -> Iterator[None]:
 def observed(engine: Engine, note: Callable[[str], None]) -> dict[str, str]:
     """Observe all servers, and return what is found of each id."""
     with engine.connect() as connection:
-        found = observing.observe(connection, listing.servers(connection), note)
+        found = observation.observe(connection, listing.servers(connection), note)
     return {server_id: liveness for (_, server_id), liveness in found.items()}
 
 
@@ -79,7 +79,7 @@ def test_who_is_kept_out_is_not_dead(home: Path, database: Database) -> None:
 
 
 def test_a_lock_that_stays(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observing, "_PATIENCE", 0)
+    monkeypatch.setattr(observation, "_EXTRA_SECONDS", 0)
     fill(database.url, servers=[dead("user", "dead")])
     with engine_of(database.url) as engine, no_writes(database):
         began = time.monotonic()
