@@ -59,7 +59,7 @@ class Rename(CleaningCommand):
                     return ExitCode.NO
             try:
                 done = renaming.rename(connection, old, new, dead)
-            except renaming.ServerCame as error:
+            except renaming.ServerAppeared as error:
                 self.report_alive([error.server])
                 return ExitCode.NO
             except SessionConflict as error:

@@ -156,7 +156,9 @@ class LeaseContract:
         renew(repository, server("one"), *one)
         assert sorted(stored(repository, SCOPE)) == ["a", "b"]
 
-    def test_what_nobody_registered_left_is_released(self, repository: SessionRepository) -> None:
+    def test_what_an_unregistered_server_left_is_released(
+        self, repository: SessionRepository
+    ) -> None:
         """A server that was evicted wrote once more, and died."""
         orphan = local("orphan", "nobody")
         run(repository.add(orphan))

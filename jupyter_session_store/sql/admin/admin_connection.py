@@ -137,8 +137,8 @@ def require_usable(connection: Connection) -> compatibility.Status:
     return found
 
 
-def run_repeatedly(connection: Connection, unit: Callable[[], T]) -> T:
-    """Run a unit of work again whenever the database has undone it for another's sake.
+def retry_if_rolled_back(connection: Connection, unit: Callable[[], T]) -> T:
+    """Run a unit of work; repeat it whenever the database has rolled it back for another's sake.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from ..engine.transactions import transaction
 from ..engine.url import reason_of
 from ..models import Session
 from ..queries.rows import dates_in, readable
-from .admin_connection import run_repeatedly
+from .admin_connection import retry_if_rolled_back
 from .listing import pages
 
 Row = tuple[Any, ...]
@@ -201,7 +201,7 @@ class Target:
             with transaction(self._connection):
                 write()
 
-        run_repeatedly(self._connection, attempt)
+        retry_if_rolled_back(self._connection, attempt)
 
 
 def _writer(connection: Connection) -> Callable[[Sequence[Row]], object]:

@@ -28,7 +28,7 @@ from ..queries.leases import (
 )
 from ..queries.rows import COLUMNS, to_record
 from . import listing
-from .admin_connection import run_repeatedly
+from .admin_connection import retry_if_rolled_back
 
 _SERVERS: Final = cast("Table", Server.__table__)
 _SESSIONS: Final = cast("Table", Session.__table__)
@@ -171,7 +171,7 @@ def evict(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[i
         to renew: one that has renewed since stays.
     """
     for namespace, group in groupby(servers, key=_namespace):
-        yield run_repeatedly(
+        yield retry_if_rolled_back(
             connection, partial(evict_without_takeover, connection, namespace, list(group))
         )
 
@@ -182,7 +182,7 @@ def unregister(connection: Connection, servers: Iterable[ServerRecord]) -> Itera
         this = delete(_SERVERS).where(
             _SERVERS.c.namespace == server.namespace, _SERVERS.c.server_id == server.server_id
         )
-        yield run_repeatedly(connection, partial(_count, connection, this))
+        yield retry_if_rolled_back(connection, partial(_count, connection, this))
 
 
 def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
@@ -204,7 +204,9 @@ def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
         for start in range(0, len(groups), _NAMESPACES):
             part = groups[start : start + _NAMESPACES]
             began = time.monotonic()
-            removed = run_repeatedly(connection, partial(_delete, connection, part, conditions))
+            removed = retry_if_rolled_back(
+                connection, partial(_delete, connection, part, conditions)
+            )
             took = time.monotonic() - began
             if removed:
                 sessions += removed

@@ -13,7 +13,7 @@ from ...errors import SessionConflict, SessionStoreError
 from ...records import ServerRecord
 from ..engine.transactions import transaction
 from ..models import Server, Session
-from .admin_connection import run_repeatedly
+from .admin_connection import retry_if_rolled_back
 from .listing import servers
 
 _SERVERS: Final = cast("Table", Server.__table__)
@@ -24,7 +24,7 @@ _there: Final = _SESSIONS.alias("there")
 _ATTEMPTS: Final = 5
 
 
-class ServerCame(SessionStoreError):
+class ServerAppeared(SessionStoreError):
     """A server is registered that was not known to be dead."""
 
     def __init__(self, server: ServerRecord) -> None:
@@ -59,14 +59,14 @@ def rename(
 
     Raises
     ------
-    ServerCame
+    ServerAppeared
         If another server is registered. Nothing was changed.
     SessionConflict
         If both have a session of one id. Nothing was changed.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return run_repeatedly(connection, partial(_rename, connection, old, new, dead))
+            return retry_if_rolled_back(connection, partial(_rename, connection, old, new, dead))
         except IntegrityError:
             # A session was added whose id or claim comes too.
             if attempt == _ATTEMPTS:
@@ -111,7 +111,7 @@ def _refuse_others(
     for namespace in namespaces:
         for server in servers(connection, namespace):
             if known.get((namespace, server.server_id)) != server.renewals:
-                raise ServerCame(server)
+                raise ServerAppeared(server)
 
 
 def _move_servers(connection: Connection, old: str, new: str) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeEngine
 from .backend import Backend, Driver, in_utc
 from .sqlite_files import MEMORY, is_on_network_file_system
 from .timeouts import BUSY_TIMEOUT
-from .transactions import ending
+from .transactions import commit_or_roll_back
 
 #: SQLite's codes, and its texts: sqlite3 tells the code from Python 3.11 on.
 _BUSY: Final[Mapping[int, str]] = {5: "locked", 6: "locked"}
@@ -127,7 +127,7 @@ class SQLite(Backend):
                         raise
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout={int(busy)}")
-        with ending(connection):
+        with commit_or_roll_back(connection):
             yield
 
 

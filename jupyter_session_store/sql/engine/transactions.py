@@ -12,7 +12,7 @@ from .backend import backend_of
 
 
 @contextmanager
-def ending(connection: Connection) -> Iterator[None]:
+def commit_or_roll_back(connection: Connection) -> Iterator[None]:
     """Commit what was begun, or roll it back on an error, which goes on unhidden."""
     try:
         yield
@@ -29,5 +29,5 @@ def ending(connection: Connection) -> Iterator[None]:
 def transaction(connection: Connection) -> Iterator[None]:
     """Hold a transaction open on any database."""
     connection.exec_driver_sql(backend_of(connection).begin)
-    with ending(connection):
+    with commit_or_roll_back(connection):
         yield

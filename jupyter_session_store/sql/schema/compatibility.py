@@ -159,7 +159,7 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
     try:
         upgrade(engine, log=log)
     except SchemaMismatch as error:
-        raise SchemaMismatch(f"{_lack(found, describe(engine.url))}. {error}") from error
+        raise SchemaMismatch(f"{_describe_lack(found, describe(engine.url))}. {error}") from error
     with engine.connect() as connection:
         found = status(connection)
     if not found.usable:
@@ -181,7 +181,7 @@ def explain(found: Status, database: str) -> str:
     if found.state in (State.EMPTY, State.BEHIND):
         value = "safe" if found.state is State.EMPTY else "always"
         return (
-            f"{_lack(found, database)}. Run: jupyter session-store upgrade\n"
+            f"{_describe_lack(found, database)}. Run: jupyter session-store upgrade\n"
             f'or let the server do it: c.PersistentSessionManager.auto_upgrade = "{value}"'
         )
     if found.state is State.AHEAD_COMPATIBLE:
@@ -204,7 +204,7 @@ def explain(found: Status, database: str) -> str:
     )
 
 
-def _lack(found: Status, database: str) -> str:
+def _describe_lack(found: Status, database: str) -> str:
     has = "holds no session tables"
     if found.state is State.BEHIND:
         has = f"is at revision {found.revision}, which is behind"
