@@ -57,7 +57,7 @@ class Check(StoreCommand):
         from ..sql.schema import compatibility
 
         try:
-            with self.database(patient=False, writes=False) as engine:
+            with self.database(statement_timeout=True, writes=False) as engine:
                 found = schema_status(engine)
                 if found.state is compatibility.State.CURRENT:
                     return (

@@ -216,7 +216,7 @@ class StoreCommand(CommandLine):
         given: str | None = None,
         *,
         create: bool = False,
-        patient: bool = True,
+        statement_timeout: bool = False,
         writes: bool = True,
     ) -> Iterator[Engine]:
         """Yield :func:`.admin_connection.engine` for `given`, by default the value of ``--url``."""
@@ -224,7 +224,11 @@ class StoreCommand(CommandLine):
 
         found = self.settings(self.url if given is None else given)
         with admin_connection.engine(
-            found.url, found.engine_options, create=create, patient=patient, writes=writes
+            found.url,
+            found.engine_options,
+            create=create,
+            statement_timeout=statement_timeout,
+            writes=writes,
         ) as engine:
             yield engine
 

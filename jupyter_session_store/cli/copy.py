@@ -64,7 +64,7 @@ class Copy(TransferCommand):
 
     def settings(self, given: str = "") -> Settings:
         """Return the settings of a database; another driver gets no engine options."""
-        from ..sql.engine.factory import parse
+        from ..sql.engine.url import parse
 
         found = super().settings(given)
         if given and found.engine_options:

@@ -23,7 +23,7 @@ class Current(StoreCommand):
         """Show it."""
         from ..sql.schema import compatibility
 
-        with self.database(patient=False, writes=False) as engine:
+        with self.database(statement_timeout=True, writes=False) as engine:
             found = schema_status(engine)
             self.output.one(
                 {

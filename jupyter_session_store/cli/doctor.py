@@ -42,7 +42,7 @@ class Doctor(StoreCommand):
 
         found: list[Finding] = []
         # With `create`, a missing file is a finding and no error; it is not created.
-        with self.database(create=True, patient=False) as engine:
+        with self.database(create=True, statement_timeout=True) as engine:
             columns = dict(_COLUMNS)
             if not sys.stdout.isatty():
                 columns["cure"] = "CURE"

@@ -90,11 +90,11 @@ class Import(TransferCommand):
         scope = Scope(self.namespace, gateway_authority_of(gateway_name(self.gateway, self.config)))
         file = Path(self.extra_args[0])
         self._refuse_same_file(file)
-        with importing.opened(file) as raw, self.open_target(self.url) as target:
+        with importing.open_file(file) as raw, self.open_target(self.url) as target:
             return self._import(raw, file, scope, target)
 
     def _refuse_same_file(self, file: Path) -> None:
-        from ..sql.engine.factory import parse, sqlite_file
+        from ..sql.engine.url import parse, sqlite_file
 
         target = sqlite_file(parse(self.settings(self.url).url))
         if target is not None and target.exists() and file.exists() and target.samefile(file):
@@ -126,5 +126,5 @@ class Import(TransferCommand):
         values = {**where, **count_fields(imported, "imported")}
         if target is None or self.dry_run:
             return self.report_dry_run(values, imported)
-        missing = importing.missing(raw, target, scope)
+        missing = importing.count_missing(raw, target, scope)
         return self.report(values, imported, expected.added, missing, "sessions")

@@ -63,7 +63,7 @@ def observe(
     """
     from ..servers.clock import now
     from ..sql.admin import listing
-    from ..sql.engine.factory import BUSY_TIMEOUT
+    from ..sql.engine.timeouts import BUSY_TIMEOUT
 
     found: dict[Key, str] = {}
     waiting = {_key(server): server for server in servers}
@@ -127,8 +127,8 @@ class _WriteProbe:
         from sqlalchemy.exc import DBAPIError
 
         from ..sql.admin import write_probe
-        from ..sql.database import is_write_denied
-        from ..sql.engine import factory
+        from ..sql.engine.backend import backend_of
+        from ..sql.engine.url import reason_of
 
         if self.denied:
             return None
@@ -137,18 +137,18 @@ class _WriteProbe:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            if not is_write_denied(error):
-                return factory.reason_of(error, self._connection.engine.url)
+            if not backend_of(self._connection).is_write_denied(error):
+                return reason_of(error, self._connection.engine.url)
             self.denied = True
             self._report_denied(error)
         return None
 
     def _report_denied(self, error: SQLAlchemyError) -> None:
-        from ..sql.engine import factory
+        from ..sql.engine.url import describe, reason_of
 
         url = self._connection.engine.url
         reason = (
-            f"{factory.describe(url)}: {factory.reason_of(error, url)}. Who does not renew a lease "
+            f"{describe(url)}: {reason_of(error, url)}. Who does not renew a lease "
             "is known to be dead only to who could have renewed one"
         )
         cure = "Use a role with SELECT and UPDATE on jupyter_servers: --url env:NAME"
@@ -158,10 +158,10 @@ class _WriteProbe:
 
 
 def _cannot_observe(connection: Connection, fault: str, seconds: float) -> StoreUnavailable:
-    from ..sql.engine import factory
+    from ..sql.engine.url import describe
 
     return StoreUnavailable(
-        f"{factory.describe(connection.engine.url)}: it has not been written to without a fault "
+        f"{describe(connection.engine.url)}: it has not been written to without a fault "
         f"for long enough in {seconds:.0f} s, the last one being: {fault}. Who is alive cannot be "
         "seen while leases cannot be renewed. Nothing was changed. Look who locks jupyter_servers, "
         "or whether the disk is full, then run this again"

@@ -72,7 +72,7 @@ class Prune(RemovingCommand):
 
     def run(self) -> ExitCode:
         """Observe the servers, count, ask, remove."""
-        from ..sql.admin import cleaning, listing
+        from ..sql.admin import listing, pruning
 
         if not (self.older_than or self.dead_servers):
             raise ConfigurationError(
@@ -85,12 +85,12 @@ class Prune(RemovingCommand):
             self.require_answer()
         with self.connection() as connection:
             alive, dead = self._find_servers(connection)
-            selection = cleaning.Selection(
+            selection = pruning.Selection(
                 listing.Criteria(namespace=self.namespace or None, unchanged_since=since),
                 dead_servers=self.dead_servers,
                 living=alive,
             )
-            counted = cleaning.count(connection, selection)
+            counted = pruning.count(connection, selection)
             if not counted.sessions and not self.dead_servers:
                 dead = []
             if self.dry_run:
@@ -99,7 +99,7 @@ class Prune(RemovingCommand):
                 f"Remove {describe_counted(counted)}, and evict {len(dead)} dead server(s)?"
             ):
                 return ExitCode.NO
-            return self.remove(connection, selection, cleaning.evict(connection, dead))
+            return self.remove(connection, selection, pruning.evict(connection, dead))
 
     def _find_servers(
         self, connection: Connection

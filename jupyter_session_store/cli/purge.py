@@ -36,18 +36,16 @@ class Purge(RemovingCommand):
 
     def run(self) -> ExitCode:
         """Observe the servers, count, ask, remove."""
-        from ..sql.admin import cleaning, listing
+        from ..sql.admin import listing, pruning
 
         namespace = self.extra_args[0]
         check_text("namespace", namespace)
         if not self.dry_run:
             self.require_answer()
-        selection = cleaning.Selection(
-            listing.Criteria(namespace=namespace), vacated=not self.force
-        )
+        selection = pruning.Selection(listing.Criteria(namespace=namespace), vacated=not self.force)
         with self.connection() as connection:
             servers = listing.servers(connection, namespace)
-            counted = cleaning.count(connection, selection)
+            counted = pruning.count(connection, selection)
             if not servers and not counted.sessions:
                 self.note(f"There is nothing of the namespace {namespace!r}.")
                 return ExitCode.NO
@@ -63,7 +61,7 @@ class Purge(RemovingCommand):
                 f"namespace {namespace!r}?"
             ):
                 return ExitCode.NO
-            evict = cleaning.unregister if self.force else cleaning.evict
+            evict = pruning.unregister if self.force else pruning.evict
             self.remove(connection, selection, evict(connection, servers))
             returned = listing.servers(connection, namespace)
         if returned and not self.force:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
-    from ..sql.admin.cleaning import Counted, Selection
+    from ..sql.admin.pruning import Counted, Selection
 
 
 @contextmanager
@@ -125,10 +125,10 @@ class RemovingCommand(CleaningCommand):
 
         The iterator `servers` removes servers as it advances, and yields how many.
         """
-        from ..sql.admin import cleaning
+        from ..sql.admin import pruning
 
         evicted = 0
-        counted = cleaning.Counted(0, 0)
+        counted = pruning.Counted(0, 0)
         with _stop_after_batch(self.note) as stopped:
             try:
                 for number in servers:
@@ -136,7 +136,7 @@ class RemovingCommand(CleaningCommand):
                     if stopped.is_set():
                         break
                 else:
-                    for step in cleaning.remove(connection, selection):
+                    for step in pruning.remove(connection, selection):
                         counted = step
                         if stopped.is_set():
                             break

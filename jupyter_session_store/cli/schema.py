@@ -28,7 +28,7 @@ def schema_status(engine: Engine) -> Status:
 
 def database_name(engine: Engine) -> str:
     """Return the name of a database for texts: neither a user nor a password is in it."""
-    from ..sql.engine.factory import describe
+    from ..sql.engine.url import describe
 
     return describe(engine.url)
 

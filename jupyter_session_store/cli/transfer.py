@@ -73,14 +73,14 @@ class TransferCommand(StoreCommand):
 
     def missing_file(self, given: str) -> Path | None:
         """Return the file of a SQLite database if it does not exist."""
-        from ..sql.engine.factory import parse, sqlite_file
+        from ..sql.engine.url import parse, sqlite_file
 
         file = sqlite_file(parse(self.settings(given).url))
         return None if file is None or file.exists() else file
 
     def describe_database(self, given: str) -> str:
         """Return the name of a database for texts: no user or password is in it."""
-        from ..sql.engine.factory import describe, parse
+        from ..sql.engine.url import describe, parse
 
         return describe(parse(self.settings(given).url))
 

@@ -41,11 +41,12 @@ class Upgrade(MigrationCommand):
 
     def _missing_file(self) -> str | None:
         """Return the name of a SQLite file if it does not exist."""
-        from ..sql.engine import factory as engines
+        from ..sql.engine.factory import check
+        from ..sql.engine.url import describe, sqlite_file
 
-        url = engines.check(self.settings(self.url).url)
-        file = engines.sqlite_file(url)
-        return None if file is None or file.exists() else engines.describe(url)
+        url = check(self.settings(self.url).url)
+        file = sqlite_file(url)
+        return None if file is None or file.exists() else describe(url)
 
     def run(self) -> ExitCode:
         """Upgrade."""

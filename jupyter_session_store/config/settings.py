@@ -118,17 +118,17 @@ class Settings:
 
 def _options_for(url: str, reader: _ConfiguredDatabase) -> Mapping[str, Any]:
     """Return the engine options for another URL; passwords stay with their own database."""
-    from ..sql.engine import credentials
+    from ..sql.engine import passwords
 
     options = reader.engine_options
-    if not credentials.hold_password(options):
+    if not passwords.hold_password(options):
         # The configured URL is not read: it may be invalid, and --url given for that reason.
         return options
     configured = None
     if reader.repository == "sqlalchemy":
         with suppress(TraitError):
             configured = reader.database_filepath
-    return credentials.options_for(url, options, configured)
+    return passwords.options_for(url, options, configured)
 
 
 def _resolve_url(given: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from ..errors import ConfigurationError, StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Closing, Move, Scope, claim_of
 from ..repository import SessionRepository
-from .material import OTHER_SCOPES, SCOPE, record, run
+from .samples import OTHER_SCOPES, SCOPE, record, run
 
 
 class ClosingContract:

@@ -10,7 +10,7 @@ import pytest
 from ..errors import StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Scope, ServerRecord, SessionRecord, authority_of
 from ..repository import SessionRepository
-from .material import SCOPE, record, run, server
+from .samples import SCOPE, record, run, server
 
 GATEWAY = Scope(SCOPE.namespace, "gateway:g")
 #: Beside the tenant ``"bob"``.

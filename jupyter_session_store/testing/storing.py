@@ -11,7 +11,7 @@ import pytest
 from ..errors import PathClaimed, SessionConflict
 from ..records import CLOSING, LIMITS, READY, STARTING, Scope, claim_of
 from ..repository import SessionRepository
-from .material import AWKWARD, NOW, OTHER_SCOPES, SCOPE, record, run
+from .samples import AWKWARD, NOW, OTHER_SCOPES, SCOPE, record, run
 
 
 class StoringContract:

@@ -161,7 +161,7 @@ def configure(home: Path, *lines: str) -> None:
 
 def upgraded(url: str) -> None:
     """Bring a database to the newest revision."""
-    engine = engines.create(url, patient=True)
+    engine = engines.create(url, statement_timeout=False)
     try:
         migrating.upgrade(engine)
     finally:
@@ -214,7 +214,7 @@ def fill(
 ) -> None:
     """Bring a database to the newest revision, and put rows into it as they are."""
     upgraded(url)
-    engine = engines.create(url, patient=True)
+    engine = engines.create(url, statement_timeout=False)
     remaining = map(to_row, sessions)
     registered = list(servers)
     try:

@@ -256,7 +256,7 @@ def test_threads_that_upgrade_one_database_each(
 HOLDER: Final = """if True:
     import os
     from jupyter_session_store.errors import StoreUnavailable
-    from jupyter_session_store.sql import locks, migrating
+    from jupyter_session_store.sql.schema import locks, migrating
     from tests.migrations.support import engine_of
     with engine_of(os.environ["DATABASE"]) as engine:
         with migrating.migration_connection(engine) as connection:

@@ -7,10 +7,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from ..models import MARIADB_COLLATION, MYSQL_COLLATION, Base
+from ..engine.backend import backend_of
+from ..engine.mysql import MySQL
+from ..models import Base
 from . import encryption
-from .findings import Outcome, failed, ok, unknown, warning
-from .general import role, room
+from .common import clock, room, server
+from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
 _DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})
@@ -83,8 +85,9 @@ def connections(connection: Connection) -> Outcome:
 
 def collation(connection: Connection) -> Outcome:
     """Judge whether the columns tell apart what differs."""
-    dialect: Any = connection.dialect
-    expected = MARIADB_COLLATION if dialect.is_mariadb else MYSQL_COLLATION
+    backend = backend_of(connection)
+    assert isinstance(backend, MySQL)
+    expected = backend.collation
     wrong = connection.exec_driver_sql(
         "SELECT table_name, column_name, collation_name FROM information_schema.columns"
         f" WHERE table_schema = database() AND table_name IN ({_OURS})"
@@ -128,6 +131,20 @@ def may_change_schema(connection: Connection) -> bool | None:
             " UNION SELECT privilege_type FROM information_schema.schema_privileges"
             " WHERE grantee = :user AND database() LIKE table_schema"
         ),
-        {"user": role(connection)},
+        {"user": backend_of(connection).role(connection)},
     ).scalars()
     return True if set(given) >= _DDL else None
+
+
+EXAMINATIONS: Final = Examinations(
+    server={
+        "server": server,
+        "writes": writable,
+        "TLS": tls,
+        "pooler": pooler,
+        "connections": connections,
+        "clock": clock,
+    },
+    tables={"collation": collation, "storage engine": storage_engine},
+    may_change_schema=may_change_schema,
+)

@@ -8,10 +8,7 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-
-def begin_immediate(connection: Connection) -> None:
-    """Begin as a writer: a reader that turns to writing later fails at once in WAL mode."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+from .backend import backend_of
 
 
 @contextmanager
@@ -31,9 +28,6 @@ def ending(connection: Connection) -> Iterator[None]:
 @contextmanager
 def transaction(connection: Connection) -> Iterator[None]:
     """Hold a transaction open on any database."""
-    if connection.dialect.name == "sqlite":
-        begin_immediate(connection)
-    else:
-        connection.exec_driver_sql("BEGIN")
+    connection.exec_driver_sql(backend_of(connection).begin)
     with ending(connection):
         yield

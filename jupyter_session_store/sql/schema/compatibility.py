@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import SchemaMismatch
-from ..engine.factory import describe
+from ..engine.backend import backend_of
+from ..engine.url import describe
 from ..models import Base, Meta
 from .migrating import known_revisions, migrations_folder, upgrade
 
@@ -163,7 +164,7 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
         found = status(connection)
     if found.usable:
         return found
-    local = engine.dialect.name == "sqlite"
+    local = backend_of(engine).is_embedded
     may = {
         State.EMPTY: auto_upgrade != "never",
         State.BEHIND: auto_upgrade == "always" or (auto_upgrade == "safe" and local),
