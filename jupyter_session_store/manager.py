@@ -24,16 +24,14 @@ from .records import Scope, SessionRecord
 from .repository import SessionRepository
 from .servers.heartbeat import Heartbeat, this_server
 from .servers.registered_store import RegisteredStore
-from .sessions.claims import PathLeaders
-from .sessions.context import NewSession, SessionContext
-from .sessions.creating import SessionCreator
+from .sessions.claims import PathLeaders, SessionCreator
+from .sessions.context import NewSession, SessionContext, check_texts
 from .sessions.hooks import Hooks
 from .sessions.interface import Sessions
 from .sessions.local import LocalSessions
 from .sessions.reading import check_columns
 from .sessions.shared import SharedSessions
 from .sessions.tasks import BackgroundTasks
-from .sessions.updating import check_texts
 from .telemetry.events import CREATED, SessionEvents
 from .telemetry.metered import MeteredRepository
 
@@ -98,12 +96,12 @@ class PersistentSessionManager(StoreSettings):
             log=self.log,
         )
         self._context = context
-        leaders = PathLeaders(context)
+        leaders = PathLeaders()
         made = SharedSessions if authority.is_shared else LocalSessions
         self.sessions: Sessions = made(context, leaders)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
-        authority.set_in_use_check(self.sessions.users.in_use)
+        authority.set_in_use_check(self.sessions.kernels.in_use)
         self._put_handlers_first()
 
     def _make_repository(self) -> SessionRepository:

@@ -180,7 +180,7 @@ async def test_who_attaches_gives_way_to_a_closer(
     first = await manager.create_session(**NOTEBOOK)
     kernel_id = first["kernel"]["id"]
     await manager.store.begin_close(SCOPE, first["id"], "another server")
-    users = manager.sessions.users
+    users = manager.sessions.kernels
     gave_way, wait = asyncio.Event(), users.wait_until_not_closing
 
     async def waiting(*arguments: Any) -> None:
