@@ -6,9 +6,14 @@ import os
 import random
 import re
 import signal
+import sys
 from collections.abc import Generator
 
 import pytest
+
+# It builds a parser of IRIs when it is imported, which takes as long as all else that a process
+# of the tests imports; it is optional, and checks nothing here.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # pytest_jupyter runs `async def` tests, each on a loop of its own.
 pytest_plugins = [

@@ -63,7 +63,9 @@ class LeavingOut:
         left = [item for item in items if not self._is_for(item)]
         if not self._extended:
             self._left_out.update(_why(item) for item in left)
-        items[:] = [item for item in items if self._is_for(item)]
+        # Those that may take long begin first: a process that is left with one at the end keeps
+        # all others waiting.
+        items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
         self._repeating = sum(1 for item in items if item.get_closest_marker("torture"))
         self._config.hook.pytest_deselected(items=left)
 
@@ -106,6 +108,11 @@ class LeavingOut:
 
 def number_of(count: int) -> str:
     return "1 test" if count == 1 else f"{count} tests"
+
+
+def _patience(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None else 0.0
 
 
 def _why(item: pytest.Item) -> str:
