@@ -192,6 +192,7 @@ def test_who_may_not_write_takes_nobody_for_dead(run: Run, database: Database) -
 
 
 @pytest.mark.only("postgresql", "mysql", reason="SQLite has no roles")
+@pytest.mark.usefixtures("hurried")
 def test_what_a_role_needs_to_prune(run: Run, database: Database) -> None:
     """As docs/how-to/clean-up.md says."""
     fill(
@@ -208,6 +209,7 @@ def test_what_a_role_needs_to_prune(run: Run, database: Database) -> None:
 
 
 @pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
+@pytest.mark.usefixtures("hurried")
 def test_through_a_pooler(run: Run, database: Database) -> None:
     fill(database.url, [local("dead", 1, "dead")], [dead("dead", "dead")])
     with closing(PgBouncer(database, connections=1)) as bouncer:

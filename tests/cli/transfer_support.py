@@ -16,6 +16,8 @@ from jupyter_session_store.sql.models import to_utc
 from ..databases import Database
 from .support import session
 
+#: With what a statement begins that adds sessions.
+ADDING: Final = ("COPY jupyter_sessions ", "INSERT INTO jupyter_sessions ")
 #: What is not copied: it is the target's own.
 _FLOOR: Final = "oldest_compatible_code"
 

@@ -110,8 +110,11 @@ def test_servers_that_start_together_all_come_up(
     rounds: Callable[[int], int],
     record_property: Callable[[str, object], None],
 ) -> None:
-    waited = []
-    for number in range(rounds(10)):
+    waited: list[int] = []
+    # On a busy machine they may miss each other: then a few times more.
+    for number in count():
+        if number >= rounds(10) and (any(waited) or number >= 10):
+            break
         database = new_database()
         with race(tmp_path / str(number)) as racers:
             racers.start(database.url)
