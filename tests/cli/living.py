@@ -72,7 +72,7 @@ class Living:
 def main() -> None:
     """Live, and show it often."""
     # Who watches waits for the next renewal.
-    registration.RENEWALS_A_LEASE = 12  # type: ignore[misc]
+    registration.RENEWALS_A_LEASE = 12
     living = Living(**json.loads(sys.stdin.readline()))
     print("registered", flush=True)
     sys.stdin.read()
