@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jupyter_server.gateway.gateway_client import GatewayClient
 
 from ..errors import ConfigurationError
-from ..kernels.authority import gateway_name_of
+from ..kernels.gateway.naming import gateway_name_of
 
 if TYPE_CHECKING:
     from traitlets.config import Config

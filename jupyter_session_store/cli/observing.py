@@ -62,7 +62,7 @@ def observe(
     StoreUnavailable
         If the database took no writes for too long; or see `must_know`.
     """
-    from ..servers.heartbeat import now
+    from ..servers.clock import now
     from ..sql.admin import listing
     from ..sql.engine.factory import BUSY_TIMEOUT
 

@@ -333,7 +333,7 @@ class Import(TransferCommand):
 
     def run(self) -> ExitCode:
         """Import."""
-        from ..kernels.authority import gateway_authority_of
+        from ..kernels.gateway.naming import gateway_authority_of
         from ..sql.admin import importing
         from .gateways import gateway_name
 

@@ -11,7 +11,7 @@ from jupyter_server.services.sessions.sessionmanager import SessionManager
 from traitlets import Enum, Float, Int, TraitError, Unicode, default, validate
 
 from ..errors import InvalidValue
-from ..kernels.authority import gateway_name_of
+from ..kernels.gateway.naming import gateway_name_of
 from ..records import LIMITS, check_namespace
 from .database import DatabaseSettings
 

@@ -1,4 +1,4 @@
-"""Who is using a kernel now, and who is shutting it down, in this process."""
+"""Which kernels sessions are about to use, and which are being shut down, in this process."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class KernelUses:
-    """Orders, in this process, who begins to use a kernel and who ends it.
+class KernelUsage:
+    """Orders, in this process, what begins to use a kernel and what shuts it down.
 
     A session that attaches to a kernel while another's delete shuts it down
-    waits for the end, and then finds the kernel gone. For the tasks of one
+    waits for the shutdown, and then finds the kernel gone. For the tasks of one
     event loop.
     """
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._ending: dict[str, asyncio.Future[None]] = {}
+        self._shutdowns: dict[str, asyncio.Future[None]] = {}
         self._reserved: set[str] = set()
 
     @asynccontextmanager
     async def attaching(self, kernel_id: str) -> AsyncIterator[None]:
-        """Hold off whoever would count the uses of a kernel, once nobody is ending it."""
+        """Wait until the kernel is not being shut down; meanwhile hold off all counting."""
         while True:
-            await self.ended(kernel_id)
+            await self.wait_for_shutdown(kernel_id)
             async with self._lock:
-                if kernel_id not in self._ending:
+                if kernel_id not in self._shutdowns:
                     yield
                     return
 
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
-        """Hold off whoever would attach, to count the uses of a kernel."""
+        """Hold off every task that would attach, to count the sessions on a kernel."""
         async with self._lock:
             yield
 
-    def end(self, kernel_id: str) -> asyncio.Future[None]:
-        """Begin to end a kernel, from within :meth:`counting`; its result says it is over."""
+    def begin_shutdown(self, kernel_id: str) -> asyncio.Future[None]:
+        """Begin to shut down a kernel, within :meth:`counting`; set the result when it is done."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ending[kernel_id] = future
-        future.add_done_callback(lambda _: self._ending.pop(kernel_id, None))
+        self._shutdowns[kernel_id] = future
+        future.add_done_callback(lambda _: self._shutdowns.pop(kernel_id, None))
         return future
 
-    def is_ending(self, kernel_id: str | None) -> bool:
-        """Return whether somebody is ending a kernel now."""
-        return kernel_id in self._ending
+    def is_shutting_down(self, kernel_id: str | None) -> bool:
+        """Return whether a kernel is being shut down now."""
+        return kernel_id in self._shutdowns
 
-    async def ended(self, kernel_id: str | None) -> bool:
-        """Wait until nobody is ending a kernel; return whether somebody was."""
+    async def wait_for_shutdown(self, kernel_id: str | None) -> bool:
+        """Wait until a kernel is not being shut down; return whether that took a wait."""
         waited = False
-        while kernel_id is not None and (future := self._ending.get(kernel_id)) is not None:
+        while kernel_id is not None and (future := self._shutdowns.get(kernel_id)) is not None:
             waited = True
             await asyncio.wait([future])
         return waited
@@ -67,5 +67,5 @@ class KernelUses:
         return kernel_id in self._reserved
 
     def release(self, kernel_id: str) -> None:
-        """Give a reserved id free."""
+        """Release a reserved id."""
         self._reserved.discard(kernel_id)

@@ -1,4 +1,4 @@
-"""The lease of this server: renewed from a thread of its own, which watches the others' too.
+"""The lease of this server: renewed from a thread of its own, which observes the others' too.
 
 No clock but the observer's own monotonic one decides, and only while the
 observer's own renewals succeed: after an outage of the store, or a suspension
@@ -12,9 +12,8 @@ import platform
 import random
 import socket
 import threading
-import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -25,6 +24,8 @@ from .._version import __version__
 from ..errors import SessionStoreError, StoreUnavailable
 from ..records import LIMITS, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository
+from .clock import now
+from .observer import LeaseObserver
 
 #: A lease is renewed this often before it runs out.
 RENEWALS_A_LEASE: Final = 3
@@ -32,17 +33,6 @@ RENEWALS_A_LEASE: Final = 3
 RENEWAL_TIMEOUT: Final = 10.0
 #: Two servers' counts, or one's before and after an eviction, must not be taken for each other.
 _FIRST_RENEWALS: Final = 2**30
-#: macOS's CLOCK_MONOTONIC goes on during sleep; the one of time.monotonic() does not.
-_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-
-
-def now() -> float:
-    """Return the seconds of a clock that nobody sets, and that goes on while the host sleeps.
-
-    Linux's monotonic clock stands still then, and a laptop that wakes would
-    take its lease for a fresh one.
-    """
-    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
 def this_server(namespace: str, server_id: str, lease_seconds: int) -> ServerRecord:
@@ -59,54 +49,6 @@ def this_server(namespace: str, server_id: str, lease_seconds: int) -> ServerRec
     )
 
 
-class Watch:
-    """Says which servers stopped renewing their leases. For one thread.
-
-    Parameters
-    ----------
-    own : str
-        The id of the observing server, which is not watched.
-    """
-
-    def __init__(self, own: str) -> None:
-        self._own = own
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._known: set[str] = set()
-        #: Whether a server that was seen is gone: it departed, or another has evicted it.
-        self.missed = False
-
-    def forget(self) -> None:
-        """Wait for everybody anew: this observer was cut off or suspended."""
-        self._seen.clear()
-
-    def dead(self, servers: Collection[ServerRecord], now: float) -> list[ServerRecord]:
-        """Return the servers whose renewals stood still for as long as their own leases.
-
-        Parameters
-        ----------
-        servers : collection of ServerRecord
-            All that are registered now.
-        now : float
-            On the clock of :func:`now`.
-        """
-        before, self._seen = self._seen, {}
-        known, self._known = self._known, {server.server_id for server in servers}
-        self.missed = bool(known - self._known)
-        dead = []
-        for server in servers:
-            if server.server_id == self._own:
-                continue
-            renewals, since = before.get(server.server_id, (None, now))
-            if renewals != server.renewals:
-                since = now
-            if now - since > server.lease_seconds:
-                # Whoever comes back after an eviction begins anew.
-                dead.append(server)
-            else:
-                self._seen[server.server_id] = (server.renewals, since)
-        return dead
-
-
 class Heartbeat:
     """Keeps a server's lease, from a daemon thread of its own.
 
@@ -120,11 +62,11 @@ class Heartbeat:
     scope : Scope
     server : ServerRecord
         This one.
-    held : callable
-        A bound method: returns the sessions on kernels that this server runs
-        itself. Called in the heartbeat's thread.
-    after : callable
-        A bound method: given, after each renewal, the sessions that this
+    local_sessions : callable
+        A bound method that returns the sessions on kernels which this server
+        runs itself. Called in the heartbeat's thread.
+    on_renewed : callable
+        A bound method. It is given, after each renewal, the sessions that this
         server has to finish for evicted ones. Called in the heartbeat's thread.
     log : logging.Logger
 
@@ -141,21 +83,21 @@ class Heartbeat:
         scope: Scope,
         server: ServerRecord,
         *,
-        held: Callable[[], list[SessionRecord]],
-        after: Callable[[list[SessionRecord]], None],
+        local_sessions: Callable[[], list[SessionRecord]],
+        on_renewed: Callable[[list[SessionRecord]], None],
         log: Logger,
     ) -> None:
         self._repository = repository
         self._scope = scope
         self.server = server
-        self._held: Any = weakref.WeakMethod(held)
-        self._after: Any = weakref.WeakMethod(after)
+        self._local_sessions: Any = weakref.WeakMethod(local_sessions)
+        self._on_renewed: Any = weakref.WeakMethod(on_renewed)
         self._log = log
-        self._watch = Watch(server.server_id)
+        self._observer = LeaseObserver(server.server_id)
         self._interval = server.lease_seconds / RENEWALS_A_LEASE
         self._renewed = now()
         self.failing = False
-        self._released = False
+        self._took_over = False
         self._wake = threading.Event()
         self._stopped = False
         self._waiting: list[Future[None]] = []
@@ -188,8 +130,8 @@ class Heartbeat:
         """Whether the lease has run out: others may have evicted this server."""
         return self.age > self.server.lease_seconds
 
-    def hurry(self) -> Future[None]:
-        """Renew now; the future ends with the renewal, or with its error."""
+    def renew_now(self) -> Future[None]:
+        """Have the thread renew now; the future has the outcome, or the error."""
         future: Future[None] = Future()
         with self._lock:
             self._waiting.append(future)
@@ -201,7 +143,7 @@ class Heartbeat:
             # A little early each time, so that servers that start together do not stay together.
             self._wake.wait(self._interval * random.uniform(0.9, 1.0))  # noqa: S311
             self._wake.clear()
-            if self._stopped or self._held() is None:
+            if self._stopped or self._local_sessions() is None:
                 return
             with self._lock:
                 waiting, self._waiting = self._waiting, []
@@ -209,7 +151,7 @@ class Heartbeat:
                 self.beat()
             except SessionStoreError as error:
                 # The store has logged that it went away.
-                self._watch.forget()
+                self._observer.forget()
                 self.failing = True
                 for future in waiting:
                     future.set_exception(error)
@@ -232,28 +174,28 @@ class Heartbeat:
         SessionStoreError
             If the store could not be asked.
         """
-        held, after = self._held(), self._after()
-        if held is None or after is None:
+        local_sessions, on_renewed = self._local_sessions(), self._on_renewed()
+        if local_sessions is None or on_renewed is None:
             return
         repository = self._repository
         anew = replace(self.server, renewals=random.randrange(_FIRST_RENEWALS))  # noqa: S311
-        servers = repository.renew(anew, held(), timeout=RENEWAL_TIMEOUT)
+        servers = repository.renew(anew, local_sessions(), timeout=RENEWAL_TIMEOUT)
         renewed = now()
         if renewed - self._renewed > 2 * self._interval:
             # Suspended, or cut off: so may they have been.
-            self._watch.forget()
+            self._observer.forget()
         self._renewed = renewed
         unfinished: list[SessionRecord] = []
-        dead = self._watch.dead(servers, renewed)
-        if self._watch.missed:
+        dead = self._observer.expired(servers, renewed)
+        if self._observer.missed:
             # It may have left something, and nobody may have taken that up: who evicted it was
             # perhaps of another authority, and who stopped in order was not evicted at all.
-            self._released = False
-        if dead or not self._released:
+            self._took_over = False
+        if dead or not self._took_over:
             unfinished = repository.evict(
                 self._scope, dead, self.server.server_id, timeout=RENEWAL_TIMEOUT
             )
-            self._released = True
+            self._took_over = True
             for server in dead:
                 self._log.info(
                     "Evicted the server %s (process %s on %s), which had not renewed its lease "
@@ -263,4 +205,4 @@ class Heartbeat:
                     server.hostname,
                     server.lease_seconds,
                 )
-        after(unfinished)
+        on_renewed(unfinished)

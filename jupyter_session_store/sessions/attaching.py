@@ -1,33 +1,37 @@
-"""The part of the session manager that uses kernels which another server has started."""
+"""Using kernels that another server has started."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
+
+from jupyter_client.kernelspec import NoSuchKernel
 
 from ..errors import GatewayUnavailable
 from ..records import Liveness
+from .context import SessionContext
 from .models import last_known_model
-from .reading import SessionReader
 
 
-class KernelAttacher(SessionReader):
-    """Attaches to kernels; :class:`.PersistentSessionManager` is what users name.
+class KernelAttacher:
+    """Attaches this server to kernels of its sessions. For the tasks of one event loop.
 
-    A kernel of a gateway is used by this server if a session of its own scope
-    names it, whichever server started it, and never any other.
+    This server uses a shared kernel if a session of its own scope names it,
+    whichever server started it, and never any other.
     """
 
-    async def attach_kernel(self, kernel_id: str, *, ask: bool = False) -> None:
-        """Have the kernel manager hold a kernel that a session names, if that lives.
+    def __init__(self, context: SessionContext) -> None:
+        self._context = context
 
-        Nothing happens for one that it holds, or that no session names.
+    async def attach(self, kernel_id: str, *, ask: bool = False) -> None:
+        """Have the kernel manager hold a kernel that a session names, if the kernel lives.
+
+        Nothing happens for a kernel that it holds, or that no session names.
 
         Parameters
         ----------
         kernel_id : str
         ask : bool
-            Whether to ask for one that it holds, too.
+            Whether to ask for a kernel that it holds, too.
 
         Raises
         ------
@@ -36,21 +40,22 @@ class KernelAttacher(SessionReader):
         StoreUnavailable
             If the store cannot say whether a session names it.
         """
-        if not self._kernels.attaches:
+        context = self._context
+        if not context.authority.can_attach:
             return
-        held = kernel_id in self.kernel_manager
+        held = kernel_id in context.kernel_manager
         if held and not ask:
             return
-        if not held and not await self._find(kernel_id=kernel_id):
+        if not held and not await context.find(kernel_id=kernel_id):
             return
-        known = await self._kernels.look([kernel_id])
+        known = await context.authority.refresh_liveness([kernel_id])
         if known[kernel_id] is Liveness.UNKNOWN and not held:
             raise GatewayUnavailable(f"it cannot be asked for the kernel {kernel_id!r} now")
 
     async def list_kernels(self) -> list[dict[str, Any]]:
         """Return the models of all kernels that sessions name, and of those held besides.
 
-        Only for a kernel manager that attaches. One that cannot be asked for
+        Only for an authority that can attach. A kernel that cannot be asked for
         now is shown as unknown.
 
         Raises
@@ -58,8 +63,9 @@ class KernelAttacher(SessionReader):
         GatewayUnavailable
             If the gateway does not answer at all.
         """
-        manager: Any = self.kernel_manager
-        records = {record.kernel_id: record for record in await self._find() if record.kernel_id}
+        manager: Any = self._context.kernel_manager
+        found = await self._context.find()
+        records = {record.kernel_id: record for record in found if record.kernel_id}
         known = await manager.refresh(records.keys())
         if known is None:
             raise GatewayUnavailable("it did not answer when it was asked for its kernels")
@@ -70,12 +76,18 @@ class KernelAttacher(SessionReader):
             if kernel_id not in manager and known.get(kernel_id) is Liveness.UNKNOWN
         ]
 
-    async def _named_by_sessions(self, kernel_ids: Collection[str]) -> set[str]:
-        """Return those of some kernels that sessions name, the ones being created included.
+    async def refuse_running(self, kernel_id: str) -> None:
+        """Refuse to start a kernel under an id that is another's on the gateway.
 
         Raises
         ------
-        StoreUnavailable
+        NoSuchKernel
+            If such a kernel runs, which is not this server's.
+        GatewayUnavailable
+            If it cannot be asked.
         """
-        records = await self.store.find(self.scope)
-        return {str(record.kernel_id) for record in records} & set(kernel_ids)
+        liveness = await self._context.authority.check_liveness(kernel_id)
+        if liveness is Liveness.UNKNOWN:
+            raise GatewayUnavailable(f"it cannot be asked for the kernel {kernel_id!r} now")
+        if liveness is Liveness.ALIVE:
+            raise NoSuchKernel(kernel_id)

@@ -1,75 +1,65 @@
-"""The part of the session manager that starts kernels for sessions, and ends them again."""
+"""Starting kernels for sessions."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from jupyter_client.multikernelmanager import DuplicateKernelError
-from jupyter_core.utils import ensure_async
-from jupyter_server.services.sessions.sessionmanager import KernelName, ModelName
 
-from ..errors import StoreUnavailable
-from .finishing import Finisher
+from .context import NewSession, SessionContext
+from .shutdowns import KernelShutdowns
 
 
-class KernelStarter(Finisher):
-    """Starts kernels; :class:`.PersistentSessionManager` is what users name."""
+class KernelStarter:
+    """Starts kernels; no start is cancelled half way. For the tasks of one event loop."""
 
-    async def start_kernel_for_session(
-        self,
-        session_id: str,
-        path: str | None,
-        name: ModelName | None,
-        type: str | None,
-        kernel_name: KernelName | None,
-        kernel_id: str | None = None,
-    ) -> str:
-        """Start a kernel for a session and return its id.
+    def __init__(self, context: SessionContext, shutdowns: KernelShutdowns) -> None:
+        self._context = context
+        self._shutdowns = shutdowns
+
+    def refuse_reserved(self, kernel_id: str | None) -> None:
+        """Refuse the id of a kernel that is being started: it may be in the kernel manager.
+
+        Raises
+        ------
+        DuplicateKernelError
+        """
+        if kernel_id is not None and self._context.usage.is_reserved(kernel_id):
+            raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
+
+    async def start(self, session_id: str, wanted: NewSession, kernel_id: str | None) -> str:
+        """Start a kernel; a cancelled start goes on, and its kernel is shut down.
 
         Parameters
         ----------
-        kernel_id : str, optional
-            The id to start it under. Jupyter Server before 2.20 does not have
-            this parameter, so that its method serves only without it.
-        """
-        if kernel_id is None:
-            started: str = await super().start_kernel_for_session(
-                session_id, path, name, type, kernel_name
-            )
-            return started
-        kernel_path = await ensure_async(self.contents_manager.get_kernel_path(path=path))
-        started = await self.kernel_manager.start_kernel(
-            path=kernel_path,
-            kernel_name=kernel_name,
-            env=self.get_kernel_env(path, name),
-            kernel_id=kernel_id,
-        )
-        await self._kernels.refuse_without_kernel(started)
-        return started
+        session_id : str
+        wanted : NewSession
+            Its ``kernel_id`` is not looked at.
+        kernel_id : str or None
+            The id to start it under, which is reserved from now until the
+            caller releases it (:meth:`release`).
 
-    async def _start_kernel(
-        self,
-        session_id: str,
-        path: str | None,
-        name: str | None,
-        type: str | None,
-        kernel_name: str | None,
-        kernel_id: str | None = None,
-    ) -> str:
-        """Start a kernel; a cancelled start goes on and ends by being shut down.
+        Returns
+        -------
+        str
+            The kernel's id.
 
-        A given id is reserved from now until the caller releases it.
+        Raises
+        ------
+        DuplicateKernelError
+            If another task is starting a kernel under this id.
         """
-        if kernel_id is not None and not self._uses.reserve(kernel_id):
+        context = self._context
+        if kernel_id is not None and not context.usage.reserve(kernel_id):
             raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
-        start = self._spawn(
-            self.start_kernel_for_session(
+        start = context.tasks.spawn(
+            context.hooks.start_kernel_for_session(
                 session_id=session_id,
-                path=path,
-                name=cast("ModelName | None", name),
-                type=type,
-                kernel_name=cast("KernelName | None", kernel_name),
+                path=wanted.path,
+                name=wanted.name,
+                type=wanted.type,
+                kernel_name=wanted.kernel_name,
+                # Jupyter Server before 2.20 does not have this parameter.
                 **({} if kernel_id is None else {"kernel_id": kernel_id}),
             )
         )
@@ -79,30 +69,16 @@ class KernelStarter(Finisher):
             start.add_done_callback(lambda _: self._discard_started(start, kernel_id))
             raise
         except BaseException:
-            self._release(kernel_id)
+            self.release(kernel_id)
             raise
 
-    def _release(self, kernel_id: str | None) -> None:
-        if kernel_id is not None:
-            self._uses.release(kernel_id)
+    def release(self, *kernel_ids: str | None) -> None:
+        """Release reserved ids."""
+        for kernel_id in kernel_ids:
+            if kernel_id is not None:
+                self._context.usage.release(kernel_id)
 
     def _discard_started(self, start: asyncio.Task[str], reserved: str | None) -> None:
-        self._release(reserved)
+        self.release(reserved)
         if not start.cancelled() and start.exception() is None:
-            self._spawn(self._discard(start.result()))
-
-    async def _discard(self, kernel_id: str) -> None:
-        """Shut down a kernel whose session was not saved, unless another has attached to it."""
-        async with self._uses.counting():
-            try:
-                used = await self._has_users(kernel_id)
-            except StoreUnavailable:
-                # A kernel that no session is known to have had.
-                used = False
-            if used or self._uses.is_ending(kernel_id):
-                return
-            ending = self._uses.end(kernel_id)
-        try:
-            await self._shut_down(kernel_id)
-        finally:
-            ending.set_result(None)
+            self._context.tasks.spawn(self._shutdowns.discard(start.result()))

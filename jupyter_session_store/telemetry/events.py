@@ -1,4 +1,4 @@
-"""The events of sessions, told to Jupyter Server's event logger."""
+"""The events of sessions, emitted to Jupyter Server's event logger."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ADOPTED: Final = "adopted"
 
 
 class SessionEvents:
-    """Tells an event logger what became of sessions, and never fails.
+    """Emits what became of sessions to an event logger, and never fails.
 
     Parameters
     ----------
     logger : jupyter_events.EventLogger or None
-        Without one nobody is told.
+        Without one nothing is emitted.
     namespace : str
         Whose sessions they are.
     log : logging.Logger
@@ -42,10 +42,10 @@ class SessionEvents:
             self._logger = None
             log.warning("Sessions have no events: their schema was refused (%s).", _name(error))
 
-    def tell(
+    def emit(
         self, action: str, *, session_id: str, path: str | None, kernel_id: str | None
     ) -> None:
-        """Tell that something was done, and confirmed by the store.
+        """Emit an event: something was done, and confirmed by the store.
 
         From a task of the event loop, where listeners are started. Handlers are
         called before this returns.

@@ -33,7 +33,7 @@ class MainKernelHandler(StoreErrors, stock.MainKernelHandler):
     async def get(self) -> None:
         """List the kernels of the namespace's sessions, and those that were started here."""
         with self.store_errors():
-            kernels = await self.manager.list_kernels()
+            kernels = await self.manager.sessions.attacher.list_kernels()
         self.finish(json.dumps(kernels, default=json_default))
 
     @web.authenticated
@@ -45,7 +45,7 @@ class MainKernelHandler(StoreErrors, stock.MainKernelHandler):
         if wanted is not None:
             try:
                 with self.store_errors():
-                    await self.manager.refuse_running(str(wanted))
+                    await self.manager.sessions.attacher.refuse_running(str(wanted))
             except NoSuchKernel:
                 raise web.HTTPError(409, f"Kernel already exists: {wanted}") from None
         await answer(super().post())
@@ -59,7 +59,7 @@ class KernelHandler(StoreErrors, stock.KernelHandler):
     async def get(self, kernel_id: str) -> None:
         """Return the kernel's model."""
         with self.store_errors():
-            await self.manager.attach_kernel(kernel_id, ask=True)
+            await self.manager.sessions.attacher.attach(kernel_id, ask=True)
         await answer(super().get(kernel_id))
 
     @web.authenticated
@@ -67,7 +67,7 @@ class KernelHandler(StoreErrors, stock.KernelHandler):
     async def delete(self, kernel_id: str) -> None:
         """Shut the kernel down."""
         with self.store_errors():
-            await self.manager.attach_kernel(kernel_id)
+            await self.manager.sessions.attacher.attach(kernel_id)
         await answer(super().delete(kernel_id))
 
 
@@ -79,7 +79,7 @@ class KernelActionHandler(StoreErrors, stock.KernelActionHandler):
     async def post(self, kernel_id: str, action: str) -> None:
         """Interrupt the kernel, or restart it."""
         with self.store_errors():
-            await self.manager.attach_kernel(kernel_id)
+            await self.manager.sessions.attacher.attach(kernel_id)
         if kernel_id not in self.kernel_manager:
             # The stock method makes a 500 of what a restart raises.
             raise web.HTTPError(404, f"Kernel does not exist: {kernel_id}")
@@ -101,7 +101,7 @@ class KernelWebsocketHandler(StoreErrors, StockWebsocket):
         authorizer: Any = self.authorizer
         if await ensure_async(authorizer.is_authorized(self, user, "execute", "kernels")):
             with self.store_errors():
-                await self.manager.attach_kernel(self.kernel_id)
+                await self.manager.sessions.attacher.attach(self.kernel_id)
         await super().pre_get()  # type: ignore[no-untyped-call]
 
 

@@ -55,7 +55,7 @@ class Living:
         for record in self._held:
             asyncio.run(repository.add(record))
         self._heartbeat = Heartbeat(
-            repository, scope, server, held=self.held, after=self.after, log=log
+            repository, scope, server, local_sessions=self.held, on_renewed=self.after, log=log
         )
         self._heartbeat.start()
 

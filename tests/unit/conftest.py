@@ -31,6 +31,6 @@ def manager(
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> FakeGateway:
     gateway = FakeGateway()
-    monkeypatch.setattr(api, "ask", gateway.ask)
+    monkeypatch.setattr(api, "request", gateway.ask)
     monkeypatch.setattr(stock, "gateway_request", gateway.request)
     return gateway

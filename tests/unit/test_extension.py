@@ -278,7 +278,7 @@ async def test_a_store_that_cannot_be_written_is_unwell_though_it_can_be_read(
 
     manager.store.renew = fail  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable):
-        await asyncio.wrap_future(manager.lease.hurry())
+        await asyncio.wrap_future(manager.lease.renew_now())
     assert (manager.lease.failing, manager.lease.overdue) == (True, False)
     assert (await answered(jp_fetch(*HEALTH))).code == 503
     assert json.loads((await jp_fetch(*STATUS)).body)["well"] is False

@@ -286,7 +286,7 @@ async def test_what_becomes_of_a_renewal_is_counted(database: Database) -> None:
         return [value("renewals_total", outcome=outcome) for outcome in metrics.RENEWALS]
 
     renewed, registered, failed = renewals()
-    await asyncio.wrap_future(manager.lease.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     assert renewals() == [renewed + 1, registered, failed]
     # As if others had taken it for dead.
     me = [
@@ -296,11 +296,11 @@ async def test_what_becomes_of_a_renewal_is_counted(database: Database) -> None:
     ]
     assert renewals() == [renewed + 2, registered, failed]
     manager.store.evict(manager.scope, me, "another", timeout=30)
-    await asyncio.wrap_future(manager.lease.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     assert renewals() == [renewed + 2, registered + 1, failed]
     manager.store.close()
     with pytest.raises(StoreUnavailable):
-        await asyncio.wrap_future(manager.lease.hurry())
+        await asyncio.wrap_future(manager.lease.renew_now())
     assert renewals() == [renewed + 2, registered + 1, failed + 1]
     manager.close()
 

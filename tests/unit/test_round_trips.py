@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -123,7 +122,7 @@ async def test_a_read_writes_nothing(
     tap.reset()
     assert await manager.list_sessions() == []
     assert [text.split()[0] for text in tap.statements] == ["SELECT"]
-    await asyncio.gather(*manager._tasks)
+    await manager.tasks.wait()
     assert [text.split()[0] for text in tap.statements] == ["SELECT", "DELETE"]
 
 
@@ -134,7 +133,7 @@ async def test_a_renewal_is_two_statements_and_a_list_is_one_among_ten_servers(
     for i in range(10):
         other = server(f"server-{i}", manager.namespace)
         manager.store.renew(other, [], timeout=30)
-    heartbeat = manager._heartbeat
+    heartbeat = manager.lease
     assert heartbeat is not None
     # The first also looks for what servers left that were not evicted.
     heartbeat.beat()

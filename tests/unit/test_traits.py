@@ -17,7 +17,7 @@ from traitlets.config import Config, Configurable
 from jupyter_session_store.config.settings import Settings
 from jupyter_session_store.config.traits import StoreSettings
 from jupyter_session_store.errors import ConfigurationError
-from jupyter_session_store.kernels.authority import gateway_name_of
+from jupyter_session_store.kernels.gateway.naming import gateway_name_of
 from tests.unit.dummies import make_manager
 
 

@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     body: Any
 
 
-class Word(NamedTuple):
+class KernelStatus(NamedTuple):
     """What a gateway says of one kernel.
 
     Parameters
@@ -48,10 +48,10 @@ class Word(NamedTuple):
     model: dict[str, Any] | None = None
 
 
-UNKNOWN: Final = Word(Liveness.UNKNOWN)
+UNKNOWN: Final = KernelStatus(Liveness.UNKNOWN)
 
 
-async def ask(method: str, kernel_id: str | None = None, *, timeout: float = TIMEOUT) -> Answer:
+async def request(method: str, kernel_id: str | None = None, *, timeout: float = TIMEOUT) -> Answer:
     """Send a request about one kernel, or about all; never raises."""
     from jupyter_server.gateway.gateway_client import GatewayClient
     from jupyter_server.utils import url_escape, url_path_join
@@ -69,7 +69,7 @@ async def ask(method: str, kernel_id: str | None = None, *, timeout: float = TIM
         return Answer(0, None)
 
 
-def names(answer: Answer, kernel_id: str) -> bool:
+def is_kernel_not_found(answer: Answer, kernel_id: str) -> bool:
     """Return whether it is a 404 of the gateway's own, for this kernel.
 
     A failed name look-up, a proxy and a wrong prefix answer 404 too; only one
@@ -82,16 +82,16 @@ def names(answer: Answer, kernel_id: str) -> bool:
     return kernel_id in message and f"/{kernel_id}" not in message
 
 
-async def ask_for(kernel_id: str) -> Word:
+async def get_status(kernel_id: str) -> KernelStatus:
     """Ask for one kernel."""
-    answer = await ask("GET", kernel_id)
+    answer = await request("GET", kernel_id)
     body = answer.body
     if answer.status == 200 and isinstance(body, dict) and body.get("id") == kernel_id:
-        return Word(Liveness.ALIVE, body)
-    return Word(Liveness.GONE) if names(answer, kernel_id) else UNKNOWN
+        return KernelStatus(Liveness.ALIVE, body)
+    return KernelStatus(Liveness.GONE) if is_kernel_not_found(answer, kernel_id) else UNKNOWN
 
 
-async def end(kernel_id: str) -> Liveness:
+async def shut_down(kernel_id: str) -> Liveness:
     """Have a kernel shut down.
 
     Returns
@@ -103,12 +103,12 @@ async def end(kernel_id: str) -> Liveness:
 
     # To end a kernel may take as long as to start it.
     timeout = float(GatewayClient.instance().request_timeout or TIMEOUT)
-    answer = await ask("DELETE", kernel_id, timeout=timeout)
-    gone = answer.status == 204 or names(answer, kernel_id)
+    answer = await request("DELETE", kernel_id, timeout=timeout)
+    gone = answer.status == 204 or is_kernel_not_found(answer, kernel_id)
     return Liveness.GONE if gone else Liveness.UNKNOWN
 
 
-async def ask_for_all() -> dict[str, dict[str, Any]] | None:
+async def list_models() -> dict[str, dict[str, Any]] | None:
     """Ask for the list of kernels.
 
     Returns
@@ -119,51 +119,51 @@ async def ask_for_all() -> dict[str, dict[str, Any]] | None:
         keeps its list to itself (jupyter_kernel_gateway does by default) or fails to make it
         (as that does while it starts a kernel); ``None`` if it did not answer.
     """
-    answer = await ask("GET")
+    answer = await request("GET")
     if answer.status == 200 and isinstance(answer.body, list):
         models = [one for one in answer.body if isinstance(one, dict)]
         return {one["id"]: one for one in models if isinstance(one.get("id"), str)}
     return {} if answer.status in (403, 405, 500) and isinstance(answer.body, dict) else None
 
 
-class SingleAsker:
-    """Asks for kernels one by one: each once at a time, and not too many at once.
+class SingleRequests:
+    """Requests for single kernels: each kernel once at a time, and not too many at once.
 
     Parameters
     ----------
-    heard : callable, optional
-        Given the id of a kernel and each :class:`Word` of it, when it comes.
+    on_status : callable, optional
+        Called with the id of a kernel and its :class:`KernelStatus`, whenever one arrives.
     """
 
-    def __init__(self, heard: Callable[[str, Word], None] | None = None) -> None:
-        self._heard = heard
+    def __init__(self, on_status: Callable[[str, KernelStatus], None] | None = None) -> None:
+        self._on_status = on_status
         self._limit = asyncio.Semaphore(_AT_ONCE)
-        self._asking: dict[str, asyncio.Task[Word]] = {}
+        self._running: dict[str, asyncio.Task[KernelStatus]] = {}
 
-    async def ask(self, kernel_ids: Iterable[str], patience: float) -> dict[str, Word]:
-        """Ask for kernels, and return what is known after `patience` seconds at most.
+    async def get(self, kernel_ids: Iterable[str], timeout: float) -> dict[str, KernelStatus]:
+        """Ask for kernels, and return what is known after `timeout` seconds at most.
 
         Those that were not answered by then are unknown, and go on being asked for.
         """
         tasks = {kernel_id: self._task(kernel_id) for kernel_id in kernel_ids}
         if tasks:
-            await asyncio.wait(tasks.values(), timeout=patience)
+            await asyncio.wait(tasks.values(), timeout=timeout)
         return {
             kernel_id: task.result() if task.done() and not task.cancelled() else UNKNOWN
             for kernel_id, task in tasks.items()
         }
 
-    def _task(self, kernel_id: str) -> asyncio.Task[Word]:
-        task = self._asking.get(kernel_id)
+    def _task(self, kernel_id: str) -> asyncio.Task[KernelStatus]:
+        task = self._running.get(kernel_id)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._ask(kernel_id))
-            self._asking[kernel_id] = task
-            task.add_done_callback(lambda _: self._asking.pop(kernel_id, None))
+            task = asyncio.get_running_loop().create_task(self._request(kernel_id))
+            self._running[kernel_id] = task
+            task.add_done_callback(lambda _: self._running.pop(kernel_id, None))
         return task
 
-    async def _ask(self, kernel_id: str) -> Word:
+    async def _request(self, kernel_id: str) -> KernelStatus:
         async with self._limit:
-            word = await ask_for(kernel_id)
-        if self._heard is not None:
-            self._heard(kernel_id, word)
-        return word
+            status = await get_status(kernel_id)
+        if self._on_status is not None:
+            self._on_status(kernel_id, status)
+        return status

@@ -14,8 +14,8 @@ from jupyter_server.utils import url_escape, url_path_join
 from tornado import web
 
 from ...records import Liveness
-from ..authority import UNANSWERED
 from . import api
+from .failures import UNANSWERED, no_answer
 
 #: What Enterprise Gateway takes a kernel's id from, among the variables of its environment.
 _ID_VARIABLE: Final = "KERNEL_ID"
@@ -25,7 +25,7 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
     """A kernel on a gateway, started under an id that was chosen first, or attached to."""
 
     #: Whether the gateway could not be asked for it, or did not answer for it, the last time.
-    doubtful: bool = False
+    status_unknown: bool = False
 
     @emit_kernel_action_event(success_msg="Kernel {kernel_id} was started.")
     async def start_kernel(self, **kwargs: Any) -> None:
@@ -68,11 +68,11 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
         self.kernel_id = str(model["id"])
         self.kernel_url = url_path_join(self.kernels_url, url_escape(self.kernel_id))
         self.kernel_name = str(model.get("name") or self.kernel_name)
-        self.hear(model)
+        self.update_model(model)
 
-    def hear(self, model: dict[str, Any]) -> None:
+    def update_model(self, model: dict[str, Any]) -> None:
         """Take note of a model that came from the gateway."""
-        self.doubtful = False
+        self.status_unknown = False
         self.kernel = model
         self.execution_state = model.get("execution_state")
         activity = _moment(model.get("last_activity"))
@@ -96,17 +96,17 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
             503 if it could not be asked.
         """
         if model is not None:
-            self.hear(model)
+            self.update_model(model)
             return model
-        word = await api.ask_for(str(self.kernel_id))
-        if word.liveness is Liveness.UNKNOWN:
-            self.doubtful = True
+        status = await api.get_status(str(self.kernel_id))
+        if status.liveness is Liveness.UNKNOWN:
+            self.status_unknown = True
             raise no_answer()
-        if word.model is not None:
-            self.hear(word.model)
+        if status.model is not None:
+            self.update_model(status.model)
         elif (remove := getattr(self.parent, "remove_kernel", None)) is not None:
             remove(self.kernel_id)
-        return word.model
+        return status.model
 
     @emit_kernel_action_event(success_msg="Kernel {kernel_id} was shutdown.")
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
@@ -122,7 +122,7 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
         except web.HTTPError as error:
             if error.status_code != 404:
                 raise
-            if (await api.ask_for(str(self.kernel_id))).liveness is not Liveness.GONE:
+            if (await api.get_status(str(self.kernel_id))).liveness is not Liveness.GONE:
                 raise no_answer() from None
         else:
             if response.code != 204:
@@ -163,15 +163,6 @@ async def _request(url: str, **how: Any) -> Any:
 async def _post(url: str, body: dict[str, Any]) -> Any:
     headers = {"Content-Type": "application/json"}
     return await _request(url, method="POST", headers=headers, body=json.dumps(body))
-
-
-def no_answer() -> web.HTTPError:
-    """Return the error of a gateway that did not answer, or for which another did."""
-    return web.HTTPError(
-        503,
-        "The gateway cannot be asked for its kernels now. Expected it to answer at "
-        "c.GatewayClient.url; nothing was changed.",
-    )
 
 
 def _moment(text: Any) -> datetime | None:

@@ -18,10 +18,12 @@ from traitlets import Bool, default
 
 from ...errors import SessionStoreError
 from ...records import Liveness
-from ..authority import Used
+from ..authority import AuthoritySettings, InUseCheck
 from . import api
-from .api import Word
-from .kernel import PersistentGatewayKernel, no_answer
+from .api import KernelStatus
+from .authority import AttachingGatewayAuthority
+from .failures import no_answer
+from .kernel import PersistentGatewayKernel
 
 __all__ = ["PersistentGatewayKernel", "PersistentGatewayKernelManager"]
 
@@ -48,21 +50,20 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
         """,
     ).tag(config=True)
 
-    #: Kernels are started under ids that the caller chooses.
-    chooses_ids: Final = True
-    #: Kernels of this namespace's sessions are used wherever they were started.
-    attaches: Final = True
-
-    #: Returns those of some kernels that sessions use, if the store can say so: the session
-    #: manager's. Without one, no kernel is known to be unused.
-    used: Used | None = None
+    #: Returns those of some kernels that sessions use; the session manager sets it. Without one,
+    #: no kernel is known to be unused.
+    in_use_check: InUseCheck | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         # The stock class has one dict for all its instances.
         self._kernels: dict[str, Any] = {}
         self._started: set[str] = set()
-        self._singly: api.SingleAsker | None = None
+        self._single_requests = api.SingleRequests(self._apply_status)
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+
+    def create_kernel_authority(self, settings: AuthoritySettings) -> AttachingGatewayAuthority:
+        """Return the gateway as the authority over these kernels."""
+        return AttachingGatewayAuthority(self, settings.gateway_name)
 
     @default("kernel_manager_class")
     def _default_kernel_manager_class(self) -> str:
@@ -111,16 +112,16 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
         """
         kernel: Any = self.get_kernel(str(kernel_id))
         model: dict[str, Any] = kernel.kernel
-        return {**model, "execution_state": "unknown"} if kernel.doubtful else model
+        return {**model, "execution_state": "unknown"} if kernel.status_unknown else model
 
     async def attach(self, kernel_id: str) -> Liveness:
         """Ask for one kernel, and use it if it lives.
 
         The caller has seen that a session of its own namespace names it.
         """
-        word = await api.ask_for(kernel_id)
-        self._hear(kernel_id, word)
-        return word.liveness
+        status = await api.get_status(kernel_id)
+        self._apply_status(kernel_id, status)
+        return status.liveness
 
     async def refresh(self, named: Collection[str] = ()) -> dict[str, Liveness] | None:
         """Ask for all kernels of this server, in one request where the gateway lists its own.
@@ -140,46 +141,45 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
         wanted = held | set(named)
         if not wanted:
             return {}
-        models = await api.ask_for_all()
+        models = await api.list_models()
         if models is None:
             for kernel in self._kernels.values():
-                kernel.doubtful = True
+                kernel.status_unknown = True
             return None
         missing = []
         for kernel_id in wanted:
             # One that was ended here meanwhile is in the list that came from before.
             ended = kernel_id in held and kernel_id not in self._kernels
             if kernel_id in models and not ended:
-                self._hear(kernel_id, Word(Liveness.ALIVE, models[kernel_id]))
+                self._apply_status(kernel_id, KernelStatus(Liveness.ALIVE, models[kernel_id]))
             else:
                 missing.append(kernel_id)
         known = dict.fromkeys(wanted, Liveness.ALIVE)
         if missing:
-            if self._singly is None:
-                self._singly = api.SingleAsker(self._hear)
-            for kernel_id, word in (await self._singly.ask(missing, _GRACE)).items():
-                known[kernel_id] = word.liveness
-                if word.liveness is Liveness.UNKNOWN and kernel_id in self._kernels:
-                    self._kernels[kernel_id].doubtful = True
+            found = await self._single_requests.get(missing, _GRACE)
+            for kernel_id, status in found.items():
+                known[kernel_id] = status.liveness
+                if status.liveness is Liveness.UNKNOWN and kernel_id in self._kernels:
+                    self._kernels[kernel_id].status_unknown = True
         return known
 
-    def _hear(self, kernel_id: str, word: Word) -> None:
+    def _apply_status(self, kernel_id: str, status: KernelStatus) -> None:
         """Take note of what the gateway says of one kernel."""
         kernel = self._kernels.get(kernel_id)
-        if word.liveness is Liveness.GONE:
+        if status.liveness is Liveness.GONE:
             if kernel is not None:
                 self.log.info("The gateway says that the kernel %s is gone.", kernel_id)
                 self.remove_kernel(kernel_id)
-        elif word.model is None:
+        elif status.model is None:
             if kernel is not None:
-                kernel.doubtful = True
+                kernel.status_unknown = True
         elif kernel is None:
             kernel = self.kernel_manager_factory(parent=self, log=self.log)
-            kernel.attach(word.model)
+            kernel.attach(status.model)
             self._kernels[kernel_id] = kernel
             self.log.info("Using the kernel %s, which is on the gateway.", kernel_id)
         else:
-            kernel.hear(word.model)
+            kernel.update_model(status.model)
 
     async def list_kernels(self, **kwargs: Any) -> list[dict[str, Any]]:
         """Return the models of the kernels that this server uses, after asking the gateway.
@@ -201,7 +201,7 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
         if not self.detach_on_stop:
             await super().shutdown_all(now=now)  # type: ignore[no-untyped-call]
             return
-        unused = await self._unused()
+        unused = await self._unused_kernel_ids()
         left = [kernel_id for kernel_id in self._kernels if kernel_id not in unused]
         if unused:
             end: Any = self.shutdown_kernel
@@ -219,12 +219,12 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
         if left:
             self.log.info("%d kernel(s) run on at the gateway, for their sessions.", len(left))
 
-    async def _unused(self) -> set[str]:
+    async def _unused_kernel_ids(self) -> set[str]:
         started = self._started & self._kernels.keys()
-        if not started or self.used is None:
+        if not started or self.in_use_check is None:
             return set()
         try:
-            return started - set(await self.used(started))
+            return started - set(await self.in_use_check(started))
         except SessionStoreError as error:
             self.log.warning("No kernel is shut down, since sessions may use them: %s", error)
             return set()
