@@ -540,9 +540,17 @@ async def test_get_kernel_env_is_what_a_kernel_starts_with(serve: Serve, over: s
 async def test_start_kernel_for_session_chooses_the_specification(serve: Serve, over: str) -> None:
     started = []
 
-    async def start(inherited: Any, session_id: str, *args: Any, **kwargs: Any) -> Any:
+    async def start(
+        inherited: Any,
+        session_id: str,
+        path: Any,
+        name: Any,
+        type: Any,
+        kernel_name: Any,
+        **kw: Any,
+    ) -> Any:
         started.append(session_id)
-        return await inherited(session_id, *args, **{**kwargs, "kernel_name": "chosen"})
+        return await inherited(session_id, path, name, type, "chosen", **kw)
 
     async with serve(over, start_kernel_for_session=start) as server:
         model = await server.post("a.ipynb")
@@ -585,7 +593,8 @@ async def test_start_kernel_for_session_fails(serve: Serve, over: str) -> None:
         model = await server.post("a.ipynb")
         failing = True
         answer = await server.send("PATCH", model["id"], {"kernel": {"name": "other"}})
-        assert answer.code == 501
+        # Older releases of Jupyter Server answer 500.
+        assert answer.code == 501 or (over, answer.code) == (STOCK, 500)
         assert await server.get(model["id"]) == model
         assert server.alive() == {model["kernel"]["id"]}
 
