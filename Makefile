@@ -16,10 +16,12 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8888
-# Test processes at once. They wait most of the time.
-JOBS ?= 4
+# Test processes at once: more than there are processors, since some always wait.
+JOBS ?= 6
 # More arguments for pytest, `make run`, `make demo` or the benchmarks.
 ARGS ?=
+# One test after another to whoever is free, so that the long ones, which come first, begin first.
+PYTEST_OPTIONS := -n $(JOBS) --dist=load --maxschedchunk=1
 # What `make test-oldest` runs: each layer, without every system test.
 OLDEST ?= tests/unit tests/migrations tests/system/test_main_job.py
 # The releases of jupyter_server whose own tests `make upstream` runs.
@@ -34,7 +36,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## Serve JupyterLab on 127.0.0.1:8888, its sessions kept in SQLite
@@ -53,20 +55,32 @@ install: ## Install what testing, linting and the documentation need
 	@$(ENVIRONMENT) $(VENV) ".[test,lint,docs]"
 
 .PHONY: test
-test: install ## Test on SQLite, PostgreSQL and MySQL or MariaDB, with a fifth of the rounds
+test: install ## Test on SQLite, PostgreSQL and MySQL or MariaDB; its last line says what it left out
 	@$(PYTHON) tools/servers.py
-	$(BIN)/pytest -n $(JOBS) --dist=worksteal $(ARGS)
+	$(BIN)/pytest $(PYTEST_OPTIONS) $(ARGS)
+
+.PHONY: test-all
+test-all: ## Run `make test`, what it leaves out, and the tests of and on other releases
+	$(MAKE) test
+	$(MAKE) test-extended
+	$(MAKE) upstream RELEASES=newest
+	$(MAKE) test-oldest
+
+.PHONY: test-extended
+test-extended: install ## Run what `make test` leaves out: browsers, hubs, a fifth of all rounds
+	@$(PYTHON) tools/servers.py
+	$(BIN)/pytest $(PYTEST_OPTIONS) --extended $(ARGS)
 
 .PHONY: torture
 torture: install ## Run the tests that repeat a race, with all their rounds
 	@$(PYTHON) tools/servers.py
-	$(BIN)/pytest -n $(JOBS) -m torture --rounds-fraction=1 --timeout=1800 $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --extended -m torture --rounds-fraction=1 --timeout=1800 $(ARGS)
 
 .PHONY: test-oldest
 test-oldest: ## Test on Python 3.10 and the oldest declared release of each dependency
 	@$(ENVIRONMENT) .venvs/oldest ".[test]" --oldest --python-version=3.10
 	@$(PYTHON) tools/servers.py
-	.venvs/oldest/bin/pytest -n $(JOBS) --dist=worksteal $(OLDEST) $(ARGS)
+	.venvs/oldest/bin/pytest $(PYTEST_OPTIONS) $(OLDEST) $(ARGS)
 
 .PHONY: upstream
 upstream: ## Run jupyter_server's own tests of sessions and gateways on this package

@@ -89,7 +89,7 @@ def _copy(source: Connection, target: Connection) -> None:
 
 
 def _import(file: Path, target: Connection) -> None:
-    with importing.opened(file) as raw:
+    with importing.open_file(file) as raw:
         importing.take_over(raw, target, _SCOPE, advance=_ignore, tell=_ignore)
 
 

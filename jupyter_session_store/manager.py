@@ -24,16 +24,14 @@ from .records import Scope, SessionRecord
 from .repository import SessionRepository
 from .servers.heartbeat import Heartbeat, this_server
 from .servers.registered_store import RegisteredStore
-from .sessions.claims import PathLeaders
-from .sessions.context import NewSession, SessionContext
-from .sessions.creating import SessionCreator
+from .sessions.claims import PathLeaders, SessionCreator
+from .sessions.context import NewSession, SessionContext, check_texts
 from .sessions.hooks import Hooks
 from .sessions.interface import Sessions
 from .sessions.local import LocalSessions
 from .sessions.reading import check_columns
 from .sessions.shared import SharedSessions
 from .sessions.tasks import BackgroundTasks
-from .sessions.updating import check_texts
 from .telemetry.events import CREATED, SessionEvents
 from .telemetry.metered import MeteredRepository
 
@@ -98,12 +96,12 @@ class PersistentSessionManager(StoreSettings):
             log=self.log,
         )
         self._context = context
-        leaders = PathLeaders(context)
+        leaders = PathLeaders()
         made = SharedSessions if authority.is_shared else LocalSessions
         self.sessions: Sessions = made(context, leaders)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
-        authority.set_in_use_check(self.sessions.users.in_use)
+        authority.set_in_use_check(self.sessions.kernels.in_use)
         self._put_handlers_first()
 
     def _make_repository(self) -> SessionRepository:
@@ -411,16 +409,14 @@ class PersistentSessionManager(StoreSettings):
         """
         check_columns(kwargs)
         check_texts(kwargs)
-        if "kernel_id" in kwargs or kernel_name is not None:
+        hooks = self._context.hooks
+        moves = "kernel_id" in kwargs or kernel_name is not None
+        if moves or hooks.overrides("update_session"):
             # To its end, so that no client who goes away leaves a kernel behind.
             return await self.tasks.finish(self.sessions.move(session_id, kernel_name, kwargs))
-        if not self._context.hooks.overrides("get_session", "update_session"):
-            if kwargs:
-                return await self.sessions.update(session_id, kwargs)
-            return await self.get_session(session_id=session_id)
-        await self.get_session(session_id=session_id)
-        await self.update_session(session_id, **kwargs)
-        return await self.get_session(session_id=session_id)
+        if not kwargs or hooks.overrides("get_session"):
+            model = await self.get_session(session_id=session_id)
+        return await self.sessions.update(session_id, kwargs) if kwargs else model
 
     async def delete_session(self, session_id: str) -> None:
         """Delete a session, and shut its kernel down if no other session uses it.
@@ -433,7 +429,7 @@ class PersistentSessionManager(StoreSettings):
             If the kernel cannot be reached; the session stays.
         """
         with self._pending(session_id):
-            if self._context.hooks.overrides("get_session"):
+            if self._context.hooks.overrides("get_session", "row_to_model"):
                 await self.get_session(session_id=session_id)
             await self.tasks.finish(self.sessions.close(session_id))
 

@@ -16,7 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
 from jupyter_session_store.errors import SchemaMismatch, SessionStoreError
-from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine import create
+from jupyter_session_store.sql.engine.backend import backend_of
+from jupyter_session_store.sql.engine.url import parse
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import backup, compatibility, locks, migrating
 
@@ -38,7 +40,7 @@ settings: dict[str, Any] = {
 
 def run_offline() -> None:
     """Print the SQL, for ``--sql``: the URL only tells the dialect."""
-    url = engines.parse(config.attributes.get("url") or _settings().url)
+    url = parse(config.attributes.get("url") or _settings().url)
     context.configure(
         dialect_name=url.get_backend_name(),
         literal_binds=True,
@@ -56,7 +58,7 @@ def run_online() -> None:
         migrate(connection)
         return
     found = _settings()
-    engine = engines.create(found.url, found.engine_options, patient=True)
+    engine = create(found.url, found.engine_options, statement_timeout=False)
     try:
         with migrating.migration_connection(engine) as own:
             migrate(own)
@@ -75,7 +77,7 @@ def migrate(connection: Connection) -> None:
     """
     # A server has its own log; the command's is this package's, as alembic.ini says.
     log = config.attributes.get("log")
-    file = connection.dialect.name == "sqlite"
+    file = backend_of(connection).is_embedded
     options: dict[str, Any] = {"connection": connection, **settings}
     if file:
         options |= {"transactional_ddl": True, "render_as_batch": True}
@@ -94,7 +96,7 @@ def migrate(connection: Connection) -> None:
     if steps.leave_tables:
         # Who is using the file now may keep it as it is; the next server sets it.
         with suppress(DBAPIError):
-            engines.keep_journal(connection)
+            backend_of(connection).keep_journal(connection)
 
 
 class _Steps:
@@ -116,7 +118,7 @@ class _Steps:
         _refuse_what_was_not_planned([step.revision.revision for step in revisions], heads)
         connection = migration.connection
         assert connection is not None
-        if connection.dialect.name == "sqlite":
+        if backend_of(connection).is_embedded:
             backup.back_up(connection, "+".join(heads), self._log)
             last = revisions[-1]
             self.leave_tables = last.is_upgrade or last.revision.down_revision is not None

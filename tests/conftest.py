@@ -1,35 +1,37 @@
-"""What every test may use, besides the databases of tests/databases."""
+"""What every test may use, besides the databases of tests/databases and tests/leaving_out.py."""
 
 from __future__ import annotations
 
 import os
 import random
 import re
-from collections.abc import Callable, Generator
+import signal
+import sys
+from collections.abc import Generator
 
 import pytest
 
+# It builds a parser of IRIs when it is imported, which takes as long as all else that a process
+# of the tests imports; it is optional, and checks nothing here.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 # pytest_jupyter runs `async def` tests, each on a loop of its own.
-pytest_plugins = ["pytest_jupyter.jupyter_server", "pytester", "tests.databases.plugin"]
+pytest_plugins = [
+    "pytest_jupyter.jupyter_server",
+    "pytester",
+    "tests.databases.plugin",
+    "tests.leaving_out",
+]
 
 _SEED = "JSS_TEST_SEED"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--rounds-fraction",
-        type=float,
-        default=0.2,
-        help="the part of its rounds that a test runs which names a number of them; "
-        "1 for all (default: %(default)s)",
-    )
-
-
-@pytest.fixture
-def rounds(pytestconfig: pytest.Config) -> Callable[[int], int]:
-    """How many of so many rounds to run: at least one."""
-    fraction: float = pytestconfig.getoption("--rounds-fraction")
-    return lambda number: max(1, round(number * fraction))
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, and whoever is started
+    # by such a process ignores it too. Where there is a handler, it gets the default: Ctrl-C
+    # ends the commands of the tests, and goes on to be nothing to the tests themselves.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)
 
 
 @pytest.fixture

@@ -246,22 +246,3 @@ def test_a_skip_fails_the_run(source: str, way: str, pytester: pytest.Pytester) 
     result = pytester.runpytest(*PLUGIN, way)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines("SKIPPED, which fails the run: test_it.py*")
-
-
-def test_rounds_and_seeds(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JSS_TEST_SEED", "17")
-    pytester.makeconftest(
-        "from tests.conftest import pytest_addoption, pytest_runtest_makereport, rounds, seed"
-    )
-    pytester.makepyfile(
-        """
-        def test_few(rounds):
-            assert [rounds(number) for number in (1, 2, 20, 100)] == [1, 1, 10, 50]
-
-        def test_seed(seed):
-            assert seed != 17
-        """
-    )
-    result = pytester.runpytest("--rounds-fraction=0.5")
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines("JSS_TEST_SEED=17 repeats this")

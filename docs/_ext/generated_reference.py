@@ -300,7 +300,7 @@ def _module(name: str, path: Path, margin: str) -> str:
 _HEADINGS: Final[Mapping[str, str]] = {
     "HTTPError": "HTTPError, of tornado",
     "TraitError": "TraitError, of traitlets",
-    "wrong_usage": "What a command ends with, exit code 2",
+    "exit_with_usage_error": "What a command ends with, exit code 2",
 }
 
 

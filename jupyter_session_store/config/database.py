@@ -1,7 +1,6 @@
-"""The settings that say which database, and how to reach it: for a server and for a command.
+"""The traits that name the database and how to reach it, for servers and commands.
 
-Jupyter Server is not imported: a command has no use for it, and would start
-half as fast.
+Jupyter Server is not imported: it would double the time that a command takes to start.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from ..repository import SessionRepository, garbage_kept, load_repository
 URL_VARIABLE = "JUPYTER_SESSION_STORE_URL"
 OPTIONS_VARIABLE = "JUPYTER_SESSION_STORE_ENGINE_OPTIONS"
 
-#: As SQLAlchemy reads a URL: in a password only an "@" has to be encoded.
+#: As SQLAlchemy reads a URL: only the "@" of a password has to be encoded.
 _USER_AND_PASSWORD: Final = re.compile(r"[^:/]*://[^:/]*:[^@]*@")
 
 
 class EngineOptions(Dict):
-    """A dict whose value, which may hold a password, is in no error."""
+    """A dict whose errors do not repeat its value, which may hold a password."""
 
     def error(
         self, obj: Any, value: Any, error: Exception | None = None, info: str | None = None
     ) -> NoReturn:
-        """Say what type was found."""
+        """Raise an error with the type that was found."""
         raise TraitError(
             f"c.PersistentSessionManager.engine_options is of type {type(value).__name__}; "
             "expected a dict of keyword arguments of sqlalchemy.create_engine."
@@ -73,13 +72,7 @@ class DatabaseSettings(Configurable):
     ).tag(config=True)
 
     def repository_class(self) -> type[SessionRepository]:
-        """Return the class that the trait ``repository`` names.
-
-        Raises
-        ------
-        TraitError
-            If there is none of that name.
-        """
+        """Return the class that the trait ``repository`` names, or raise a TraitError."""
         try:
             return load_repository(self.repository)
         except ConfigurationError as error:
@@ -94,7 +87,7 @@ class DatabaseSettings(Configurable):
                     f"The environment variable {URL_VARIABLE} is empty; expected a path or a "
                     "database URL, or that it is not set: then the default is used."
                 )
-            # A default is not validated by traitlets.
+            # Traitlets does not validate defaults.
             return self._checked(given)
         data_dir = jupyter_data_dir()
         url = self.repository_class().default_url(data_dir)
@@ -115,7 +108,7 @@ class DatabaseSettings(Configurable):
                 "c.PersistentSessionManager.engine_options['password_file']."
             )
         try:
-            # It may import a database's driver.
+            # This may import a driver.
             with garbage_kept():
                 self.repository_class().validate_url(url)
         except ConfigurationError as error:
@@ -142,7 +135,7 @@ class DatabaseSettings(Configurable):
 
 
 def holds_password(url: str) -> bool:
-    """Return whether a URL holds a password, in its place or among its parameters."""
+    """Return whether a URL holds a password, before its host or in its parameters."""
     if _USER_AND_PASSWORD.match(url):
         return True
     names = [name.lower() for name, _ in parse_qsl(url.partition("?")[2])]

@@ -1,7 +1,6 @@
-"""The settings of the store as Jupyter's configuration has them, without a server.
+"""The settings of the database, read without a server: for the command line and Alembic.
 
-For Alembic's environment and the command line: they change the database that
-the servers of this machine use, reached in the same way.
+Both reach the database that the servers of this machine use, in the same way.
 """
 
 from __future__ import annotations
@@ -18,34 +17,38 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from ..errors import ConfigurationError
+from . import SECTION, SECTIONS
 from .database import DatabaseSettings, holds_password
 
 
 class _ServerConfig(JupyterApp):
-    """Finds and loads the files that a Jupyter Server would."""
+    """Loads the configuration files of a Jupyter Server."""
 
     name = "jupyter-server"
     config_file_name = "jupyter_server_config"
     raise_config_file_errors = True
 
 
-class PersistentSessionManager(DatabaseSettings):
-    """Has the name that the settings have in a configuration file, and in their errors."""
+class _ConfiguredDatabase(DatabaseSettings):
+    """The settings of the database, read from a configuration without a session manager."""
 
     @classmethod
-    def reading(cls, config: Config) -> PersistentSessionManager:
-        """Return what a configuration says, without the settings that only a server reads."""
+    def read(cls, config: Config) -> _ConfiguredDatabase:
+        """Read the sections that a session manager reads, without its other settings."""
         names = cls.class_trait_names(config=True)
         found: dict[str, Any] = {}
-        # As a session manager would: what is said of its own class goes before its base's.
-        for section in ("SessionManager", cls.__name__):
+        for section in SECTIONS:
             found |= {name: value for name, value in config[section].items() if name in names}
-        return cls(config=Config({cls.__name__: found}))
+        return cls(config=Config({SECTION: found}))
+
+
+# Traitlets takes the section, and the name in its errors, from the class.
+_ConfiguredDatabase.__name__ = SECTION
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which database, and how to reach it.
+    """A database, and how to reach it.
 
     Parameters
     ----------
@@ -60,40 +63,29 @@ class Settings:
 
     @classmethod
     def from_jupyter(cls, url: str | None = None) -> Settings:
-        """Read Jupyter Server's configuration files and the environment.
-
-        Parameters
-        ----------
-        url : str, optional
-            Used instead of the configured one.
-
-        Raises
-        ------
-        TraitError
-            If a setting is wrong.
-        """
+        """Read Jupyter Server's configuration files, then do as :meth:`from_config`."""
         app = _ServerConfig()
         app.load_config_file()
         return cls.from_config(app.config, url)
 
     @classmethod
     def from_config(cls, config: Config, url: str | None = None) -> Settings:
-        """Take what is in a configuration that has been read, and in the environment.
+        """Read a configuration and the environment.
 
         Parameters
         ----------
         config : Config
         url : str, optional
-            Used instead of the configured one.
+            Replaces the configured one.
 
         Raises
         ------
         TraitError
             If a setting is wrong.
         ConfigurationError
-            If the sessions are not kept in a database.
+            If the configured repository is not that of SQLAlchemy, and no URL was given.
         """
-        reader = PersistentSessionManager.reading(config)
+        reader = _ConfiguredDatabase.read(config)
         if url is None and reader.repository != "sqlalchemy":
             raise ConfigurationError(
                 f"c.PersistentSessionManager.repository is {reader.repository!r}, which keeps its "
@@ -105,41 +97,41 @@ class Settings:
         return cls(url, _options_for(url, reader))
 
     @classmethod
-    def from_argument(cls, given: str, config: Config | None = None) -> Settings:
-        """Take the URL from what was typed: ``env:NAME``, ``file:PATH`` or a URL.
+    def from_argument(cls, argument: str, config: Config | None = None) -> Settings:
+        """Resolve an argument: ``env:NAME``, ``file:PATH``, or a URL or path.
 
         Parameters
         ----------
-        given : str
+        argument : str
         config : Config, optional
-            Where the engine options are; by default the files that a Jupyter Server reads.
+            Has the engine options; by default the configuration files of a Jupyter Server.
 
         Raises
         ------
         ConfigurationError
-            If the variable or the file is not there or empty, or a URL with a password
-            was typed: other users of the machine can read it in the list of processes.
+            If the variable or the file is missing or empty, or a URL holds a password:
+            other users of the machine can read the arguments of a process.
         """
-        url = _url_of(given)
+        url = _resolve_url(argument)
         return cls.from_jupyter(url) if config is None else cls.from_config(config, url)
 
 
-def _options_for(url: str, reader: PersistentSessionManager) -> Mapping[str, Any]:
-    """Return the engine options for a URL that was given, which no other's password goes to."""
-    from ..sql.engine import credentials
+def _options_for(url: str, reader: _ConfiguredDatabase) -> Mapping[str, Any]:
+    """Return the engine options for another URL; passwords stay with their own database."""
+    from ..sql.engine import passwords
 
     options = reader.engine_options
-    if not credentials.hold_password(options):
-        # Nor is the configured database looked at: it may be of no use, and therefore not meant.
+    if not passwords.hold_password(options):
+        # The configured URL is not read: it may be invalid, and --url given for that reason.
         return options
     configured = None
     if reader.repository == "sqlalchemy":
         with suppress(TraitError):
             configured = reader.database_filepath
-    return credentials.options_for(url, options, configured)
+    return passwords.options_for(url, options, configured)
 
 
-def _url_of(given: str) -> str:
+def _resolve_url(given: str) -> str:
     if not given:
         raise ConfigurationError(
             "The URL that was given is empty; expected env:NAME (an environment variable), "

@@ -16,12 +16,12 @@ from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from ..errors import PathClaimed, StoreUnavailable
 from ..records import READY, STARTING, SessionRecord
 from .attaching import KernelAttacher
-from .claims import PathClaims
 from .context import NewSession, SessionContext
+from .kernels import SessionKernels
 from .models import rest_model, stored_of_kernel
 from .reading import SessionReader
 from .recovery import Recovery
-from .starting import KernelStarter
+from .writing import SessionWriter
 
 
 class ClaimedStarts:
@@ -31,15 +31,15 @@ class ClaimedStarts:
         self,
         context: SessionContext,
         reader: SessionReader,
-        claims: PathClaims,
-        starter: KernelStarter,
+        writer: SessionWriter,
+        kernels: SessionKernels,
         attacher: KernelAttacher,
         recovery: Recovery,
     ) -> None:
         self._context = context
         self._reader = reader
-        self._claims = claims
-        self._starter = starter
+        self._writer = writer
+        self._kernels = kernels
         self._attacher = attacher
         self._recovery = recovery
         #: The rows that were added and are not ready yet, by the ids of their sessions.
@@ -68,7 +68,7 @@ class ClaimedStarts:
             with self._recovery.starting(session_id):
                 await self._add(record)
                 try:
-                    started = await self._starter.start(session_id, wanted, kernel_id)
+                    started = await self._kernels.start(session_id, wanted, kernel_id)
                 except BaseException as error:
                     begun = authority.start_may_have_begun(error)
                     await self._recovery.roll_back_start(
@@ -82,11 +82,11 @@ class ClaimedStarts:
         finally:
             if started is not None:
                 # Else nothing is reserved here: the id may be another create's.
-                self._starter.release(kernel_id, started)
+                self._kernels.release(kernel_id, started)
 
     async def _add(self, record: SessionRecord) -> None:
         try:
-            await self._claims.add(record)
+            await self._writer.add(record)
         except (StoreUnavailable, asyncio.CancelledError):
             # It was perhaps added.
             await self._recovery.roll_back_start(record)
@@ -97,19 +97,17 @@ class ClaimedStarts:
     ) -> dict[str, Any]:
         self._starting[record.session_id] = record
         try:
-            model: dict[str, Any] = await self._context.hooks.save_session(
-                record.session_id,
-                path=wanted.path,
-                name=wanted.name,
-                type=wanted.type,
-                kernel_id=started,
-            )
+            model = await self._context.save(record.session_id, wanted, started)
         except BaseException:
-            await self._recovery.roll_back_start(record, started)
+            if self._starting.pop(record.session_id, None) is not None:
+                await self._recovery.roll_back_start(record, started)
+            else:
+                # An override has failed after the row was made ready.
+                await self._context.tasks.finish(
+                    self._kernels.discard_saved(record.replace(kernel_id=started))
+                )
             raise
-        finally:
-            unsaved = self._starting.pop(record.session_id, None)
-        if unsaved is not None:
+        if self._starting.pop(record.session_id, None) is not None:
             # An override has kept the session elsewhere; the kernel is its own.
             await self._recovery.roll_back_start(record)
         return model
@@ -140,7 +138,7 @@ class ClaimedStarts:
         if saved is None:
             raise PathClaimed(wanted.path)
         del self._starting[session_id]
-        if self._context.hooks.overrides("get_session", "row_to_model"):
+        if self._context.hooks.overrides("get_session", "kernel_culled", "row_to_model"):
             return await self._reader.current_model_of(saved)
         return rest_model(saved, kernel_model)
 

@@ -9,11 +9,9 @@ from tornado import web
 from ..errors import SessionStoreError
 from ..records import Closing, SessionRecord
 from .context import SessionContext, is_storable, not_found
+from .kernels import SessionKernels
 from .reading import SessionReader
 from .recovery import UncertainCloses
-from .removals import remove_session
-from .shutdowns import KernelShutdowns
-from .users import KernelUsers
 
 
 class SessionCloser:
@@ -23,14 +21,12 @@ class SessionCloser:
         self,
         context: SessionContext,
         reader: SessionReader,
-        users: KernelUsers,
-        shutdowns: KernelShutdowns,
+        kernels: SessionKernels,
         uncertain_closes: UncertainCloses,
     ) -> None:
         self._context = context
         self._reader = reader
-        self._users = users
-        self._shutdowns = shutdowns
+        self._kernels = kernels
         self._uncertain_closes = uncertain_closes
 
     async def close(self, session_id: str) -> None:
@@ -54,15 +50,13 @@ class SessionCloser:
             # A session that another server attached since the mark was made has seen the mark,
             # or is seen now.
             attached = closing.last and await uncertain_closes.track_failure(
-                session_id, self._users.has_users(str(kernel_id))
+                session_id, self._kernels.has_users(str(kernel_id))
             )
             if closing.last and kernel_id is not None and not attached:
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
                 # The kernel goes on, and if this fails, the session does too.
-                await uncertain_closes.track_failure(
-                    session_id, remove_session(self._context, record)
-                )
+                await uncertain_closes.track_failure(session_id, self._context.remove(record))
         if shutdown is None:
             gone = await self._reader.is_gone(record)
         else:
@@ -70,7 +64,7 @@ class SessionCloser:
                 gone = await self._reader.is_gone(record)
                 if not gone:
                     await self._shut_down(record)
-                await remove_session(self._context, record)
+                await self._context.remove(record)
             finally:
                 shutdown.set_result(None)
         if gone:
@@ -90,7 +84,7 @@ class SessionCloser:
         """Shut down the kernel of a closing session, or make the session ready again."""
         assert record.kernel_id is not None
         try:
-            await self._shutdowns.shut_down(record.kernel_id)
+            await self._kernels.shut_down(record.kernel_id)
         except BaseException:
             # If that fails too, it is tried after the next renewal; the session is shown, and
             # can be deleted again.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
@@ -17,7 +18,7 @@ from ..kernels.usage import KernelUsage
 from ..records import READY, STARTING, Scope, SessionRecord, check_text
 from ..repository import SessionRepository
 from ..servers.registered_store import RegisteredStore
-from ..telemetry.events import SessionEvents
+from ..telemetry.events import CLOSED, SessionEvents
 from .hooks import Hooks
 from .tasks import BackgroundTasks
 
@@ -152,6 +153,26 @@ class SessionContext:
                 kernel_id=record.kernel_id,
             )
 
+    async def remove(self, record: SessionRecord) -> None:
+        """Remove a session that was deleted, and emit an event if it was still there."""
+        if await self.repository.remove(self.scope, [record]):
+            self.emit(CLOSED, [record])
+
+    def deadline(self) -> float:
+        """Return when a request that waits from now on for another server gives up."""
+        return asyncio.get_running_loop().time() + self.claim_timeout
+
+    async def save(self, session_id: str, wanted: NewSession, kernel_id: str) -> dict[str, Any]:
+        """Have ``save_session`` store a session, and return its model."""
+        model: dict[str, Any] = await self.hooks.save_session(
+            session_id,
+            path=wanted.path,
+            name=wanted.name,
+            type=wanted.type,
+            kernel_id=kernel_id,
+        )
+        return model
+
     async def holds_kernel(self, kernel_id: str) -> bool:
         """Return whether this server's kernel manager holds a kernel."""
         if not self.hooks.overrides("kernel_culled"):
@@ -169,6 +190,12 @@ class SessionContext:
             return None
 
 
+def check_texts(given: Mapping[str, Any]) -> None:
+    """Check that each value can be stored in the field of its name; raises ``InvalidValue``."""
+    for field, value in given.items():
+        check_text(field, value)
+
+
 def is_storable(field: str, value: object) -> bool:
     """Return whether a session can have this value in a field."""
     try:
@@ -181,3 +208,8 @@ def is_storable(field: str, value: object) -> bool:
 def not_found(session_id: str) -> web.HTTPError:
     """Return the error of a session that is not there."""
     return web.HTTPError(404, f"Session not found: session_id={session_id!r}")
+
+
+def being_deleted(session_id: str) -> web.HTTPError:
+    """Return the error of a session that is just being deleted."""
+    return web.HTTPError(404, f"Session not found: {session_id!r} is being deleted")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
@@ -12,12 +12,15 @@ from ..records import SessionRecord
 from .attaching import KernelAttacher
 from .claims import PathLeaders
 from .context import NewSession, SessionContext
+from .kernels import SessionKernels
 from .reading import SessionReader
-from .users import KernelUsers
 
 
 class Sessions(ABC):
     """The sessions of one scope. For the tasks of one event loop, but where it is said.
+
+    What each method raises is said at the method of :class:`.PersistentSessionManager`
+    that calls it.
 
     Parameters
     ----------
@@ -28,12 +31,12 @@ class Sessions(ABC):
     Attributes
     ----------
     reader : SessionReader
-    users : KernelUsers
+    kernels : SessionKernels
     attacher : KernelAttacher
     """
 
     reader: SessionReader
-    users: KernelUsers
+    kernels: SessionKernels
     attacher: KernelAttacher
 
     @abstractmethod
@@ -43,43 +46,19 @@ class Sessions(ABC):
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Create a session, with a new kernel or on one that is there, and return its model.
 
-        Parameters
-        ----------
-        pending : KernelSessionRecord
-            Names the session, and is given the id of its kernel.
-        wanted : NewSession
-
-        Raises
-        ------
-        DuplicateKernelError
-            If another create is starting a kernel under the id that is wanted.
-        PathClaimed
-            If the session must have the claim and another holds it.
+        `pending` names the session, and is given the id of its kernel. Raises
+        :class:`.PathClaimed` if the session must have the claim and another holds it.
         """
 
     @abstractmethod
     async def save(
         self, session_id: str, wanted: NewSession, kernel_id: str | None
     ) -> dict[str, Any]:
-        """Store a session and return its model.
-
-        Raises
-        ------
-        SessionConflict
-            If another session has this id.
-        tornado.web.HTTPError
-            404 if the kernel is gone; nothing is stored.
-        """
+        """Store a session and return its model."""
 
     @abstractmethod
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Change columns of a session and return its model; a kernel that it leaves goes on.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            404 if there is no such session, or its kernel is gone.
-        """
+        """Change columns of a session and return its model; a kernel that it leaves goes on."""
 
     @abstractmethod
     async def move(
@@ -93,15 +72,10 @@ class Sessions(ABC):
         ----------
         session_id : str
         kernel_name : str or None
-            The specification of a new kernel, if `changes` has no ``kernel_id``.
+            The specification of a new kernel, if `changes` has no ``kernel_id``. Without
+            either, an override of ``update_session`` may move the session.
         changes : dict
             Columns to change.
-
-        Raises
-        ------
-        KernelNotStarted
-        tornado.web.HTTPError
-            404 if there is no such session; 400 if there is no such kernel.
         """
 
     @abstractmethod
@@ -109,13 +83,6 @@ class Sessions(ABC):
         """Close a session; its kernel is shut down if no other session uses it.
 
         To be run to its end.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            404 if there is no such session, or its kernel is gone.
-        StoreUnavailable
-            If the kernel cannot be reached; the session stays.
         """
 
     @abstractmethod
@@ -125,7 +92,3 @@ class Sessions(ABC):
     @abstractmethod
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Take over what evicted servers left unfinished; from the heartbeat's thread."""
-
-    async def in_use(self, kernel_ids: Collection[str]) -> set[str]:
-        """Return those of some kernels that sessions name, the ones being created included."""
-        return await self.users.in_use(kernel_ids)

@@ -8,23 +8,18 @@ from typing import Any
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 
-from ..errors import KernelNotStarted, StoreUnavailable
+from ..errors import StoreUnavailable
 from ..records import READY, SessionRecord
-from ..telemetry.events import MOVED
 from .attaching import KernelAttacher
-from .claims import PathClaims, PathLeaders
-from .context import NewSession, SessionContext, not_found
+from .claims import PathLeaders
+from .context import NewSession, SessionContext, being_deleted, not_found
 from .interface import Sessions
+from .kernels import SessionKernels, StoredMove
 from .models import stored_of_kernel
-from .moving import StoredMove
 from .reading import SessionReader
-from .recovery import MoveSettler, UnsettledMove
-from .removals import PendingRemovals, remove_session
-from .shutdowns import KernelShutdowns
-from .starting import KernelStarter
-from .updating import SessionUpdater
-from .users import KernelUsers
-from .views import InvalidRows, LocalViews
+from .recovery import UnsettledMove
+from .views import InvalidRows, LocalViews, PendingRemovals
+from .writing import SessionWriter
 
 
 class LocalSessions(Sessions):
@@ -43,44 +38,31 @@ class LocalSessions(Sessions):
         self.reader = SessionReader(
             context, LocalViews(context, invalid_rows, removals), invalid_rows
         )
-        self.users = KernelUsers(context)
+        self.kernels = SessionKernels(context)
         self.attacher = KernelAttacher(context)
-        self._shutdowns = KernelShutdowns(context, self.users)
-        self._starter = KernelStarter(context, self._shutdowns)
-        self._claims = PathClaims(context, leaders, self.reader.is_gone)
-        self._updater = SessionUpdater(context, self.reader)
-        self._settler = MoveSettler(context, self.users, self._shutdowns)
+        self._writer = SessionWriter(context, self.reader, leaders)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Use a kernel that is there, or start one, and store the session."""
-        context, kernel_id = self._context, wanted.kernel_id
-        self._starter.refuse_reserved(kernel_id)
+        context, kernels, kernel_id = self._context, self.kernels, wanted.kernel_id
+        session_id = str(pending.session_id)
+        kernels.refuse_reserved(kernel_id)
         if kernel_id is not None and kernel_id in context.kernel_manager:
             async with context.usage.attaching(kernel_id):
                 if kernel_id in context.kernel_manager:
-                    return await self._save(pending, wanted, kernel_id)
-        started = await self._starter.start(str(pending.session_id), wanted, kernel_id)
+                    pending.kernel_id = kernel_id
+                    return await context.save(session_id, wanted, kernel_id)
+        started = pending.kernel_id = await kernels.start(session_id, wanted, kernel_id)
         try:
-            return await self._save(pending, wanted, started)
+            return await context.save(session_id, wanted, started)
         except BaseException:
-            await context.tasks.finish(self._shutdowns.discard(started))
+            record = context.new_record(session_id, wanted, started)
+            await context.tasks.finish(kernels.discard_saved(record))
+            self._forget([record])
             raise
         finally:
             # Until now: a session that attached before this one was saved would lose the kernel.
-            self._starter.release(started)
-
-    async def _save(
-        self, pending: KernelSessionRecord, wanted: NewSession, kernel_id: str
-    ) -> dict[str, Any]:
-        pending.kernel_id = kernel_id
-        model: dict[str, Any] = await self._context.hooks.save_session(
-            pending.session_id,
-            path=wanted.path,
-            name=wanted.name,
-            type=wanted.type,
-            kernel_id=kernel_id,
-        )
-        return model
+            kernels.release(started)
 
     async def save(
         self, session_id: str, wanted: NewSession, kernel_id: str | None
@@ -89,18 +71,17 @@ class LocalSessions(Sessions):
         record = self._context.new_record(session_id, wanted, kernel_id)
         model = await self.reader.model_of(record)
         record = record.replace(**stored_of_kernel(model["kernel"]))
-        await self._claims.add(record)
+        await self._writer.add(record)
         self._remembered[record.session_id] = record
         return await self.reader.after_save(record, model)
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""
         record = await self._store(session_id, changes)
-        self._updater.emit(record, changes)
-        return await self._updater.finish(record)
+        return await self._writer.finish_update(record, changes)
 
     async def _store(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:
-        record = await self._updater.store(session_id, changes)
+        record = await self._writer.update(session_id, changes)
         # The session may have got another id.
         self._remembered.pop(session_id, None)
         self._remembered[record.session_id] = record
@@ -110,68 +91,54 @@ class LocalSessions(Sessions):
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
     ) -> dict[str, Any]:
         """Change the row, and count the sessions on the kernel that the session leaves."""
-        context = self._context
+        context, kernels = self._context, self.kernels
         before = await self.reader.get_for_change(session_id)
         started = None
-        if "kernel_id" not in changes:
-            started = await self._start_for_move(session_id, before, kernel_name)
+        if "kernel_id" not in changes and kernel_name is not None:
+            started = await kernels.start_for_move(session_id, before, kernel_name)
             changes = {**changes, "kernel_id": started}
-        previous, target = before["kernel"]["id"], changes["kernel_id"]
+        previous = before["kernel"]["id"]
+        target = changes.get("kernel_id", previous)
         try:
+            moved = None
             if context.hooks.overrides("update_session"):
-                self._refuse_missing(target)
+                if target != previous:
+                    kernels.refuse_missing(target)
+                # No lock is held meanwhile: the override may do whatever it likes.
                 await context.hooks.update_session(session_id, **changes)
-                moved = None
             else:
                 moved = await self._store_move(session_id, changes)
         except StoreUnavailable:
-            move = UnsettledMove(session_id, previous, target, started is not None)
-            await self._settler.settle(move, set())
+            await UnsettledMove(
+                context, kernels, session_id, previous, target, started=started is not None
+            ).settle()
             raise
         except BaseException:
             if started is not None:
-                await self._shutdowns.discard_after_move(started)
+                await kernels.discard_after_move(started)
             raise
         if moved is None:
             model = await self.reader.get_for_change(session_id)
-            for kernel_id in {previous, started or previous} - {model["kernel"]["id"]}:
-                await self._shutdowns.shut_down_if_unused(kernel_id)
+            await kernels.shut_down_unused(*{previous, target} - {model["kernel"]["id"]})
             return model
-        context.emit(MOVED, [moved.record])
         try:
-            return await self._updater.finish(moved.record)
+            return await self._writer.finish_update(moved.record, changes)
         finally:
-            if moved.left is not None and moved.shutdown is not None:
-                await self._shutdowns.shut_down_abandoned(moved.left, moved.shutdown)
-
-    async def _start_for_move(
-        self, session_id: str, before: Mapping[str, Any], kernel_name: str | None
-    ) -> str:
-        wanted = NewSession(before["path"], before["name"], before["type"], kernel_name)
-        try:
-            return await self._starter.start(session_id, wanted, None)
-        except Exception as error:
-            raise KernelNotStarted(kernel_name) from error
+            await kernels.shut_down_abandoned(moved.left, moved.shutdown)
 
     async def _store_move(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
+        """Store a move, while no task of this process shuts the target down, or counts."""
         context, usage, target = self._context, self._context.usage, changes["kernel_id"]
-        # No task of this process shuts the target down, or counts, meanwhile.
         async with usage.attaching(target):
-            self._refuse_missing(target)
+            self.kernels.refuse_missing(target)
             records = await context.find()
-            record = find_by_id(records, session_id)
-            left = record.kernel_id
+            left = find_by_id(records, session_id).kernel_id
             if usage.is_shutting_down(left):
-                raise web.HTTPError(404, f"Session not found: {session_id!r} is being deleted")
+                raise being_deleted(session_id)
             record = await self._store(session_id, {**changes, "state": READY})
-            if left in (None, target) or has_others(records, left):
+            if left is None or left == target or has_others(records, left):
                 return StoredMove(record)
             return StoredMove(record, left, usage.begin_shutdown(left))
-
-    def _refuse_missing(self, kernel_id: str) -> None:
-        context = self._context
-        if kernel_id not in context.kernel_manager or context.usage.is_reserved(kernel_id):
-            raise web.HTTPError(400, f"No such kernel: {kernel_id}")
 
     async def close(self, session_id: str) -> None:
         """Count, shut down, remove."""
@@ -184,15 +151,15 @@ class LocalSessions(Sessions):
             if kernel_id is not None and not has_others(records, kernel_id):
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
-                await remove_session(context, record)
+                await context.remove(record)
         if shutdown is None:
             gone = await self.reader.is_gone(record)
         else:
             try:
                 gone = await self.reader.is_gone(record)
                 if not gone:
-                    await self._shutdowns.shut_down(str(kernel_id))
-                await remove_session(context, record)
+                    await self.kernels.shut_down(str(kernel_id))
+                await context.remove(record)
             finally:
                 shutdown.set_result(None)
         self._forget([record])

@@ -13,8 +13,7 @@ from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
 from ..servers.clock import now
 from ..telemetry.events import ADOPTED
 from .context import SessionContext
-from .shutdowns import KernelShutdowns
-from .users import KernelUsers
+from .kernels import SessionKernels
 
 T = TypeVar("T")
 
@@ -91,68 +90,63 @@ class UnfinishedStart:
     deadline: float
 
 
-@dataclass(frozen=True)
 class UnsettledMove:
     """A move whose answer was lost: one of its two kernels is perhaps left unused.
 
     Parameters
     ----------
+    context : SessionContext
+    kernels : SessionKernels
     session_id, previous, target : str
         The session, and its kernel before and after.
     started : bool
         Whether the latter was started for the move.
     """
 
-    session_id: str
-    previous: str
-    target: str
-    started: bool
-
-
-class MoveSettler:
-    """Shuts down the kernel that an unsettled move left unused. For one event loop's tasks."""
-
     def __init__(
-        self, context: SessionContext, users: KernelUsers, shutdowns: KernelShutdowns
+        self,
+        context: SessionContext,
+        kernels: SessionKernels,
+        session_id: str,
+        previous: str,
+        target: str,
+        *,
+        started: bool,
     ) -> None:
         self._context = context
-        self._users = users
-        self._shutdowns = shutdowns
+        self._kernels = kernels
+        self._session_id = session_id
+        self._previous = previous
+        self._target = target
+        self._started = started
 
-    async def settle(self, move: UnsettledMove, failed_shutdowns: set[str]) -> None:
-        """Settle a move now, or as soon as the store can say what became of it.
+    async def settle(self) -> None:
+        """Shut down the unused kernel now, or as soon as the store can say which one that is."""
+        if not await self._try():
+            self._context.tasks.spawn(self._settle_later())
 
-        Parameters
-        ----------
-        move : UnsettledMove
-        failed_shutdowns : set of str
-            Where a kernel is added that could not be shut down.
-        """
-        if not await self._try(move, failed_shutdowns):
-            self._context.tasks.spawn(self._settle_later(move, failed_shutdowns))
-
-    async def _settle_later(self, move: UnsettledMove, failed_shutdowns: set[str]) -> None:
+    async def _settle_later(self) -> None:
         while not self._context.store.is_closed:
             await asyncio.sleep(_SETTLE_SECONDS)
-            if await self._try(move, failed_shutdowns):
+            if await self._try():
                 return
 
-    async def _try(self, move: UnsettledMove, failed_shutdowns: set[str]) -> bool:
+    async def _try(self) -> bool:
         """Return whether the store could say what became of the move."""
         usage = self._context.usage
         try:
             async with usage.counting():
-                found = await self._context.find(session_id=move.session_id)
-                moved = bool(found) and found[0].kernel_id == move.target
-                if not moved and not move.started:
+                found = await self._context.find(session_id=self._session_id)
+                moved = bool(found) and found[0].kernel_id == self._target
+                if not moved and not self._started:
                     return True
-                unused = move.previous if moved else move.target
-                if await self._users.has_users(unused) or usage.is_shutting_down(unused):
+                unused = self._previous if moved else self._target
+                if await self._kernels.has_users(unused) or usage.is_shutting_down(unused):
                     return True
                 shutdown = usage.begin_shutdown(unused)
         except StoreUnavailable:
             return False
-        await self._shutdowns.shut_down_abandoned(unused, shutdown, failed_shutdowns.add)
+        await self._kernels.shut_down_abandoned(unused, shutdown)
         return True
 
 
@@ -165,20 +159,14 @@ class Recovery:
     ----------
     context : SessionContext
     uncertain_closes : UncertainCloses
-    users : KernelUsers
-    shutdowns : KernelShutdowns
+    kernels : SessionKernels
     """
 
     def __init__(
-        self,
-        context: SessionContext,
-        uncertain_closes: UncertainCloses,
-        users: KernelUsers,
-        shutdowns: KernelShutdowns,
+        self, context: SessionContext, uncertain_closes: UncertainCloses, kernels: SessionKernels
     ) -> None:
         self._context = context
-        self._users = users
-        self._shutdowns = shutdowns
+        self._kernels = kernels
         self.uncertain_closes = uncertain_closes
         #: By the id of the session.
         self._unfinished_starts: dict[str, UnfinishedStart] = {}
@@ -275,9 +263,9 @@ class Recovery:
             if found and (found[0].state, found[0].server_id) != tuple(mine.values()):
                 # It was saved after all, or another server has taken it over.
                 return True
-            if not await self._users.has_users(kernel_id, other_than=session_id):
+            if not await self._kernels.has_users(kernel_id, other_than=session_id):
                 try:
-                    await self._shutdowns.shut_down(kernel_id)
+                    await self._kernels.shut_down(kernel_id)
                 except Exception as error:
                     context.log.debug("Kernel %s cannot be shut down yet: %s", kernel_id, error)
                     gone = False

@@ -11,20 +11,17 @@ from tornado import web
 from ..records import Liveness, SessionRecord
 from .attaching import KernelAttacher
 from .claimed_starts import ClaimedStarts
-from .claims import PathClaims, PathLeaders
+from .claims import PathLeaders
 from .closing import SessionCloser
 from .context import NewSession, SessionContext
 from .interface import Sessions
+from .kernels import SessionKernels
 from .models import stored_of_kernel
-from .moving import MoveParts, SessionMover
+from .moving import SessionMover
 from .reading import SessionReader
-from .recovery import MoveSettler, Recovery, UncertainCloses
-from .removals import PendingRemovals
-from .shutdowns import KernelShutdowns
-from .starting import KernelStarter
-from .updating import SessionUpdater
-from .users import KernelUsers
-from .views import InvalidRows, SharedViews
+from .recovery import Recovery, UncertainCloses
+from .views import InvalidRows, PendingRemovals, SharedViews
+from .writing import SessionWriter
 
 
 class SharedSessions(Sessions):
@@ -36,37 +33,18 @@ class SharedSessions(Sessions):
         views = SharedViews(context, invalid_rows, PendingRemovals(context))
         self.reader = SessionReader(context, views, invalid_rows)
         uncertain_closes = UncertainCloses(context)
-        self.users = KernelUsers(context, uncertain_closes)
-        self.attacher = KernelAttacher(context)
-        shutdowns = KernelShutdowns(context, self.users)
-        starter = KernelStarter(context, shutdowns)
-        self._starter = starter
-        self._claims = PathClaims(context, leaders, self.reader.is_gone)
-        self._updater = SessionUpdater(context, self.reader)
-        self.recovery = Recovery(context, uncertain_closes, self.users, shutdowns)
-        self._starts = ClaimedStarts(
-            context, self.reader, self._claims, starter, self.attacher, self.recovery
-        )
-        self._closer = SessionCloser(context, self.reader, self.users, shutdowns, uncertain_closes)
-        self._mover = SessionMover(
-            context,
-            MoveParts(
-                reader=self.reader,
-                updater=self._updater,
-                users=self.users,
-                shutdowns=shutdowns,
-                starter=starter,
-                attacher=self.attacher,
-                claims=self._claims,
-                settler=MoveSettler(context, self.users, shutdowns),
-                recovery=self.recovery,
-            ),
-        )
+        self.kernels = kernels = SessionKernels(context, uncertain_closes)
+        self.attacher = attacher = KernelAttacher(context)
+        self._writer = writer = SessionWriter(context, self.reader, leaders)
+        self.recovery = recovery = Recovery(context, uncertain_closes, kernels)
+        self._starts = ClaimedStarts(context, self.reader, writer, kernels, attacher, recovery)
+        self._closer = SessionCloser(context, self.reader, kernels, uncertain_closes)
+        self._mover = SessionMover(context, self.reader, writer, kernels, attacher, recovery)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Attach to a kernel that is there, or take the path and start one."""
         kernel_id = wanted.kernel_id
-        self._starter.refuse_reserved(kernel_id)
+        self.kernels.refuse_reserved(kernel_id)
         if kernel_id is not None:
             await self.attacher.attach(kernel_id, ask=True)
             if kernel_id in self._context.kernel_manager:
@@ -79,27 +57,21 @@ class SharedSessions(Sessions):
         self, pending: KernelSessionRecord, wanted: NewSession, kernel_id: str
     ) -> dict[str, Any] | None:
         """Create a session on a kernel that is there; ``None`` if it ended meanwhile."""
-        context, users = self._context, self.users
+        context, kernels = self._context, self.kernels
         session_id = str(pending.session_id)
-        deadline = users.deadline()
+        deadline = context.deadline()
         while True:
             async with context.usage.attaching(kernel_id):
                 if kernel_id not in context.kernel_manager:
                     return None
                 pending.kernel_id = kernel_id
                 try:
-                    model: dict[str, Any] = await context.hooks.save_session(
-                        session_id,
-                        path=wanted.path,
-                        name=wanted.name,
-                        type=wanted.type,
-                        kernel_id=kernel_id,
-                    )
+                    model = await context.save(session_id, wanted, kernel_id)
                 except web.HTTPError as error:
                     if error.status_code == 404:
                         return None
                     raise
-            closing = await users.is_closing(kernel_id)
+            closing = await kernels.is_closing(kernel_id)
             # A server that closed the kernel's last session has ended it before the mark went.
             if not closing:
                 liveness = await context.authority.check_liveness(kernel_id)
@@ -111,7 +83,7 @@ class SharedSessions(Sessions):
             await self.recovery.roll_back_start(record)
             if not closing:
                 return None
-            await users.wait_until_not_closing(kernel_id, deadline)
+            await kernels.wait_until_not_closing(kernel_id, deadline)
 
     async def save(
         self, session_id: str, wanted: NewSession, kernel_id: str | None
@@ -121,14 +93,13 @@ class SharedSessions(Sessions):
             return await self._starts.finish(session_id, wanted, kernel_id)
         record = self._context.new_record(session_id, wanted, kernel_id)
         model = await self.reader.model_of(record)
-        await self._claims.add(record.replace(**stored_of_kernel(model["kernel"])))
+        await self._writer.add(record.replace(**stored_of_kernel(model["kernel"])))
         return await self.reader.after_save(record, model)
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""
-        record = await self._updater.store(session_id, changes)
-        self._updater.emit(record, changes)
-        return await self._updater.finish(record)
+        record = await self._writer.update(session_id, changes)
+        return await self._writer.finish_update(record, changes)
 
     async def move(
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]

@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 from tornado import web
 
+from ..errors import SessionStoreError
 from ..records import READY, STATES, Liveness, SessionRecord
+from ..telemetry.events import CLOSED
 from .context import SessionContext
 from .models import last_known_model, rest_model
-from .removals import PendingRemovals
 
 #: The model of each of some sessions, ``None`` where the kernel is gone.
 Models = list["dict[str, Any] | None"]
+
+
+class PendingRemovals:
+    """Sessions that are going to be removed. For the tasks of one event loop.
+
+    Parameters
+    ----------
+    context : SessionContext
+    on_removed : callable, optional
+        Called with the sessions once they are not in the store any more.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        on_removed: Callable[[Collection[SessionRecord]], None] | None = None,
+    ) -> None:
+        self._context = context
+        self._on_removed = on_removed
+        self._pending: dict[str, SessionRecord] = {}
+
+    def schedule(self, record: SessionRecord) -> None:
+        """Remove a session soon; all that one list schedules go in one statement."""
+        first = not self._pending
+        self._pending[record.session_id] = record
+        if first:
+            self._context.tasks.spawn(self._remove())
+
+    async def _remove(self) -> None:
+        await asyncio.sleep(0)
+        records, self._pending = list(self._pending.values()), {}
+        try:
+            count = await self._context.repository.remove(self._context.scope, records)
+        except SessionStoreError:
+            # The next read finds them again.
+            return
+        if self._on_removed is not None:
+            self._on_removed(records)
+        if count:
+            self._context.emit(CLOSED, records)
+            self._context.log.warning(
+                "Removed %d session(s) whose kernels are gone: %s",
+                count,
+                ", ".join(f"{r.session_id} (kernel {r.kernel_id})" for r in records),
+            )
 
 
 class InvalidRows:
@@ -75,10 +122,12 @@ class SessionViews(ABC):
             self._invalid_rows.warn_if_invalid(record)
             return None
         kernel_model = None
-        if await self._context.holds_kernel(kernel_id):
+        held = await self._context.holds_kernel(kernel_id)
+        if held:
             kernel_model = await self._context.kernel_model(kernel_id)
         if kernel_model is None:
-            if known[kernel_id] is Liveness.GONE:
+            kept = held and self._context.hooks.overrides("kernel_culled")
+            if known[kernel_id] is Liveness.GONE and not kept:
                 self._removals.schedule(record)
                 return None
             kernel_model = last_known_model(record)

@@ -27,26 +27,28 @@ from ..records import (
     SessionRecord,
     StoreDescription,
     claim_of,
+    path_digest,
 )
 from ..repository import SessionRepository
 from .database import Database
 from .engine import factory as engines
+from .engine import timeouts
 from .queries import last_session, leases, session_queries
 from .schema import compatibility
-from .worker import NotInTime, Worker
+from .worker import Worker, WorkerTimeout
 
 T = TypeVar("T")
 
 #: Seconds that a request waits for its turn and its answer together: each is bounded by the
 #: statement time-out, so that what is answered with a failure does not happen afterwards.
-REQUEST_TIMEOUT: Final = 2.0 * engines.STATEMENT_TIMEOUT
+REQUEST_TIMEOUT: Final = 2.0 * timeouts.STATEMENT_TIMEOUT
 
 
 class SQLAlchemySessionRepository(SessionRepository):
     """The contract on one connection that a daemon thread of its own works.
 
     Each verb is one statement that commits by itself; the exceptions are said
-    at :mod:`.units`. Parameters as :class:`.SessionRepository` has them; `options`
+    in :mod:`.queries`. Parameters as :class:`.SessionRepository` has them; `options`
     are those of :func:`.engine.create`.
     """
 
@@ -56,7 +58,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._log = log
         self._database = Database(engines.create(url, options), auto_upgrade, log)
         self._worker: Worker | None = None
-        self._strangers: set[str] = set()
+        self._warned_unknown: set[str] = set()
         self._evictions = 0
 
     @classmethod
@@ -74,7 +76,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._database.serve(scope, server)
         worker = Worker("jupyter_session_store", self._database.release)
         self._worker = worker
-        # Whoever drops this repository without closing it leaves no thread behind.
+        # A repository that is dropped without being closed leaves no thread behind.
         weakref.finalize(self, worker.stop, 0.0).atexit = False
         checked = worker.submit(lambda: self._database.run(lambda _connection: None))
         try:
@@ -86,7 +88,7 @@ class SQLAlchemySessionRepository(SessionRepository):
             # Said in the log already; the first request that reaches it checks it.
             return
         except FutureTimeoutError:
-            self._database.went_down(
+            self._database.report_failure(
                 StoreUnavailable(
                     f"{self._database.name} did not answer within {timeout:g} s; the server "
                     "starts without it and answers 503 for sessions until it does"
@@ -102,8 +104,8 @@ class SQLAlchemySessionRepository(SessionRepository):
         # Where this is collected, its finalizer may have stopped the worker before.
         with suppress(StoreUnavailable):
             if departure is not None:
-                departed = worker.submit(self._departing(departure, timeout))
-            worker.submit(self._database.end)
+                departed = worker.submit(self._make_departure(departure, timeout))
+            worker.submit(self._database.close)
         worker.stop(timeout)
         if departed is not None and not departed.done():
             self._log.warning(
@@ -175,18 +177,18 @@ class SQLAlchemySessionRepository(SessionRepository):
     def evict(
         self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
     ) -> list[SessionRecord]:
-        """One transaction, and one statement to look for rows that nobody will ever read."""
+        """One transaction, and one statement to look for rows of an unknown authority."""
 
         def unit(connection: Connection) -> tuple[list[SessionRecord], list[str]]:
             evicted, unfinished = leases.evict(connection, scope, servers, by)
-            # Here, on the worker's thread: whoever waits for it may have given up.
+            # Here, on the worker's thread: the caller may have given up.
             self._evictions += evicted
-            return unfinished, leases.strangers(connection, scope)
+            return unfinished, leases.with_unknown_authority(connection, scope)
 
-        unfinished, strangers = self._wait(unit, timeout)
-        new = sorted(set(strangers) - self._strangers)
+        unfinished, unknown = self._wait(unit, timeout)
+        new = sorted(set(unknown) - self._warned_unknown)
         if new:
-            self._strangers.update(new)
+            self._warned_unknown.update(new)
             self._log.warning(
                 "Sessions in the store have an authority that is neither a server nor a gateway, "
                 "and are left alone: %s. If nobody needs them, delete their rows.",
@@ -209,14 +211,14 @@ class SQLAlchemySessionRepository(SessionRepository):
         if worker is None:
             raise StoreUnavailable("it is not open")
         # It begins in time; that it ends later does no harm.
-        deadline = time.monotonic() + timeout + engines.STATEMENT_TIMEOUT
+        deadline = time.monotonic() + timeout + timeouts.STATEMENT_TIMEOUT
         call = worker.submit(lambda: database.run(unit, deadline, writes=True))
         try:
             return call.result(timeout)
         except FutureTimeoutError:
             call.cancel()
             error = StoreUnavailable(f"the database did not answer within {timeout:g} s")
-            database.went_down(error)
+            database.report_failure(error)
             raise error from None
 
     async def _run(self, unit: Callable[[Connection], T], *, writes: bool = True) -> T:
@@ -229,15 +231,15 @@ class SQLAlchemySessionRepository(SessionRepository):
             return await worker.run(
                 lambda: database.run(unit, deadline, writes=writes), REQUEST_TIMEOUT
             )
-        except NotInTime as error:
+        except WorkerTimeout as error:
             # Any other fault was told where it happened; once more could be after it is over.
-            database.went_down(error)
+            database.report_failure(error)
             raise
 
-    def _departing(self, departure: Departure, timeout: float) -> Callable[[], None]:
+    def _make_departure(self, departure: Departure, timeout: float) -> Callable[[], None]:
         database, log = self._database, self._log
         # Nothing begins after close() has returned and said that the sessions stay.
-        deadline = time.monotonic() + timeout + engines.STATEMENT_TIMEOUT
+        deadline = time.monotonic() + timeout + timeouts.STATEMENT_TIMEOUT
 
         def depart() -> None:
             try:
@@ -254,9 +256,8 @@ def _values(scope: Scope, changes: Mapping[str, str | None]) -> dict[str, Any]:
     """Return the columns that change with what a caller changes."""
     values: dict[str, Any] = {**changes, "updated_at": _now()}
     if "path" in changes:
-        path = changes["path"]
-        values["path_digest"] = session_queries.path_digest(path)
-        values["claim"] = None if path is None else claim_of(scope, path)
+        values["path_digest"] = path_digest(changes["path"])
+        values["claim"] = claim_of(scope, changes["path"])
     return values
 
 

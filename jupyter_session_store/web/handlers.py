@@ -38,6 +38,10 @@ _SCHEMA_RETRY: Final = 60
 class StoreErrors(JupyterHandler):
     """What the handlers of sessions, and of their kernels, share."""
 
+    #: For a 503 of the store: the header, and the text.
+    _retry_after: str | None = None
+    _why: str = ""
+
     @property
     def manager(self) -> PersistentSessionManager:
         """The session manager of the server."""
@@ -76,7 +80,7 @@ class StoreErrors(JupyterHandler):
 
         Jupyter Server's own method logs each, in older releases with a traceback.
         """
-        if not hasattr(self, "_retry_after"):
+        if self._retry_after is None:
             super().write_error(status_code, **kwargs)
             return
         self.set_header("Content-Type", "application/json")
@@ -85,7 +89,7 @@ class StoreErrors(JupyterHandler):
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log no line for a 503 of the store, which says once when it goes and comes back."""
-        if not hasattr(self, "_retry_after"):
+        if self._retry_after is None:
             super().log_exception(typ, value, tb)
 
 

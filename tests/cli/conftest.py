@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from .support import session_store
+from .timing import hurry
 
 
 class Run(Protocol):
@@ -32,3 +33,9 @@ def home(tmp_path: Path) -> Path:
 def run(home: Path) -> Run:
     """A function that runs the command: ``run("list", "--json", url=database.url)``."""
     return partial(session_store, home=home)
+
+
+@pytest.fixture
+def hurried(home: Path) -> None:
+    """Leases run out at once: for a test in which no process renews one."""
+    hurry(home)

@@ -9,8 +9,10 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import cache
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +27,7 @@ from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..migrations.support import surroundings
+from .forked import Forker
 
 #: The command, as it is installed beside this Python.
 COMMAND: Final = str(Path(sysconfig.get_path("scripts")) / "jupyter-session-store")
@@ -78,16 +81,30 @@ def session_store(
     CompletedProcess
         With standard output and standard error as texts, apart.
     """
+    surrounding = environment(home, url, **variables)
+    if not prefix and not any(name.startswith("PYTHON") for name in variables):
+        try:
+            return _forker().run(words, home, surrounding, answer, PATIENCE)
+        except subprocess.TimeoutExpired:
+            _forker.cache_clear()
+            raise
     return subprocess.run(
         [*prefix, COMMAND, *words],
         cwd=home,
-        env=environment(home, url, **variables),
+        env=surrounding,
         input=answer,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
+
+
+@cache
+def _forker() -> Forker:
+    """Return the process that runs commands for the tests of this one."""
+    with TemporaryDirectory() as folder:
+        return Forker(COMMAND, surroundings(Path(folder)))
 
 
 @contextmanager
@@ -161,7 +178,7 @@ def configure(home: Path, *lines: str) -> None:
 
 def upgraded(url: str) -> None:
     """Bring a database to the newest revision."""
-    engine = engines.create(url, patient=True)
+    engine = engines.create(url, statement_timeout=False)
     try:
         migrating.upgrade(engine)
     finally:
@@ -214,7 +231,7 @@ def fill(
 ) -> None:
     """Bring a database to the newest revision, and put rows into it as they are."""
     upgraded(url)
-    engine = engines.create(url, patient=True)
+    engine = engines.create(url, statement_timeout=False)
     remaining = map(to_row, sessions)
     registered = list(servers)
     try:

@@ -93,6 +93,7 @@ def test_nothing_goes_that_nobody_could_be_asked_about(
 
 
 @pytest.mark.parametrize("words", ["prune --older-than 30d", "purge user"])
+@pytest.mark.usefixtures("hurried")
 def test_the_question(home: Path, database: Database, words: str) -> None:
     fill(database.url, [local("user", 1, "gone", **aged())], [dead("user", "dead")])
     before = everything(database)

@@ -32,6 +32,7 @@ from .support import (
     shows_password,
     upgraded,
 )
+from .timing import hurry
 
 SECRET: Final = "s3cr3t"
 #: The subcommands that look into a database and change nothing.
@@ -403,7 +404,7 @@ def test_servers_and_current(database: Database, run: Run) -> None:
     assert not shows_password(database, done.stdout)
 
 
-def test_who_is_alive_is_seen(database: Database, run: Run) -> None:
+def test_who_is_alive_is_seen(database: Database, run: Run, home: Path) -> None:
     fill(database.url, [], [server("a", "dead", lease_seconds=DEAD)])
 
     def liveness() -> dict[str, str]:
@@ -416,6 +417,7 @@ def test_who_is_alive_is_seen(database: Database, run: Run) -> None:
         assert liveness() == {"dead": "gone", "living": "alive"}
         process.kill()
         process.wait()
+        hurry(home)
         assert liveness() == {"dead": "gone", "living": "gone"}
     # It only looks.
     assert len(database.rows("SELECT * FROM jupyter_servers")) == 2

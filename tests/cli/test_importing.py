@@ -16,11 +16,11 @@ from jupyter_session_store.sql.admin.bulk_insert import NAMES
 
 from ..databases import Database
 from ..migrations.test_adoption import JUNK, NOT_UTF8, SESSIONS, stock_manager, stock_table
-from ..system.waiting import until
 from .conftest import Run
 from .support import PATIENCE, configure, fill, running, session, shows_password, upgraded
 from .test_transfer import GOES_ON
-from .transfer_support import contents, counts, file_database, number
+from .timing import Pause
+from .transfer_support import ADDING, contents, counts, file_database, number
 
 ALICE: Final = "hub:alice/"
 GATEWAY: Final = "https://gateway.example.org/x"
@@ -133,26 +133,21 @@ def test_what_servers_have_written_stays(run: Run, file: Path, database: Databas
 def test_killed_half_way_it_goes_on(
     run: Run, database: Database, home: Path, rounds: Callable[[int], int]
 ) -> None:
-    total = rounds(50_000)
+    total = max(rounds(50_000), 5000)
     rows = [(f"s{n}", f"{n}.ipynb", "", "notebook", f"k{n}") for n in range(total)]
     # Of one id, far apart.
     file = stock_file(home / "stock.db", [*rows, ("s0", "twice", "", "notebook", "k")])
     upgraded(database.url)
-    for _ in range(10):
-        with running("import", str(file), *TO_ALICE, home=home, url=database.url) as process:
-            until(
-                lambda: number(database) > 0 or process.poll() is not None,
-                why="a batch is there",
-            )
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE)
-        if process.returncode != 0:
-            break
-        database.execute("DELETE FROM jupyter_sessions")
+    pause = Pause(home, 3, *ADDING)
+    with running("import", str(file), *TO_ALICE, home=home, url=database.url) as process:
+        pause.reached_by(process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
+    configure(home)
     assert process.returncode == 130, errors
     assert GOES_ON in errors
     there = number(database)
-    assert 0 < there <= total
+    assert 0 < there < total
     found = imported(run, file, database)
     assert found["imported"] == total - there
     assert found["there_already"] == there + 1

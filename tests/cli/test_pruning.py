@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, insert, update
 
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
-from jupyter_session_store.sql.admin.admin_connection import repeated
+from jupyter_session_store.sql.admin.admin_connection import retry_if_rolled_back
 from jupyter_session_store.sql.models import Session
 from jupyter_session_store.sql.queries.rows import to_row
 
@@ -39,7 +39,8 @@ from .cleaning_support import (
     servers_of,
 )
 from .conftest import Run
-from .support import PATIENCE, fill, running, server, session, shows_password
+from .support import PATIENCE, configure, fill, running, server, session, shows_password
+from .timing import Pause, hurry
 
 OLD: Final = ("--older-than", "30d")
 _LOCK: Final = "SELECT session_id FROM jupyter_sessions"
@@ -130,6 +131,7 @@ def test_what_dead_servers_left(run: Run, database: Database) -> None:
     assert states["session-000033"] == CLOSING
 
 
+@pytest.mark.usefixtures("hurried")
 def test_both_conditions_and_one_namespace(run: Run, database: Database) -> None:
     fill(
         database.url,
@@ -166,7 +168,9 @@ def test_dates_that_no_clock_wrote(run: Run, database: Database) -> None:
 
 
 @pytest.mark.system
-def test_a_real_server_keeps_its_sessions_until_it_is_killed(run: Run, database: Database) -> None:
+def test_a_real_server_keeps_its_sessions_until_it_is_killed(
+    run: Run, home: Path, database: Database
+) -> None:
     lease = f"c.PersistentSessionManager.lease_seconds = {LIVING}"
     prune = ("prune", "--dead-servers", "--yes", "--json")
     with closing(JupyterServer(f"{stored_in(database)}\n{lease}")) as jupyter:
@@ -178,10 +182,12 @@ def test_a_real_server_keeps_its_sessions_until_it_is_killed(run: Run, database:
         assert pruned(old) == (0, 0, 0)
         assert [session["id"] for session in jupyter.sessions()] == [kept]
         jupyter.kill()
+    hurry(home)
     assert pruned(run(*prune, url=database.url)) == (1, 1, 1)
     assert everything(database) == []
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_suspended_server_comes_back_with_its_sessions(run: Run, database: Database) -> None:
     with living(database.url, "laptop", "sleeps", lease=DEAD, held=range(5)) as laptop:
         os.kill(laptop.pid, signal.SIGSTOP)
@@ -194,6 +200,7 @@ def test_a_suspended_server_comes_back_with_its_sessions(run: Run, database: Dat
         assert servers_of(database) == {("laptop", "sleeps")}
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_server_that_comes_back_half_way_keeps_its_sessions(
     home: Path, database: Database
 ) -> None:
@@ -288,32 +295,24 @@ def _touch(connection: Connection, namespace: str, number: int) -> int:
         .where(Session.namespace == namespace, Session.session_id == f"session-{number:06}")
         .values(updated_at=datetime.now(timezone.utc))
     )
-    return repeated(lambda: connection.execute(statement).rowcount)
+    return retry_if_rolled_back(connection, lambda: connection.execute(statement).rowcount)
 
 
 def _add(connection: Connection, record: SessionRecord) -> None:
-    repeated(lambda: connection.execute(insert(Session), to_row(record)))
+    retry_if_rolled_back(connection, lambda: connection.execute(insert(Session), to_row(record)))
 
 
 def test_ctrl_c_ends_it_after_a_batch(home: Path, run: Run, database: Database) -> None:
-    # A file is locked as soon as some are gone, before all are; a server's row from the start.
-    count = 20_000 if database.kind == "sqlite" else 2000
+    count = 2000
     fill(database.url, (local("user", n, "gone", **aged()) for n in range(count)))
-    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
-        if database.kind != "sqlite":
-            cursor.execute("BEGIN")
-            cursor.execute(
-                f"{_LOCK} WHERE namespace = 'user' AND session_id = 'session-000150' FOR UPDATE"
-            )
-        with running("prune", *OLD, "--yes", "--json", home=home, url=database.url) as process:
-            until(lambda: _count(database) < count, why="it has begun")
-            if database.kind == "sqlite":
-                cursor.execute("PRAGMA busy_timeout = 60000")
-                cursor.execute("BEGIN IMMEDIATE")
-            process.send_signal(signal.SIGINT)
-            _see(process, "Stopping")
-            cursor.execute("ROLLBACK")
-            output, errors = process.communicate(timeout=PATIENCE)
+    pause = Pause(home, 2, "DELETE FROM jupyter_sessions")
+    with running("prune", *OLD, "--yes", "--json", home=home, url=database.url) as process:
+        pause.reached_by(process)
+        process.send_signal(signal.SIGINT)
+        _see(process, "Stopping")
+        pause.resume()
+        output, errors = process.communicate(timeout=PATIENCE)
+    configure(home)
     left = _count(database)
     assert process.returncode == 130, errors
     assert output == ""

@@ -32,6 +32,7 @@ from .support import fill, running, shows_password
 ALIKE = ("Bob", "bob ", " bob", "b\u00f6b", "bob/", "bo", "bo%", "b_b")
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_purge_of_exactly_one_namespace(run: Run, database: Database) -> None:
     others = [local(namespace, 100 + n, "dead") for n, namespace in enumerate(ALIKE)]
     fill(
@@ -80,6 +81,7 @@ def test_a_purge_is_refused_while_a_server_is_alive(run: Run, database: Database
         assert numbers(database) == []
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_purge_leaves_what_a_server_has_that_is_started_half_way(
     home: Path, database: Database
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_purge_leaves_what_a_server_has_that_is_started_half_way(
     assert servers_of(database) == {("bob", "new")}
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_namespace_gets_another_name(run: Run, database: Database) -> None:
     others = [local(namespace, 100 + n, "dead") for n, namespace in enumerate(ALIKE)]
     fill(
@@ -124,6 +127,7 @@ def test_a_namespace_gets_another_name(run: Run, database: Database) -> None:
         assert not shows_password(database, answer.stdout, answer.stderr)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_where_the_new_namespace_has_sessions(run: Run, database: Database) -> None:
     fill(
         database.url,
@@ -148,6 +152,7 @@ def test_where_the_new_namespace_has_sessions(run: Run, database: Database) -> N
     assert servers_of(database) == {("robert", "dead"), ("robert", "other")}
 
 
+@pytest.mark.usefixtures("hurried")
 def test_two_sessions_of_one_id(run: Run, database: Database) -> None:
     fill(
         database.url,

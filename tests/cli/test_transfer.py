@@ -14,10 +14,10 @@ import pytest
 from jupyter_session_store.records import CLOSING, STARTING, SessionRecord
 
 from ..databases import Database, Instance
-from ..system.waiting import until
 from .conftest import Run
 from .support import (
     PATIENCE,
+    configure,
     fill,
     running,
     server,
@@ -25,7 +25,9 @@ from .support import (
     shows_password,
     upgraded,
 )
+from .timing import Pause
 from .transfer_support import (
+    ADDING,
     checksum,
     contents,
     counts,
@@ -159,47 +161,42 @@ def cut_off(
     source: Database,
     target: Database,
     home: Path,
-    at: int = 0,
+    *,
+    batch: int = 3,
+    resumes: bool = False,
 ) -> tuple[int, str]:
-    """Copy, and cut it off when more than so many are there; return its code and its errors."""
-    total = number(source)
+    """Copy, and cut it off before a batch; return its code and its errors."""
     words = ("copy", "--from", "env:SOURCE", "--to", "env:TARGET")
-    # One that was done before it could be cut off is repeated from the beginning.
-    for _ in range(10):
-        with running(*words, home=home, SOURCE=source.url, TARGET=target.url) as process:
-            until(
-                lambda: number(target) > at or process.poll() is not None,
-                why="a batch is there",
-            )
-            cut(process)
-            _, errors = process.communicate(timeout=PATIENCE)
-        if process.returncode != 0:
-            return process.returncode, errors
-        assert number(target) == total
-        target.execute("DELETE FROM jupyter_sessions")
-    raise AssertionError("it was never cut off")
+    pause = Pause(home, batch, *ADDING)
+    with running(*words, home=home, SOURCE=source.url, TARGET=target.url) as process:
+        pause.reached_by(process)
+        cut(process)
+        if resumes:
+            pause.resume()
+        _, errors = process.communicate(timeout=PATIENCE)
+    configure(home)
+    return process.returncode, errors
 
 
 @pytest.mark.torture
 def test_cut_off_half_way_it_goes_on(
     run: Run, database: Database, home: Path, tmp_path: Path, rounds: Callable[[int], int]
 ) -> None:
-    total = rounds(100_000)
+    total = max(rounds(100_000), 10_000)
     source = file_database(tmp_path / "source.db")
     fill(source.url, many(total), [server("n")])
     upgraded(database.url)
-    code, errors = cut_off(
-        lambda copy: copy.send_signal(signal.SIGINT), source, database, home, total // 4
-    )
+    code, errors = cut_off(lambda copy: copy.send_signal(signal.SIGINT), source, database, home)
     assert code == 130, errors
     assert "Interrupted." in errors
     assert GOES_ON in errors
     assert "Traceback" not in errors
     interrupted = number(database)
-    code, _ = cut_off(lambda copy: copy.kill(), source, database, home, total // 2)
+    # The batches that are there are not added again.
+    code, _ = cut_off(lambda copy: copy.kill(), source, database, home, batch=4)
     assert code == -signal.SIGKILL
     killed = number(database)
-    assert interrupted < killed <= total
+    assert 0 < interrupted < killed < total
     found = copied(run, source, database)
     assert found["there_already"] == killed
     assert found["copied"] == total - killed
@@ -223,7 +220,7 @@ def test_a_server_goes_away(
     which: str,
     rounds: Callable[[int], int],
 ) -> None:
-    total = rounds(50_000)
+    total = max(rounds(50_000), 10_000)
     file, database = file_database(tmp_path / "file.db"), own_server.create_database()
     source, target = (database, file) if which == "source" else (file, database)
     fill(source.url, many(total))
@@ -232,7 +229,7 @@ def test_a_server_goes_away(
     def cut(_process: object) -> None:
         own_server.kill()
 
-    code, errors = cut_off(cut, source, target, home)
+    code, errors = cut_off(cut, source, target, home, resumes=True)
     own_server.start()
     assert code == 3, errors
     assert f"The session store is unavailable: {own_server.kind} on 127.0.0.1" in errors

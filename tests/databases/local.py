@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pwd
@@ -81,6 +82,43 @@ def free_port() -> int:
             return port
 
 
+class _Template:
+    """A data directory that no server has used, to be copied; gone with this process.
+
+    Parameters
+    ----------
+    data : Path
+        What is kept.
+    password : str
+        May be in it.
+    """
+
+    def __init__(self, data: Path, password: str) -> None:
+        self.password = password
+        folder = Path(tempfile.mkdtemp(prefix="jss-", dir="/tmp"))
+        folder.chmod(0o755)
+        self._data = folder / "data"
+        atexit.register(_start_keeper(folder).communicate)
+        _copy(data, self._data)
+
+    def copy_to(self, data: Path) -> None:
+        """Make a data directory."""
+        _copy(self._data, data)
+
+
+def _copy(source: Path, target: Path) -> None:
+    # With the owner, and many times as fast as the programs make another.
+    subprocess.run(["cp", "-Rp", source, target], check=True)
+
+
+def _start_keeper(directory: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", keeper.__file__, str(directory)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
 class LocalInstance(Instance):
     """A server process with a directory of its own, both gone at the end.
 
@@ -94,6 +132,8 @@ class LocalInstance(Instance):
     STOP: ClassVar[signal.Signals] = signal.SIGTERM
     #: What ends it at once, with nothing of it left outside its directory.
     END: ClassVar[signal.Signals] = signal.SIGKILL
+    #: Of each class, once one of it has been started.
+    _templates: ClassVar[dict[type, _Template]] = {}
 
     def __init__(self, kind: str) -> None:
         self.find_programs()
@@ -101,14 +141,11 @@ class LocalInstance(Instance):
         self.password = new_password()
         # Not TMPDIR: the path of a Unix socket has at most 103 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="jss-", dir="/tmp"))
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__, str(self.directory)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._keeper = _start_keeper(self.directory)
         try:
             self._user = self._step_down()
-            self._initialise_anew()
+            self._initialise_or_copy()
+            self.prepare()
             for attempt in range(1, _ATTEMPTS + 1):
                 self.port = free_port()
                 super().__init__(
@@ -124,6 +161,16 @@ class LocalInstance(Instance):
             self.close()
             raise
 
+    def _initialise_or_copy(self) -> None:
+        template = self._templates.get(type(self))
+        if template is not None:
+            self.password = template.password
+            template.copy_to(self.data)
+            return
+        self._initialise_anew()
+        if self.data.exists():
+            self._templates[type(self)] = _Template(self.data, self.password)
+
     def _initialise_anew(self) -> None:
         # MariaDB's installer fails now and then on a busy machine, over its own temporary tables.
         for attempt in range(1, _ATTEMPTS + 1):
@@ -132,7 +179,7 @@ class LocalInstance(Instance):
             except NoDatabase:
                 if attempt == _ATTEMPTS:
                     raise
-                shutil.rmtree(self.directory / "data", ignore_errors=True)
+                shutil.rmtree(self.data, ignore_errors=True)
             else:
                 return
 
@@ -140,13 +187,20 @@ class LocalInstance(Instance):
     def find_programs(self) -> None:
         """Find what is needed, before anything is made."""
 
-    @abstractmethod
     def initialise(self) -> None:
-        """Make the data directory."""
+        """Make the data directory, if there is to be one."""
+
+    def prepare(self) -> None:
+        """Write what else the server reads."""
 
     @abstractmethod
     def command(self) -> list[str]:
         """Return the command that runs the server in the foreground."""
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.directory / "data"
 
     @property
     def pid(self) -> int | None:

@@ -34,7 +34,7 @@ class LocalMySQL(LocalInstance):
         )
 
     def initialise(self) -> None:
-        data = f"--datadir={self.directory / 'data'}"
+        data = f"--datadir={self.data}"
         if self._install is None:
             self.run(self._server, "--no-defaults", "--initialize-insecure", data)
         else:
@@ -48,6 +48,8 @@ class LocalMySQL(LocalInstance):
                 f"--auth-root-socket-user={self._account()}",
                 *self._lightly(),
             )
+
+    def prepare(self) -> None:
         # The server runs this before it listens. Each start repeats it, to the same end.
         self.write(
             "users.sql",
@@ -61,7 +63,7 @@ class LocalMySQL(LocalInstance):
         return [
             str(self._server),
             "--no-defaults",
-            f"--datadir={self.directory / 'data'}",
+            f"--datadir={self.data}",
             f"--tmpdir={self.directory}",
             f"--socket={self.directory / 'socket'}",
             f"--pid-file={self.directory / 'pid'}",

@@ -71,7 +71,7 @@ class PgBouncer(LocalInstance):
         except NoDatabase as error:
             raise NoDatabase(f"{error} (Debian: apt-get install pgbouncer)") from None
 
-    def initialise(self) -> None:
+    def prepare(self) -> None:
         # For SCRAM, PgBouncer would derive its secret from this at each login, which takes
         # milliseconds of its one thread; given the secret, version 1.18 logs in with it.
         self.write("users", f'"jss" "{self.password}"\n')

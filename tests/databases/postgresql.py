@@ -25,7 +25,7 @@ class LocalPostgreSQL(LocalInstance):
         password = self.write("password", self.password)
         self.run(
             self._initdb,
-            f"--pgdata={self.directory / 'data'}",
+            f"--pgdata={self.data}",
             "--username=jss",
             f"--pwfile={password}",
             "--auth=scram-sha-256",
@@ -45,7 +45,7 @@ class LocalPostgreSQL(LocalInstance):
             "full_page_writes": "off",
         }
         # Beside initdb, so that both are of one version.
-        words = [str(self._initdb.with_name("postgres")), "-D", str(self.directory / "data")]
+        words = [str(self._initdb.with_name("postgres")), "-D", str(self.data)]
         for name, value in settings.items():
             words += ["-c", f"{name}={value}"]
         return words

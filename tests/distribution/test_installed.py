@@ -18,7 +18,8 @@ from .building import ROOT, Environment
 pytestmark = pytest.mark.timeout(900)
 
 MIGRATIONS: Final = (
-    "__import__('jupyter_session_store.sql.schema.compatibility').sql.schema.migrations_folder()"
+    "__import__('jupyter_session_store.sql.schema.migrating').sql.schema.migrating"
+    ".migrations_folder()"
 )
 
 

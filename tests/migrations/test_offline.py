@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import Engine, create_mock_engine
 
 from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import compatibility, migrating
 from jupyter_session_store.sql.schema.compatibility import State
@@ -119,7 +120,7 @@ def test_the_sql_is_what_the_model_would_make(scheme: str) -> None:
     def collect(statement: Any, *_arguments: object) -> None:
         made.append(str(statement.compile(dialect=engine.dialect)))
 
-    engine = create_mock_engine(engines.parse(URLS[scheme]), collect)
+    engine = create_mock_engine(urls.parse(URLS[scheme]), collect)
     Base.metadata.create_all(engine, checkfirst=False)
     expected = statements(";".join(made))
     assert len(expected) == 5

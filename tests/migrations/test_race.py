@@ -110,8 +110,11 @@ def test_servers_that_start_together_all_come_up(
     rounds: Callable[[int], int],
     record_property: Callable[[str, object], None],
 ) -> None:
-    waited = []
-    for number in range(rounds(10)):
+    waited: list[int] = []
+    # On a busy machine they may miss each other: then a few times more.
+    for number in count():
+        if number >= rounds(10) and (any(waited) or number >= 10):
+            break
         database = new_database()
         with race(tmp_path / str(number)) as racers:
             racers.start(database.url)
@@ -256,7 +259,7 @@ def test_threads_that_upgrade_one_database_each(
 HOLDER: Final = """if True:
     import os
     from jupyter_session_store.errors import StoreUnavailable
-    from jupyter_session_store.sql import locks, migrating
+    from jupyter_session_store.sql.schema import locks, migrating
     from tests.migrations.support import engine_of
     with engine_of(os.environ["DATABASE"]) as engine:
         with migrating.migration_connection(engine) as connection:

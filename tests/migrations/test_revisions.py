@@ -276,7 +276,8 @@ def test_a_killed_migration_is_repaired_by_running_again(
     """What the database has seen of it is what a power cut or the OOM killer leaves."""
     code = """if True:
         import os, signal
-        from tests.migrations.support import engine_of, schema
+        from jupyter_session_store.sql.schema import compatibility
+        from tests.migrations.support import engine_of
         from tests.migrations.test_revisions import crash_before
         with engine_of(os.environ["DATABASE"]) as engine:
             crash_before(engine, 4, lambda: os.kill(os.getpid(), signal.SIGKILL))

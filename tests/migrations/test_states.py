@@ -18,7 +18,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Engine, inspect
 
 from jupyter_session_store.errors import SchemaMismatch
-from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.schema import compatibility, migrating
 from jupyter_session_store.sql.schema.compatibility import State
 
@@ -137,7 +137,7 @@ def test_a_state_is_told_and_what_a_server_does(
         else:
             with pytest.raises(SchemaMismatch) as refusal:
                 compatibility.ensure(engine, auto_upgrade)
-            text = compatibility.explain(found, engines.describe(engine.url))
+            text = compatibility.explain(found, urls.describe(engine.url))
             assert str(refusal.value) == text
             assert secret(database) not in text
         assert tables(engine) == before
@@ -230,7 +230,7 @@ SECRET_URLS: Final = {
 
 @pytest.mark.parametrize("url", SECRET_URLS)
 def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str) -> None:
-    shown = engines.describe(engines.parse(url))
+    shown = urls.describe(urls.parse(url))
     assert shown == SECRET_URLS[url]
     upgrade = "Run: jupyter session-store upgrade\n"
     expected = f"this code expects revision {compatibility.HEAD}"

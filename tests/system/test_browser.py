@@ -18,6 +18,7 @@ from .server import JupyterServer
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.extended("browsers"),
     pytest.mark.timeout(300),
     pytest.mark.only(
         "sqlite", "postgresql", reason="what a browser sees: with a shared file and a server"

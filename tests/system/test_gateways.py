@@ -23,7 +23,12 @@ from .gateway import Gateway
 from .server import JupyterServer
 from .waiting import until
 
-pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.torture,
+    pytest.mark.extended("other gateways"),
+    pytest.mark.timeout(1800),
+]
 
 #: What a replica logs where a gateway chose an id itself, so that no row named the kernel before.
 _OTHER_ID: Final = "The gateway started the kernel"

@@ -23,7 +23,12 @@ from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
 
-pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.torture,
+    pytest.mark.extended("long outages"),
+    pytest.mark.timeout(1200),
+]
 
 NewServer = Callable[..., JupyterServer]
 LEASE: Final = 5

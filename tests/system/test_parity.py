@@ -51,8 +51,7 @@ from .server import JupyterServer
 
 pytestmark = pytest.mark.system
 
-#: Steps on each database, at least, and in one sequence.
-_STEPS: Final = 2000
+#: Steps in one sequence.
 _STEPS_AT_ONCE: Final = 60
 #: So that a sequence does not spend itself on starting kernels.
 _MOST_KERNELS: Final = 8
@@ -258,10 +257,12 @@ def new_pair(new_server: Callable[..., JupyterServer], tmp_path: Path) -> Iterat
         pair.close()
 
 
+@pytest.mark.torture
 @pytest.mark.timeout(900)
 def test_any_sequence_is_answered_as_the_stock_manager_answers_it(
-    database: Database, new_pair: NewPair, seed: int
+    database: Database, new_pair: NewPair, seed: int, rounds: Callable[[int], int]
 ) -> None:
+    number = rounds(10_000)
     pair = new_pair(stored_in(database))
     steps, sequences = Counter[str](), 0
 
@@ -280,9 +281,9 @@ def test_any_sequence_is_answered_as_the_stock_manager_answers_it(
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    while steps.total() < _STEPS:
+    while steps.total() < number:
         seeded: Any = hypothesis.seed(seed + sequences)(machine)
-        missing = 2 + (_STEPS - steps.total()) // _STEPS_AT_ONCE
+        missing = 2 + (number - steps.total()) // _STEPS_AT_ONCE
         more = hypothesis.settings(settings, max_examples=missing)
         run_state_machine_as_test(seeded, settings=more)
     by_rule = "\n".join(f"{count:6} {step}" for step, count in sorted(steps.items()))

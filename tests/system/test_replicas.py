@@ -264,6 +264,7 @@ def went_on(notebooks: Sequence[Notebook], before: Sequence[int]) -> bool:
     return all(one.executed > count for one, count in zip(notebooks, before, strict=True))
 
 
+@pytest.mark.extended("rolling restarts")
 def test_a_rolling_restart_under_load(
     database: Database, tmp_path: Path, rounds: Callable[[int], int]
 ) -> None:

@@ -22,7 +22,11 @@ from .releases import Release
 from .server import JupyterServer
 from .waiting import until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.extended("other releases"),
+    pytest.mark.timeout(600),
+]
 
 NewServer = Callable[..., JupyterServer]
 

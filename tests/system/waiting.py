@@ -12,11 +12,15 @@ T = TypeVar("T")
 
 
 def until(question: Callable[[], T], *, why: str) -> T:
-    """Ask until the answer is true, and return it; give up only on what hangs."""
-    deadline = time.monotonic() + PATIENCE
+    """Ask until the answer is true, and return it; give up only on what hangs.
+
+    Ever more seldom: most questions are a connection to a database, or a request.
+    """
+    began = time.monotonic()
     while True:
         answer = question()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"in vain: {why}; the last answer was {answer!r}"
-        time.sleep(0.05)
+        waited = time.monotonic() - began
+        assert waited < PATIENCE, f"in vain: {why}; the last answer was {answer!r}"
+        time.sleep(min(0.03 + waited / 10, 0.3))

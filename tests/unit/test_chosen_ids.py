@@ -354,7 +354,7 @@ async def test_a_move_names_both_kernels_until_it_is_over(
         await asyncio.sleep(0.005)
         marks = [row for row in await stored(manager) if row.state == STARTING]
     assert [row.path for row in marks] == [None, None]
-    assert not any(row.claim or row.stays for row in marks)
+    assert not any(row.claim or row.keeps_kernel_alive for row in marks)
     assert await manager.list_sessions() == [model]
     kernels.starting.set()
     moved = await moving

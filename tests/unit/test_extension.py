@@ -114,14 +114,15 @@ def test_it_is_found_where_jupyter_server_looks() -> None:
 def test_what_is_not_used_is_not_imported() -> None:
     """A server with another session manager has nothing of this package but the extension."""
     code = (
-        "import sys, jupyter_session_store.extension\n"
+        "import sys, jupyter_session_store.web.extension\n"
         "print(*sorted(m for m in sys.modules if m.startswith('jupyter_session_store.')))\n"
         "print('sqlalchemy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules, with_sqlalchemy = done.stdout.splitlines()
     assert modules.split() == [
-        f"jupyter_session_store.{name}" for name in ("_version", "errors", "extension", "records")
+        f"jupyter_session_store.{name}"
+        for name in ("_version", "errors", "records", "web", "web.extension")
     ]
     assert with_sqlalchemy == "False"
 

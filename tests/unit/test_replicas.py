@@ -137,7 +137,7 @@ async def test_a_move_that_the_closer_has_not_seen_is_taken_back(
     other = await one.create_session(path="2", **HOW)
     target = other["kernel"]["id"]
     await two.list_sessions()
-    users = one.sessions.users
+    users = one.sessions.kernels
     counted, has_users = asyncio.Event(), users.has_users
 
     async def counting(*arguments: Any, **how: Any) -> bool:

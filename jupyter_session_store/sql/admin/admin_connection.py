@@ -10,9 +10,11 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import ConfigurationError, SchemaMismatch, StoreUnavailable
-from ..database import ATTEMPTS, is_rolled_back, pause
+from ..database import ATTEMPTS, pause
 from ..engine import factory as engines
+from ..engine.backend import backend_of
 from ..engine.passwords import OPTIONS
+from ..engine.url import describe, is_memory, reason_of, redact, sqlite_file
 from ..schema import compatibility
 
 T = TypeVar("T")
@@ -26,7 +28,7 @@ def engine(
     options: Mapping[str, Any] | None = None,
     *,
     create: bool = False,
-    patient: bool = True,
+    statement_timeout: bool = False,
     writes: bool = True,
 ) -> Iterator[Engine]:
     """Yield an engine for an operator's statements.
@@ -39,8 +41,8 @@ def engine(
         As ``PersistentSessionManager.engine_options``.
     create : bool
         Whether a SQLite file that is not there may be made.
-    patient : bool
-        Whether statements may take as long as they take.
+    statement_timeout : bool
+        Whether a long statement is given up.
     writes : bool
         Whether anything will be written, as :func:`.engine.create` has it.
 
@@ -54,20 +56,20 @@ def engine(
     StoreUnavailable
         If the database fails while the engine is in use.
     """
-    made = engines.create(url, options, patient=patient, writes=writes)
-    if engines.is_memory(made.url):
+    made = engines.create(url, options, statement_timeout=statement_timeout, writes=writes)
+    if is_memory(made.url):
         raise ConfigurationError(
             "The database is in the memory of a process that has ended or is another; expected "
             "a SQLite file or a database server: --url, or c.SessionManager.database_filepath."
         )
-    file = engines.sqlite_file(made.url)
+    file = sqlite_file(made.url)
     if file is not None and not create and not file.exists():
         raise SchemaMismatch(
-            f"The {engines.describe(made.url)} is not there; expected one that a server or "
+            f"The {describe(made.url)} is not there; expected one that a server or "
             "this command has made. Run: jupyter session-store upgrade"
         )
     try:
-        with translated(made):
+        with translate_errors(made):
             yield made
     finally:
         made.dispose()
@@ -84,7 +86,7 @@ def connected(made: Engine) -> Iterator[Connection]:
     ConfigurationError
         If its driver does not have an argument that is configured.
     """
-    with translated(made):
+    with translate_errors(made):
         try:
             connection = made.connect()
         except OSError as error:
@@ -94,7 +96,7 @@ def connected(made: Engine) -> Iterator[Connection]:
             # A driver's argument that another does not have.
             raise ConfigurationError(
                 f"{OPTIONS} cannot be used for {made.url.get_backend_name()}: "
-                f"{engines.redact(str(error), made.url)}. Expected keyword arguments of the "
+                f"{redact(str(error), made.url)}. Expected keyword arguments of the "
                 "driver's connect function in connect_args; they are the configured ones, "
                 "whatever database is named."
             ) from None
@@ -103,7 +105,7 @@ def connected(made: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def translated(made: Engine) -> Iterator[None]:
+def translate_errors(made: Engine) -> Iterator[None]:
     """Raise an error of the database as one of the package, which names that database.
 
     Raises
@@ -114,11 +116,11 @@ def translated(made: Engine) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise _unavailable(made, engines.reason_of(error, made.url)) from error
+        raise _unavailable(made, reason_of(error, made.url)) from error
 
 
 def _unavailable(made: Engine, reason: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{engines.describe(made.url)}: {reason}. {_CURE}")
+    return StoreUnavailable(f"{describe(made.url)}: {reason}. {_CURE}")
 
 
 def require_usable(connection: Connection) -> compatibility.Status:
@@ -131,15 +133,17 @@ def require_usable(connection: Connection) -> compatibility.Status:
     """
     found = compatibility.status(connection)
     if not found.usable:
-        raise SchemaMismatch(compatibility.explain(found, engines.describe(connection.engine.url)))
+        raise SchemaMismatch(compatibility.explain(found, describe(connection.engine.url)))
     return found
 
 
-def repeated(unit: Callable[[], T]) -> T:
-    """Run a unit of work again whenever the database has undone it for another's sake.
+def retry_if_rolled_back(connection: Connection, unit: Callable[[], T]) -> T:
+    """Run a unit of work; repeat it whenever the database has rolled it back for another's sake.
 
     Parameters
     ----------
+    connection : Connection
+        That the unit uses.
     unit : callable
         One statement, or one transaction.
     """
@@ -148,7 +152,7 @@ def repeated(unit: Callable[[], T]) -> T:
         try:
             return unit()
         except SQLAlchemyError as error:
-            if attempt == ATTEMPTS or not is_rolled_back(error):
+            if attempt == ATTEMPTS or not backend_of(connection).is_rolled_back(error):
                 raise
         attempt += 1
         pause(attempt)

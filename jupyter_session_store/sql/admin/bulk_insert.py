@@ -13,29 +13,30 @@ from itertools import islice
 from operator import eq
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, event, insert, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, insert, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from ..engine.factory import reason_of
+from ..engine.backend import backend_of
 from ..engine.transactions import transaction
+from ..engine.url import reason_of
 from ..models import Session
-from ..queries.rows import ReadableDate
-from .admin_connection import repeated
+from ..queries.rows import dates_in, readable
+from .admin_connection import retry_if_rolled_back
 from .listing import pages
 
 Row = tuple[Any, ...]
 #: A session's namespace and id.
 Key = tuple[str, str]
 
-_T: Final = cast("Table", Session.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
 
-NAMES: Final = tuple(_T.columns.keys())
+NAMES: Final = tuple(_SESSIONS.columns.keys())
 #: The columns of a row, and of a key, which it begins with.
-COLUMNS: Final = tuple(
-    ReadableDate(column).label(column.name) if column.name.endswith("_at") else column
-    for column in _T.columns
-)
-KEY: Final = (_T.c.namespace, _T.c.session_id)
+COLUMNS: Final = readable(_SESSIONS)
+#: Which of them are dates.
+DATES: Final = dates_in(NAMES, _SESSIONS)
+KEY: Final = (_SESSIONS.c.namespace, _SESSIONS.c.session_id)
+assert NAMES[: len(KEY)] == tuple(column.name for column in KEY)
 _CLAIM: Final = NAMES.index("claim")
 
 #: What a database says of a row that it will not have.
@@ -55,7 +56,7 @@ class Counts:
     Parameters
     ----------
     read : int
-        All of them, counted by who reads them.
+        All of them, counted by the reader.
     added : int
         Those that were not there.
     there_already : int
@@ -115,7 +116,7 @@ class Target:
         """Add rows, each of another key, in one transaction; in several where some are refused."""
         if not rows or self.add_blindly(len(rows), partial(self._write, rows)):
             return
-        new = self._unknown(rows)
+        new = self._find_new(rows)
         self._looking = len(new) < len(rows)
         if self._dry_run:
             self.counts.added += len(new)
@@ -153,7 +154,7 @@ class Target:
         if self.counts.left_out <= _NAMED:
             self._tell(f"Left out the session {row[1]!r} of the namespace {row[0]!r}: {why}")
 
-    def _unknown(self, rows: Sequence[Row]) -> list[Row]:
+    def _find_new(self, rows: Sequence[Row]) -> list[Row]:
         """Return the rows that are not there, and count those that are."""
         unknown = {row[:2]: row for row in rows}
         for found in find(self._connection, COLUMNS, set(unknown)):
@@ -200,47 +201,26 @@ class Target:
             with transaction(self._connection):
                 write()
 
-        repeated(attempt)
+        retry_if_rolled_back(self._connection, attempt)
 
 
 def _writer(connection: Connection) -> Callable[[Sequence[Row]], object]:
     """Return what adds rows by the fastest way that the driver has."""
-    dialect = connection.dialect
-    if dialect.driver == "psycopg":
-        # Many statements, even sent at once, take the server twice as long.
-        event.listen(connection.engine, "do_executemany", _copy_in)
-        event.listen(
-            connection.engine,
-            "do_execute",
-            lambda cursor, sql, row, context: _copy_in(cursor, sql, [row], context),
-        )
-        return partial(
-            connection.exec_driver_sql, f"COPY {_T.name} ({', '.join(NAMES)}) FROM STDIN"
-        )
-    if dialect.name in ("mysql", "mariadb"):
-        # Else a server may be set to cut off what is too long.
-        connection.exec_driver_sql(
-            "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
-        )
+    dialect, backend = connection.dialect, backend_of(connection)
+    if backend.strict_mode:
+        connection.exec_driver_sql(backend.strict_mode)
+    write = backend.driver.row_writer(connection, _SESSIONS.name, NAMES)
+    if write is not None:
+        return write
     mark = _MARKS.get(dialect.paramstyle)
     if mark is None:
         return lambda rows: connection.execute(
-            insert(_T), [dict(zip(NAMES, row, strict=True)) for row in rows]
+            insert(_SESSIONS), [dict(zip(NAMES, row, strict=True)) for row in rows]
         )
     columns = ", ".join(map(dialect.identifier_preparer.quote, NAMES))
     marks = ", ".join([mark] * len(NAMES))
-    statement = f"INSERT INTO {_T.name} ({columns}) VALUES ({marks})"
+    statement = f"INSERT INTO {_SESSIONS.name} ({columns}) VALUES ({marks})"
     return partial(connection.exec_driver_sql, statement)
-
-
-def _copy_in(cursor: Any, statement: str, rows: Sequence[Row], _context: object) -> bool:
-    """Do what psycopg has a method of its own for, in the place of `executemany`."""
-    if not statement.startswith("COPY "):
-        return False
-    with cursor.copy(statement) as copy:
-        for row in rows:
-            copy.write_row(row)
-    return True
 
 
 def find(connection: Connection, columns: Sequence[Any], keys: Collection[Key]) -> Iterator[Row]:
@@ -258,7 +238,7 @@ def find(connection: Connection, columns: Sequence[Any], keys: Collection[Key]) 
         yield from (row for row in page if row[:2] in keys)
 
 
-def absent(connection: Connection, keys: Collection[Key]) -> int:
+def count_absent(connection: Connection, keys: Collection[Key]) -> int:
     """Return how many of some sessions are not there; as :func:`find` does."""
     there: set[Row] = set()
     for page in _around(connection, KEY, keys):
@@ -285,7 +265,7 @@ def _around(
         yield from pages(connection, whole.where(span))
 
 
-def spans(first: Key, last: Key, table: FromClause = _T) -> list[ColumnElement[bool]]:
+def spans(first: Key, last: Key, table: FromClause = _SESSIONS) -> list[ColumnElement[bool]]:
     """Return the ranges of the primary key that lie between two keys, as conditions.
 
     One condition for all of them is read as a whole table on some databases.

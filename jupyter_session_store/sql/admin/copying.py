@@ -17,40 +17,41 @@ from sqlalchemy import Connection, Dialect, MetaData, Select, Table, func, inser
 from sqlalchemy.exc import IntegrityError
 
 from ...records import ServerRecord
-from ..engine.factory import sqlite_file
-from ..models import Meta, Server, Session, UTCDateTime, moment
+from ..engine.backend import backend_of
+from ..engine.url import sqlite_file
+from ..models import Meta, Server, Session, UTCDateTime, to_utc
 from ..schema import compatibility
-from .admin_connection import translated
-from .bulk_insert import COLUMNS, KEY, NAMES, Counts, Key, Row, Target, absent, find, spans
+from .admin_connection import translate_errors
+from .bulk_insert import (
+    COLUMNS,
+    DATES,
+    KEY,
+    NAMES,
+    Counts,
+    Key,
+    Row,
+    Target,
+    count_absent,
+    find,
+    spans,
+)
 from .listing import BATCH, pages, servers
 
-_T: Final = cast("Table", Session.__table__)
-_S: Final = cast("Table", Server.__table__)
-
-#: What a connection is told from one to the same database, whatever leads there.
-_IDENTITIES: Final = {
-    "postgresql": "SELECT pg_postmaster_start_time(), current_database(), current_schema()",
-    "mysql": (
-        "SELECT @@hostname, @@port, @@datadir, table_schema, create_time "
-        "FROM information_schema.tables "
-        "WHERE table_schema = database() AND table_name = 'jupyter_sessions'"
-    ),
-}
-_IDENTITIES["mariadb"] = _IDENTITIES["mysql"]
+_SESSIONS: Final = cast("Table", Session.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
 
 #: The sessions of a SQLite file that is read through another's connection.
-_ATTACHED: Final = _T.to_metadata(MetaData(schema="source"))
+_ATTACHED: Final = _SESSIONS.to_metadata(MetaData(schema="source"))
 _TEXTS: Final = frozenset({str, type(None)})
 
 
 def is_same(source: Connection, target: Connection) -> bool:
     """Return whether two connections lead to one database, as far as that can be told."""
-    name = source.dialect.name
-    if name == "sqlite":
-        files = sqlite_file(source.engine.url), sqlite_file(target.engine.url)
+    files = sqlite_file(source.engine.url), sqlite_file(target.engine.url)
+    if any(files):
         return None not in files and os.path.samefile(*cast("tuple[str, str]", files))
-    identity = _IDENTITIES.get(name)
-    if identity is None or identity != _IDENTITIES.get(target.dialect.name):
+    identity = backend_of(source).identity
+    if identity is None or identity != backend_of(target).identity:
         return False
     found = [connection.exec_driver_sql(identity).all() for connection in (source, target)]
     return found[0] == found[1]
@@ -64,10 +65,10 @@ def count(source: Connection) -> tuple[int, int]:
     StoreUnavailable
         If the source fails.
     """
-    with translated(source.engine):
+    with translate_errors(source.engine):
         sessions, registered = (
             source.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (_T, _S)
+            for table in (_SESSIONS, _SERVERS)
         )
     return sessions, registered
 
@@ -105,7 +106,7 @@ def copy(
     SQLAlchemyError
         If the target does. What was copied until then stays.
     """
-    # Before their sessions, which whoever evicts another would take for nobody's.
+    # Before their sessions: an eviction removes those of unregistered servers.
     copied = _copy_servers(source, target, dry_run)
     adding = Target(target, tell, dry_run=dry_run)
     read = _read if dry_run or not _may_be_attached(source, target) else _read_attached
@@ -113,14 +114,14 @@ def copy(
         adding.counts.read += size
         advance(size)
     # No other has such a table, and the role of a server may not write that it had.
-    if not dry_run and target.dialect.name == "sqlite":
+    if not dry_run and backend_of(target).may_hold_stock_table:
         _copy_adoption(source, target)
     return adding.counts, copied
 
 
 def _copy_servers(source: Connection, target: Connection, dry_run: bool) -> Counts:
     counts = Counts()
-    with translated(source.engine):
+    with translate_errors(source.engine):
         found = servers(source)
     there = {_key(server): server for server in servers(target)}
     names = [field.name for field in fields(ServerRecord)]
@@ -133,7 +134,7 @@ def _copy_servers(source: Connection, target: Connection, dry_run: bool) -> Coun
                 # One that is registered now has been copied at the same time.
                 with suppress(IntegrityError):
                     values = {name: getattr(server, name) for name in names}
-                    target.execute(insert(_S).values(values))
+                    target.execute(insert(_SERVERS).values(values))
         else:
             counts.there_already += 1
             counts.different += known != server
@@ -147,7 +148,7 @@ def _key(server: ServerRecord) -> Key:
 def _copy_adoption(source: Connection, target: Connection) -> None:
     """Let it stay known that a stock table's sessions were taken over, which is done once."""
     adopted = select(Meta.name, Meta.value).where(Meta.name == compatibility.STOCK_ADOPTED)
-    with translated(source.engine):
+    with translate_errors(source.engine):
         found = source.execute(adopted).first()
     if found is not None and target.execute(adopted).first() is None:
         with suppress(IntegrityError):
@@ -157,7 +158,7 @@ def _copy_adoption(source: Connection, target: Connection) -> None:
 def _pages(
     source: Connection, statement: Select[Any], *, batch: int = BATCH
 ) -> Iterator[list[Row]]:
-    with translated(source.engine):
+    with translate_errors(source.engine):
         yield from pages(source, statement, batch=batch)
 
 
@@ -176,22 +177,28 @@ def _converter(
     source: Dialect, target: Dialect, adding: Target
 ) -> Callable[[list[Row]], list[Row]]:
     """Return what makes of the source's rows some that the target's driver takes."""
-    if source.name == target.name == "sqlite":
+    is_typed = backend_of(source).is_typed
+    if not is_typed and not backend_of(target).is_typed:
         return lambda rows: rows
     bind = partial(UTCDateTime().process_bind_param, dialect=target)
-    untyped = source.name == "sqlite"
 
     # Most sessions are never changed after they were made, and many are made at once.
     @lru_cache(maxsize=2)
     def date(value: Any) -> Any:
-        return bind(moment(value))
+        return bind(to_utc(value))
 
-    def converted(rows: list[Row]) -> list[Row]:
-        if untyped:
+    def convert_dates(row: Row) -> Row:
+        values = list(row)
+        for index in DATES:
+            values[index] = date(values[index])
+        return tuple(values)
+
+    def convert(rows: list[Row]) -> list[Row]:
+        if not is_typed:
             rows = [row for row in rows if _is_text(row, adding)]
-        return [(*row[:-2], date(row[-2]), date(row[-1])) for row in rows]
+        return [convert_dates(row) for row in rows]
 
-    return converted
+    return convert
 
 
 def _is_text(row: Row, adding: Target) -> bool:
@@ -215,11 +222,11 @@ def _read_attached(source: Connection, target: Connection, adding: Target) -> It
         for span in spans(first, last, _ATTACHED):
             # In the order of the key, for the sake of its index.
             rows = select(_ATTACHED).where(span).order_by(*_ATTACHED.primary_key)
-            target.execute(insert(_T).from_select(NAMES, rows))
+            target.execute(insert(_SESSIONS).from_select(NAMES, rows))
 
     for keys in _pages(source, select(*KEY)):
         if not adding.add_blindly(len(keys), partial(add, keys[0], keys[-1])):
-            with translated(source.engine):
+            with translate_errors(source.engine):
                 rows = list(find(source, COLUMNS, set(keys)))
             adding.add(rows)
         yield len(keys)
@@ -254,12 +261,12 @@ def verify(source: Connection, target: Connection, *, advance: Callable[[int], N
     StoreUnavailable, SQLAlchemyError
         As :func:`copy`.
     """
-    with translated(source.engine):
+    with translate_errors(source.engine):
         registered = {_key(server) for server in servers(source)}
     number = len(registered)
     missing = len(registered - {_key(server) for server in servers(target)})
     for keys in _pages(source, select(*KEY)):
         number += len(keys)
-        missing += absent(target, set(keys))
+        missing += count_absent(target, set(keys))
         advance(len(keys))
     return Verified(number, missing)

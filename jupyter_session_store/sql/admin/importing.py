@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 
 from ...errors import ConfigurationError, StoreUnavailable
 from ...records import Scope, SessionRecord
-from ..engine.factory import BUSY_TIMEOUT
-from ..engine.files import is_sqlite_file
+from ..engine.sqlite_files import is_sqlite_file
+from ..engine.timeouts import BUSY_TIMEOUT
 from ..models import Meta, UTCDateTime
-from ..queries.rows import path_digest
+from ..queries.rows import to_row
 from ..schema import compatibility, stock
-from .bulk_insert import NAMES, Counts, Row, Target, absent
+from .bulk_insert import NAMES, Counts, Row, Target, count_absent
 
 _EXPECTED: Final = (
     "expected a file that Jupyter Server's own session manager has made: the value that "
@@ -41,7 +41,7 @@ class FileUnavailable(StoreUnavailable):
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[sqlite3.Connection]:
+def open_file(file: Path) -> Iterator[sqlite3.Connection]:
     """Yield a connection to a file of the stock manager that can only read.
 
     Raises
@@ -116,7 +116,7 @@ def take_over(
     Parameters
     ----------
     raw : sqlite3.Connection
-        As :func:`opened` yields it.
+        As :func:`open_file` yields it.
     target : Connection
         It commits each statement by itself; its schema fits.
     scope : Scope
@@ -163,19 +163,16 @@ def _batches(raw: sqlite3.Connection, scope: Scope) -> Iterator[tuple[int, _Reco
 
 def _row(record: SessionRecord, date: Callable[[datetime], Any]) -> Row:
     """Return the row of a session that was just made, in the order of the table's columns."""
-    namespace, authority, session_id, path, *middle, server_id, state, claim, moment, _ = record
-    made = date(moment)
-    return (
-        *(namespace, session_id, path, path_digest(path), *middle),
-        *(authority, server_id, state, claim, made, made),
-    )
+    values = to_row(record)
+    values["created_at"] = values["updated_at"] = date(record.created_at)
+    return tuple(values[name] for name in NAMES)
 
 
 def _is_same(row: Row, found: Row) -> bool:
     return bool(_STOCK(row) == _STOCK(found))
 
 
-def missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
+def count_missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
     """Return how many of a file's sessions are not in a scope's namespace.
 
     Raises
@@ -186,5 +183,5 @@ def missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
     count = 0
     for _, records in _batches(raw, scope):
         if records:
-            count += absent(target, {(scope.namespace, session_id) for session_id in records})
+            count += count_absent(target, {(scope.namespace, session_id) for session_id in records})
     return count

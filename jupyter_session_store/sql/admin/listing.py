@@ -1,4 +1,4 @@
-"""Every session and every server, whoever's they are, for operators.
+"""Every session and every server, of all namespaces, for operators.
 
 Read in batches along the primary key: no statement is long, no transaction
 stays open, and memory does not grow with the table.
@@ -15,13 +15,13 @@ from typing import Any, Final, cast
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 from sqlalchemy.exc import DBAPIError
 
-from ...records import ServerRecord, SessionRecord, digest
+from ...records import ServerRecord, SessionRecord, path_digest
 from ..models import Server, Session
 from ..queries.leases import to_server
-from ..queries.rows import COLUMNS, ReadableDate, to_record
+from ..queries.rows import COLUMNS, readable, to_record
 
-_T: Final = cast("Table", Session.__table__)
-_S: Final = cast("Table", Server.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
 
 #: Rows that are read at once.
 BATCH: Final = 1000
@@ -50,13 +50,12 @@ class Criteria:
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return them as SQL."""
         names = ("namespace", "session_id", "kernel_id", "server_id", "state")
-        values = ((_T.c[name], getattr(self, name)) for name in names)
+        values = ((_SESSIONS.c[name], getattr(self, name)) for name in names)
         found = [column == value for column, value in values if value is not None]
         if self.path is not None:
-            # By its index, and then exactly.
-            found += [_T.c.path_digest == digest(self.path), _T.c.path == self.path]
+            found.append(_SESSIONS.c.path_digest == path_digest(self.path))
         if self.unchanged_since is not None:
-            found.append(_T.c.updated_at < self.unchanged_since)
+            found.append(_SESSIONS.c.updated_at < self.unchanged_since)
         return found
 
 
@@ -108,7 +107,7 @@ def pages(
     batch : int
         Rows that are read at once.
     """
-    key = (_T.c.namespace, _T.c.session_id)
+    key = (_SESSIONS.c.namespace, _SESSIONS.c.session_id)
     ordered = statement.order_by(*key)
     names = [column.name for column in statement.selected_columns]
     at = (names.index("namespace"), names.index("session_id"))
@@ -119,10 +118,10 @@ def pages(
             # First the rest of a namespace, then the next ones: two ranges of the key, where
             # one condition for both is read as a whole table on some databases.
             rest = ordered.where(key[0] == last[0], key[1] > last[1]).limit(batch)
-            rows = _fetched(connection, rest)
+            rows = _fetch(connection, rest)
         if len(rows) < batch:
             following = ordered if last is None else ordered.where(key[0] > last[0])
-            rows += _fetched(connection, following.limit(batch - len(rows)))
+            rows += _fetch(connection, following.limit(batch - len(rows)))
         if rows:
             yield rows
         if len(rows) < batch:
@@ -130,7 +129,7 @@ def pages(
         last = (rows[-1][at[0]], rows[-1][at[1]])
 
 
-def _fetched(connection: Connection, statement: Select[Any]) -> list[tuple[Any, ...]]:
+def _fetch(connection: Connection, statement: Select[Any]) -> list[tuple[Any, ...]]:
     # Straight from the driver: SQLAlchemy's rows are a third of what a whole table takes.
     with closing(connection.execute(statement)) as result:
         assert result.cursor is not None
@@ -142,15 +141,14 @@ def _fetched(connection: Connection, statement: Select[Any]) -> list[tuple[Any, 
 
 def servers(connection: Connection, namespace: str | None = None) -> list[ServerRecord]:
     """Return the registered servers, of one namespace or of all, in the order of their keys."""
-    columns = [ReadableDate(c).label(c.name) if c.name.endswith("_at") else c for c in _S.columns]
-    statement = select(*columns).order_by(_S.c.namespace, _S.c.server_id)
+    statement = select(*readable(_SERVERS)).order_by(_SERVERS.c.namespace, _SERVERS.c.server_id)
     if namespace is not None:
-        statement = statement.where(_S.c.namespace == namespace)
+        statement = statement.where(_SERVERS.c.namespace == namespace)
     return [to_server(row) for row in connection.execute(statement).mappings()]
 
 
 def counts(connection: Connection) -> dict[tuple[str, str | None], int]:
     """Return how many sessions there are, by namespace and server id."""
-    by = (_T.c.namespace, _T.c.server_id)
+    by = (_SESSIONS.c.namespace, _SESSIONS.c.server_id)
     rows = connection.execute(select(*by, func.count()).group_by(*by))
     return {(namespace, server_id): count for namespace, server_id, count in rows}

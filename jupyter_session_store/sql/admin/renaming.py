@@ -13,18 +13,18 @@ from ...errors import SessionConflict, SessionStoreError
 from ...records import ServerRecord
 from ..engine.transactions import transaction
 from ..models import Server, Session
-from .admin_connection import repeated
+from .admin_connection import retry_if_rolled_back
 from .listing import servers
 
-_S: Final = cast("Table", Server.__table__)
-_T: Final = cast("Table", Session.__table__)
-_there: Final = _T.alias("there")
+_SERVERS: Final = cast("Table", Server.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
+_there: Final = _SESSIONS.alias("there")
 
-#: How often somebody may add to the new namespace while the sessions come.
+#: How often a rename begins again because a server added to the new namespace meanwhile.
 _ATTEMPTS: Final = 5
 
 
-class ServerCame(SessionStoreError):
+class ServerAppeared(SessionStoreError):
     """A server is registered that was not known to be dead."""
 
     def __init__(self, server: ServerRecord) -> None:
@@ -55,18 +55,18 @@ def rename(
         Two different ones.
     dead : collection of ServerRecord or None
         The servers of both, as they were seen to be dead: no other may be
-        registered. ``None``: no matter who is.
+        registered. ``None``: any server may be.
 
     Raises
     ------
-    ServerCame
+    ServerAppeared
         If another server is registered. Nothing was changed.
     SessionConflict
         If both have a session of one id. Nothing was changed.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return repeated(partial(_rename, connection, old, new, dead))
+            return retry_if_rolled_back(connection, partial(_rename, connection, old, new, dead))
         except IntegrityError:
             # A session was added whose id or claim comes too.
             if attempt == _ATTEMPTS:
@@ -80,12 +80,12 @@ def _rename(
     with transaction(connection):
         if dead is not None:
             _refuse_others(connection, (old, new), dead)
-        both = _T.join(_there, _T.c.session_id == _there.c.session_id)
+        both = _SESSIONS.join(_there, _SESSIONS.c.session_id == _there.c.session_id)
         conflict = connection.execute(
-            select(_T.c.session_id)
+            select(_SESSIONS.c.session_id)
             .select_from(both)
-            .where(_T.c.namespace == old, _there.c.namespace == new)
-            .order_by(_T.c.session_id)
+            .where(_SESSIONS.c.namespace == old, _there.c.namespace == new)
+            .order_by(_SESSIONS.c.session_id)
             .limit(1)
         ).scalar()
         if conflict is not None:
@@ -94,12 +94,12 @@ def _rename(
         # reads, which DISTINCT forces.
         held = select(_there.c.claim).where(_there.c.namespace == new).distinct().subquery()
         lost = connection.execute(
-            update(_T)
-            .where(_T.c.namespace == old, _T.c.claim.in_(select(held.c.claim)))
+            update(_SESSIONS)
+            .where(_SESSIONS.c.namespace == old, _SESSIONS.c.claim.in_(select(held.c.claim)))
             .values(claim=None)
         ).rowcount
         sessions = connection.execute(
-            update(_T).where(_T.c.namespace == old).values(namespace=new)
+            update(_SESSIONS).where(_SESSIONS.c.namespace == old).values(namespace=new)
         ).rowcount
         return Renamed(sessions, _move_servers(connection, old, new), lost)
 
@@ -111,13 +111,15 @@ def _refuse_others(
     for namespace in namespaces:
         for server in servers(connection, namespace):
             if known.get((namespace, server.server_id)) != server.renewals:
-                raise ServerCame(server)
+                raise ServerAppeared(server)
 
 
 def _move_servers(connection: Connection, old: str, new: str) -> int:
-    there = _S.alias("there")
+    there = _SERVERS.alias("there")
     held = select(there.c.server_id).where(there.c.namespace == new).distinct().subquery()
-    doubled = delete(_S).where(_S.c.namespace == old, _S.c.server_id.in_(select(held.c.server_id)))
+    doubled = delete(_SERVERS).where(
+        _SERVERS.c.namespace == old, _SERVERS.c.server_id.in_(select(held.c.server_id))
+    )
     count = connection.execute(doubled).rowcount
-    moved = update(_S).where(_S.c.namespace == old).values(namespace=new)
+    moved = update(_SERVERS).where(_SERVERS.c.namespace == old).values(namespace=new)
     return count + connection.execute(moved).rowcount

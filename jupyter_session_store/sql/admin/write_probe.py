@@ -1,4 +1,4 @@
-"""Whether a server could renew its lease: who only reads does not see that nobody can write."""
+"""Whether a server could renew its lease: a read alone does not show that writes fail."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Final, cast
 from sqlalchemy import Connection, Table, bindparam, update
 
 from ...records import ServerRecord
-from ..engine.factory import BUSY_TIMEOUT
+from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..models import Server
 
-_S: Final = cast("Table", Server.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
 _MOVE: Final = (
-    update(_S)
-    .where(_S.c.namespace == bindparam("in_namespace"), _S.c.server_id == bindparam("this_id"))
-    .values(renewals=_S.c.renewals + bindparam("step"))
+    update(_SERVERS)
+    .where(
+        _SERVERS.c.namespace == bindparam("in_namespace"),
+        _SERVERS.c.server_id == bindparam("this_id"),
+    )
+    .values(renewals=_SERVERS.c.renewals + bindparam("step"))
 )
 
 
@@ -28,7 +31,7 @@ def write(connection: Connection, server: ServerRecord) -> None:
     ----------
     connection : Connection
     server : ServerRecord
-        Who it is matters little; it may have gone meanwhile.
+        Any server will do; it may have gone meanwhile.
 
     Raises
     ------
@@ -37,10 +40,9 @@ def write(connection: Connection, server: ServerRecord) -> None:
     """
     this = {"in_namespace": server.namespace, "this_id": server.server_id}
     with transaction(connection):
-        if connection.dialect.name == "postgresql":
-            # Of this transaction: behind a pooler, what is set for longer is set for others.
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT}s'")
+        if limit := backend_of(connection).lock_wait_limit:
+            connection.exec_driver_sql(limit)
         # Where nothing is changed, MySQL and SQLite write nothing, and do not notice that the
-        # disk is full. Nobody sees what is between the two.
+        # disk is full. The two are one transaction: no other connection sees what is between.
         for step in (1, -1):
             connection.execute(_MOVE, {**this, "step": step})

@@ -7,62 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from ..engine.factory import describe, sqlite_file
+from ..engine.backend import backend_of
+from ..engine.url import describe, sqlite_file
 from ..schema import compatibility
-from . import general, mysql, postgresql, sqlite
-from .connecting import connect
-from .findings import Finding, Outcome, Verdict, reason, unknown
+from . import common
+from .connection import connect
+from .findings import Examinations, Finding, Outcome, Verdict, reason, unknown
 
 __all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
 
 #: The finding after which, if it failed, there are no more.
 CONNECTION: Final = "connection"
 
-_Examinations = Mapping[str, Callable[[Connection], Outcome]]
-
-_POSTGRESQL: Final[_Examinations] = {
-    "server": general.server,
-    "writes": postgresql.writable,
-    "encoding": postgresql.encoding,
-    "TLS": postgresql.tls,
-    "pooler": postgresql.pooler,
-    "connections": postgresql.connections,
-    "clock": general.clock,
-}
-_MYSQL: Final[_Examinations] = {
-    "server": general.server,
-    "writes": mysql.writable,
-    "TLS": mysql.tls,
-    "pooler": mysql.pooler,
-    "connections": mysql.connections,
-    "clock": general.clock,
-}
-_BACKENDS: Final[Mapping[str, _Examinations]] = {
-    "sqlite": {"journal": sqlite.journal, "integrity": sqlite.integrity},
-    "postgresql": _POSTGRESQL,
-    "mysql": _MYSQL,
-    "mariadb": _MYSQL,
-}
 #: For a dialect that another package brings.
-_ANY: Final[_Examinations] = {"server": general.server}
-_SCHEMA_RIGHTS: Final[Mapping[str, Callable[[Connection], bool | None]]] = {
-    "postgresql": postgresql.may_change_schema,
-    "mysql": mysql.may_change_schema,
-    "mariadb": mysql.may_change_schema,
+_DEFAULT: Final = Examinations({"server": common.server})
+_TABLES: Final[Mapping[str, Callable[[Connection], Outcome]]] = {
+    "rights": common.rights,
+    "sessions": common.sessions,
+    "strangers": common.unknown_authorities,
 }
-_TABLES: Final[_Examinations] = {
-    "rights": general.rights,
-    "sessions": general.sessions,
-    "strangers": general.strangers,
-}
-_TABLES_OF_MYSQL: Final[_Examinations] = {
-    "collation": mysql.collation,
-    "storage engine": mysql.storage_engine,
-}
+
+
+def _examinations_of(engine: Engine) -> Examinations:
+    module = backend_of(engine).examinations
+    if module is None:
+        return _DEFAULT
+    found: Examinations = import_module(f".{module}", __name__).EXAMINATIONS
+    return found
 
 
 def examine(engine: Engine) -> Iterator[Finding]:
@@ -80,31 +56,27 @@ def examine(engine: Engine) -> Iterator[Finding]:
         After one of :data:`CONNECTION` that failed there are no more.
     """
     for name, look in (
-        ("database", general.database),
-        ("packages", general.packages),
-        ("driver", general.driver),
+        ("database", common.database),
+        ("packages", common.packages),
+        ("driver", common.driver),
     ):
         yield Finding(name, *look(engine))
-    yield from _file(engine)
+    examinations = _examinations_of(engine)
+    yield from _file(engine, examinations)
     connected = Finding(CONNECTION, *connect(engine))
     yield connected
     if connected.verdict is Verdict.FAILED:
         return
-    backend = engine.dialect.name
-    for name, examination in _BACKENDS.get(backend, _ANY).items():
-        yield _examined(name, engine, examination)
-    yield from _tables(engine)
+    for name, examination in examinations.server.items():
+        yield _examine(name, engine, examination)
+    yield from _tables(engine, examinations)
 
 
-def _file(engine: Engine) -> Iterator[Finding]:
+def _file(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
     path = sqlite_file(engine.url)
     if path is None or not path.exists():
         return
-    for name, look in (
-        ("file", sqlite.file),
-        ("file system", sqlite.file_system),
-        ("disk space", sqlite.disk_space),
-    ):
+    for name, look in examinations.file.items():
         try:
             outcome = look(path)
         except Exception as error:
@@ -112,38 +84,36 @@ def _file(engine: Engine) -> Iterator[Finding]:
         yield Finding(name, *outcome)
 
 
-def _tables(engine: Engine) -> Iterator[Finding]:
-    backend = engine.dialect.name
+def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
     found: compatibility.Status | None = None
     try:
         with engine.connect() as connection:
             found = compatibility.status(connection)
-        outcome = general.revision(found, describe(engine.url))
+        outcome = common.revision(found, describe(engine.url))
     except Exception as error:
         outcome = _not_examined(error, engine)
     yield Finding("revision", *outcome)
-    if found is not None and backend in _SCHEMA_RIGHTS:
-        may = _SCHEMA_RIGHTS[backend]
-        yield _examined("schema rights", engine, partial(_schema_rights, may, found))
+    may = examinations.may_change_schema
+    if found is not None and may is not None:
+        yield _examine("schema rights", engine, partial(_schema_rights, may, found))
     if found is not None and not found.usable:
         return
     # Those whose revision cannot be told have to be asked for the reason.
-    examinations = {**_TABLES, **(_TABLES_OF_MYSQL if backend in general.MYSQL else {})}
-    for name, examination in examinations.items():
-        yield _examined(name, engine, examination)
+    for name, look in {**_TABLES, **examinations.tables}.items():
+        yield _examine(name, engine, look)
 
 
 def _schema_rights(
     may: Callable[[Connection], bool | None], found: compatibility.Status, connection: Connection
 ) -> Outcome:
-    return general.schema_rights(may(connection), found)
+    return common.schema_rights(may(connection), found)
 
 
-def _examined(name: str, engine: Engine, examination: Callable[[Connection], Outcome]) -> Finding:
+def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -> Finding:
     try:
         # One of its own: the last examination may have broken its connection.
         with engine.connect() as connection:
-            outcome = examination(connection)
+            outcome = look(connection)
     except Exception as error:
         outcome = _not_examined(error, engine)
     return Finding(name, *outcome)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TypeAlias
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import StoreUnavailable
-from ..engine.factory import reason_of, redact
+from ..engine.url import reason_of, redact
 
 
 class Verdict(Enum):
-    """What is thought of it."""
+    """The result of an examination."""
 
     OK = "ok"
     WARNING = "warning"
@@ -37,7 +39,7 @@ class Finding:
         password or a whole URL.
     cure : str or None
         The command, the statement or the setting that mends it; ``None`` if
-        there is nothing to mend, or nobody knows.
+        there is nothing to mend, or the fix is not known.
     """
 
     name: str
@@ -48,6 +50,29 @@ class Finding:
 
 #: A finding without its name.
 Outcome: TypeAlias = tuple[Verdict, str, str | None]
+
+
+@dataclass(frozen=True)
+class Examinations:
+    """What is examined on one kind of database, by name and in order.
+
+    Parameters
+    ----------
+    server : mapping
+        What does not need the tables.
+    file : mapping, optional
+        What can be seen of a file before it is opened.
+    tables : mapping, optional
+        What needs the tables, besides what every database is asked.
+    may_change_schema : callable, optional
+        Returns whether the role may create and change the tables, or ``None`` if that
+        cannot be told.
+    """
+
+    server: Mapping[str, Callable[[Connection], Outcome]]
+    file: Mapping[str, Callable[[Path], Outcome]] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[Connection], Outcome]] = field(default_factory=dict)
+    may_change_schema: Callable[[Connection], bool | None] | None = None
 
 
 def ok(text: str) -> Outcome:

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from ..models import MARIADB_COLLATION, MYSQL_COLLATION, Base
-from . import encryption
-from .findings import Outcome, failed, ok, unknown, warning
-from .general import role, room
+from ..engine.backend import backend_of
+from ..engine.mysql import MySQL
+from ..models import Base
+from .common import clock, judge_tls, room, server
+from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
 _DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})
@@ -38,17 +39,17 @@ def tls(connection: Connection) -> Outcome:
     driver: Any = connection.connection.dbapi_connection
     host = getattr(driver, "unix_socket", None) or connection.engine.url.host
     if not status.get("Ssl_cipher"):
-        return encryption.judge(host, None, None, "no cipher is in use")
+        return judge_tls(host, None, None, "no cipher is in use")
     protocol = f"{status.get('Ssl_version') or 'TLS'}, {status['Ssl_cipher']}"
     context = getattr(driver, "ctx", None)
     if not isinstance(context, ssl.SSLContext):
-        return encryption.judge(host, protocol, None, "whether verified is not known")
+        return judge_tls(host, protocol, None, "whether verified is not known")
     verified = context.verify_mode is ssl.CERT_REQUIRED
     how = "the certificate is not verified"
     if verified:
         how = "the certificate is verified, the host's name "
         how += "too" if context.check_hostname else "is not"
-    return encryption.judge(host, protocol, verified, how)
+    return judge_tls(host, protocol, verified, how)
 
 
 def pooler(connection: Connection) -> Outcome:
@@ -83,8 +84,9 @@ def connections(connection: Connection) -> Outcome:
 
 def collation(connection: Connection) -> Outcome:
     """Judge whether the columns tell apart what differs."""
-    dialect: Any = connection.dialect
-    expected = MARIADB_COLLATION if dialect.is_mariadb else MYSQL_COLLATION
+    backend = backend_of(connection)
+    assert isinstance(backend, MySQL)
+    expected = backend.collation
     wrong = connection.exec_driver_sql(
         "SELECT table_name, column_name, collation_name FROM information_schema.columns"
         f" WHERE table_schema = database() AND table_name IN ({_OURS})"
@@ -128,6 +130,20 @@ def may_change_schema(connection: Connection) -> bool | None:
             " UNION SELECT privilege_type FROM information_schema.schema_privileges"
             " WHERE grantee = :user AND database() LIKE table_schema"
         ),
-        {"user": role(connection)},
+        {"user": backend_of(connection).role(connection)},
     ).scalars()
     return True if set(given) >= _DDL else None
+
+
+EXAMINATIONS: Final = Examinations(
+    server={
+        "server": server,
+        "writes": writable,
+        "TLS": tls,
+        "pooler": pooler,
+        "connections": connections,
+        "clock": clock,
+    },
+    tables={"collation": collation, "storage engine": storage_engine},
+    may_change_schema=may_change_schema,
+)

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from ..engine.backend import backend_of
 from ..models import Session
-from . import encryption
-from .findings import Outcome, failed, ok, unknown, warning
-from .general import role, room
+from .common import clock, judge_tls, room, server
+from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 #: The modes of libpq in which the server's certificate is verified.
 _VERIFYING: Final = ("verify-ca", "verify-full")
@@ -38,9 +38,10 @@ def writable(connection: Connection) -> Outcome:
             "Name all hosts in the URL: ?host=A:5432&host=B:5432&target_session_attrs=read-write",
         )
     if read_only == "on":
+        role = backend_of(connection).role(connection)
         return failed(
             "Transactions are read-only here; expected that servers can write.",
-            f"ALTER ROLE {role(connection)} SET default_transaction_read_only = off;",
+            f"ALTER ROLE {role} SET default_transaction_read_only = off;",
         )
     return ok("It takes writes.")
 
@@ -66,14 +67,14 @@ def tls(connection: Connection) -> Outcome:
     host = driver.info.hostaddr or driver.info.host
     how = f"sslmode={mode}"
     if not driver.pgconn.ssl_in_use:
-        return encryption.judge(host, None, None, how)
+        return judge_tls(host, None, None, how)
     protocol = "TLS"
     if not _is_pooled(connection, driver):
         version, cipher = connection.exec_driver_sql(
             "SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         ).one()
         protocol = f"{version}, {cipher}"
-    return encryption.judge(host, protocol, mode in _VERIFYING, how)
+    return judge_tls(host, protocol, mode in _VERIFYING, how)
 
 
 def pooler(connection: Connection) -> Outcome:
@@ -93,7 +94,9 @@ def pooler(connection: Connection) -> Outcome:
         cures.append('engine_options: "connect_args": {"prepare_threshold": None}')
     if connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0":
         lacks.append("statements have no time-out")
-        cures.append(f"ALTER ROLE {role(connection)} SET statement_timeout = '5s';")
+        cures.append(
+            f"ALTER ROLE {backend_of(connection).role(connection)} SET statement_timeout = '5s';"
+        )
     text = (
         "A pooler, such as PgBouncer, is in between: in transaction mode the lock of "
         "migrations does not hold"
@@ -119,3 +122,17 @@ def may_change_schema(connection: Connection) -> bool:
         f" WHERE schemaname = current_schema() AND tablename = '{Session.__tablename__}')"
     ).one()
     return bool(may_create) and may_alter is not False
+
+
+EXAMINATIONS: Final = Examinations(
+    server={
+        "server": server,
+        "writes": writable,
+        "encoding": encoding,
+        "TLS": tls,
+        "pooler": pooler,
+        "connections": connections,
+        "clock": clock,
+    },
+    may_change_schema=may_change_schema,
+)

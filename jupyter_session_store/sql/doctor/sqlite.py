@@ -13,21 +13,21 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
-from ..engine.factory import sqlite_file
-from ..engine.files import is_on_network_file_system
+from ..engine.sqlite_files import is_on_network_file_system
+from ..engine.url import sqlite_file
 from ..schema import compatibility
-from .findings import Outcome, failed, ok, unknown, warning
+from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 #: Bytes.
 _LEAST_SPACE: Final = 100_000_000
 #: Seconds that looking through a file may take.
-_PATIENCE: Final = 10
+_SECONDS: Final = 10
 #: Steps of SQLite's virtual machine between two looks at the clock.
 _STEPS: Final = 10_000
 
 
 def file(path: Path) -> Outcome:
-    """Judge who may read it, and whose it is."""
+    """Judge the mode and the owner of the file."""
     found = path.stat()
     quoted = shlex.quote(str(path))
     mode = found.st_mode & 0o777
@@ -96,14 +96,14 @@ def journal(connection: Connection) -> Outcome:
 def integrity(connection: Connection) -> Outcome:
     """Look through the file, for a few seconds."""
     driver: Any = connection.connection.dbapi_connection
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _SECONDS
     driver.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
     try:
         found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
     except DatabaseError as error:
         found = str(error.orig)
         if found == "interrupted":
-            return unknown(f"It takes longer than {_PATIENCE} s: sqlite3 FILE 'PRAGMA quick_check'")
+            return unknown(f"It takes longer than {_SECONDS} s: sqlite3 FILE 'PRAGMA quick_check'")
     finally:
         driver.set_progress_handler(None, 0)
     if found == "ok":
@@ -114,3 +114,9 @@ def integrity(connection: Connection) -> Outcome:
         f"With no server running, restore the newest backup (ls {path}.*.backup), or save what "
         f"can be read: sqlite3 {path} .recover | sqlite3 NEW",
     )
+
+
+EXAMINATIONS: Final = Examinations(
+    file={"file": file, "file system": file_system, "disk space": disk_space},
+    server={"journal": journal, "integrity": integrity},
+)

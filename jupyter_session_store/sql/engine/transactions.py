@@ -8,14 +8,11 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-
-def begin_immediate(connection: Connection) -> None:
-    """Begin as a writer: a reader that turns to writing later fails at once in WAL mode."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+from .backend import backend_of
 
 
 @contextmanager
-def ending(connection: Connection) -> Iterator[None]:
+def commit_or_roll_back(connection: Connection) -> Iterator[None]:
     """Commit what was begun, or roll it back on an error, which goes on unhidden."""
     try:
         yield
@@ -31,9 +28,6 @@ def ending(connection: Connection) -> Iterator[None]:
 @contextmanager
 def transaction(connection: Connection) -> Iterator[None]:
     """Hold a transaction open on any database."""
-    if connection.dialect.name == "sqlite":
-        begin_immediate(connection)
-    else:
-        connection.exec_driver_sql("BEGIN")
-    with ending(connection):
+    connection.exec_driver_sql(backend_of(connection).begin)
+    with commit_or_roll_back(connection):
         yield

@@ -7,6 +7,7 @@ made once in a server's death.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any, Final, cast
 
 from sqlalchemy import (
@@ -40,31 +41,31 @@ from ...records import (
     SessionRecord,
 )
 from ..engine.transactions import transaction
-from ..models import Server, Session, moment
+from ..models import Server, Session, to_utc
 from . import session_queries
-from .rows import COLUMNS, ReadableDate, to_record
+from .rows import COLUMNS, check_columns, readable, to_record
 
-_S: Final = cast("Table", Server.__table__)
-_T: Final = cast("Table", Session.__table__)
-_FIELDS: Final = tuple(column.name for column in _S.columns)
+_SERVERS: Final = cast("Table", Server.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
+_FIELDS: Final = tuple(field.name for field in fields(ServerRecord))
+check_columns(ServerRecord, _FIELDS, _SERVERS, set())
+_READABLE: Final = readable(_SERVERS)
 
 _THIS: Final = and_(
-    _S.c.namespace == bindparam("in_namespace"), _S.c.server_id == bindparam("this_id")
+    _SERVERS.c.namespace == bindparam("in_namespace"), _SERVERS.c.server_id == bindparam("this_id")
 )
-_INSERT: Final = insert(_S)
-_RENEW: Final = update(_S).where(_THIS).values(renewals=_S.c.renewals + 1)
-_LIST: Final = select(
-    *(ReadableDate(c).label(c.name) if c.name.endswith("_at") else c for c in _S.columns)
-).where(_S.c.namespace == bindparam("in_namespace"))
-_EVICT: Final = delete(_S).where(_THIS, _S.c.renewals == bindparam("seen"))
+_INSERT: Final = insert(_SERVERS)
+_RENEW: Final = update(_SERVERS).where(_THIS).values(renewals=_SERVERS.c.renewals + 1)
+_LIST: Final = select(*_READABLE).where(_SERVERS.c.namespace == bindparam("in_namespace"))
+_EVICT: Final = delete(_SERVERS).where(_THIS, _SERVERS.c.renewals == bindparam("seen"))
 _LEFT_UNFINISHED: Final = exists(
     select(literal(1)).where(
-        _T.c.namespace == bindparam("in_namespace"),
-        _T.c.server_id == bindparam("this_id"),
-        _T.c.state.in_([STARTING, CLOSING]),
+        _SESSIONS.c.namespace == bindparam("in_namespace"),
+        _SESSIONS.c.server_id == bindparam("this_id"),
+        _SESSIONS.c.state.in_([STARTING, CLOSING]),
     )
 )
-_REMOVE: Final = delete(_S).where(_THIS, not_(_LEFT_UNFINISHED))
+_REMOVE: Final = delete(_SERVERS).where(_THIS, not_(_LEFT_UNFINISHED))
 
 
 def _this(server: ServerRecord) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def renew(
     """Renew a lease and read all of the namespace; bring an evicted server back."""
     if not connection.execute(_RENEW, _this(server)).rowcount:
         # Before, so that a renewal that is repeated half way puts back the rest; and after,
-        # because whoever evicts another meanwhile removes what nobody registered has.
+        # because an eviction at the same time removes the sessions of unregistered servers.
         for record in held:
             _put_back(connection, record)
         register(connection, server)
@@ -101,7 +102,7 @@ def renew(
 def to_server(row: Mapping[Any, Any]) -> ServerRecord:
     """Turn a row of the servers' table, its dates readable, into a record."""
     values = {name: row[name] for name in _FIELDS}
-    return ServerRecord(**{**values, "started_at": moment(values["started_at"])})
+    return ServerRecord(**{**values, "started_at": to_utc(values["started_at"])})
 
 
 def _put_back(connection: Connection, record: SessionRecord) -> None:
@@ -109,37 +110,45 @@ def _put_back(connection: Connection, record: SessionRecord) -> None:
         session_queries.add(connection, record.replace(claim=None))
 
 
-def unregistered(*names_server: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return the condition that a session's namespace has no server, or none that is named so."""
-    registered = select(literal(1)).where(_S.c.namespace == _T.c.namespace, *names_server)
-    return not_(exists(registered.correlate(_T)))
+def no_registered_server(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition that no server of a session's namespace meets all `conditions`."""
+    registered = select(literal(1)).where(
+        _SERVERS.c.namespace == _SESSIONS.c.namespace, *conditions
+    )
+    return not_(exists(registered.correlate(_SESSIONS)))
 
 
-def begins(authority: str) -> ColumnElement[bool]:
+def authority_begins(authority: str) -> ColumnElement[bool]:
     """Return the condition that a session's authority begins so; SQLite's LIKE ignores case."""
     length: ColumnElement[int] = literal_column(str(len(authority)))
-    return func.substr(_T.c.authority, literal_column("1"), length) == authority
+    return func.substr(_SESSIONS.c.authority, literal_column("1"), length) == authority
 
 
-_OURS: Final = _T.c.namespace == bindparam("in_namespace")
+_IN_NAMESPACE: Final = _SESSIONS.c.namespace == bindparam("in_namespace")
 #: Kernels that a server runs itself.
-LOCAL: Final = begins(SERVER_AUTHORITY)
+LOCAL: Final = authority_begins(SERVER_AUTHORITY)
 #: The server that a session's authority names, and the one that wrote the session.
-IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + _S.c.server_id == _T.c.authority
-IS_OWNER: Final = _S.c.server_id == _T.c.server_id
-_OWNER_GONE: Final = and_(_OURS, not_(LOCAL), unregistered(IS_OWNER))
-_REMOVE_LOCAL: Final = delete(_T).where(_OURS, LOCAL, unregistered(IS_AUTHORITY))
-_REOPEN: Final = update(_T).where(_OWNER_GONE, _T.c.state == CLOSING).values(state=READY)
-_REMOVE_UNSTARTED: Final = delete(_T).where(
-    _OWNER_GONE, _T.c.state == STARTING, _T.c.kernel_id.is_(None)
+IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + _SERVERS.c.server_id == _SESSIONS.c.authority
+IS_OWNER: Final = _SERVERS.c.server_id == _SESSIONS.c.server_id
+_OWNER_GONE: Final = and_(_IN_NAMESPACE, not_(LOCAL), no_registered_server(IS_OWNER))
+_REMOVE_LOCAL: Final = delete(_SESSIONS).where(
+    _IN_NAMESPACE, LOCAL, no_registered_server(IS_AUTHORITY)
+)
+_REOPEN: Final = (
+    update(_SESSIONS).where(_OWNER_GONE, _SESSIONS.c.state == CLOSING).values(state=READY)
+)
+_REMOVE_UNSTARTED: Final = delete(_SESSIONS).where(
+    _OWNER_GONE, _SESSIONS.c.state == STARTING, _SESSIONS.c.kernel_id.is_(None)
 )
 _TAKE_OVER: Final = (
-    update(_T)
-    .where(session_queries.IN_SCOPE, _OWNER_GONE, _T.c.state == STARTING)
+    update(_SESSIONS)
+    .where(session_queries.IN_SCOPE, _OWNER_GONE, _SESSIONS.c.state == STARTING)
     .values(server_id=bindparam("new_server"))
 )
 _STARTED_BY: Final = select(*COLUMNS).where(
-    session_queries.IN_SCOPE, _T.c.state == STARTING, _T.c.server_id == bindparam("new_server")
+    session_queries.IN_SCOPE,
+    _SESSIONS.c.state == STARTING,
+    _SESSIONS.c.server_id == bindparam("new_server"),
 )
 
 
@@ -161,8 +170,10 @@ def evict(
     return evicted, [to_record(row) for row in rows]
 
 
-def dismiss(connection: Connection, namespace: str, servers: Collection[ServerRecord]) -> int:
-    """Evict servers for who is none: what they were starting is left to those that are.
+def evict_without_takeover(
+    connection: Connection, namespace: str, servers: Collection[ServerRecord]
+) -> int:
+    """Evict servers for an operator: the living servers take over what those were starting.
 
     Parameters
     ----------
@@ -186,13 +197,15 @@ def dismiss(connection: Connection, namespace: str, servers: Collection[ServerRe
 
 
 #: Sessions whose authority no server would have written.
-OF_STRANGERS: Final = and_(not_(LOCAL), not_(begins(GATEWAY_AUTHORITY)))
-_STRANGERS: Final = select(_T.c.session_id).where(_OURS, OF_STRANGERS)
+UNKNOWN_AUTHORITY: Final = and_(not_(LOCAL), not_(authority_begins(GATEWAY_AUTHORITY)))
+_WITH_UNKNOWN_AUTHORITY: Final = select(_SESSIONS.c.session_id).where(
+    _IN_NAMESPACE, UNKNOWN_AUTHORITY
+)
 
 
-def strangers(connection: Connection, scope: Scope) -> list[str]:
+def with_unknown_authority(connection: Connection, scope: Scope) -> list[str]:
     """Return the sessions of a namespace whose authority no server would have written."""
-    rows = connection.execute(_STRANGERS, {"in_namespace": scope.namespace})
+    rows = connection.execute(_WITH_UNKNOWN_AUTHORITY, {"in_namespace": scope.namespace})
     return [str(row[0]) for row in rows]
 
 
@@ -201,9 +214,9 @@ def depart(connection: Connection, departure: Departure) -> int:
     scope, running = departure.scope, departure.running
     count = 0
     if running is not None:
-        statement = delete(_T).where(
+        statement = delete(_SESSIONS).where(
             session_queries.IN_SCOPE,
-            or_(_T.c.kernel_id.is_(None), _T.c.kernel_id.not_in(list(running))),
+            or_(_SESSIONS.c.kernel_id.is_(None), _SESSIONS.c.kernel_id.not_in(list(running))),
         )
         count = connection.execute(statement, session_queries.scoped(scope)).rowcount
     if not running:

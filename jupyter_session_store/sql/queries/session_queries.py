@@ -38,33 +38,21 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
-from ...records import Scope, SessionRecord
+from ...records import Scope, SessionRecord, path_digest
 from ..models import Session
-from .rows import COLUMNS, SCOPED_COLUMNS, path_digest, to_record, to_records, to_row
+from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
-__all__ = [
-    "IN_SCOPE",
-    "THIS",
-    "Added",
-    "add",
-    "change",
-    "find",
-    "path_digest",
-    "remove",
-    "scoped",
-    "update",
-]
-
-_T: Final = cast("Table", Session.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
 _BATCH: Final = 500
 _ANYTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: Parameters of a WHERE clause have a prefix: in an UPDATE the plain names are the new values.
 IN_SCOPE: Final = and_(
-    _T.c.namespace == bindparam("in_namespace"), _T.c.authority == bindparam("in_authority")
+    _SESSIONS.c.namespace == bindparam("in_namespace"),
+    _SESSIONS.c.authority == bindparam("in_authority"),
 )
 #: The session that a statement is about, within a scope.
-THIS: Final = _T.c.session_id == bindparam("this_id")
+THIS: Final = _SESSIONS.c.session_id == bindparam("this_id")
 
 
 class Added(Enum):
@@ -85,8 +73,12 @@ def _find(names: tuple[str, ...]) -> Select[Any]:
     conditions: list[ColumnElement[bool]] = [IN_SCOPE]
     for name in names:
         column = "path_digest" if name == "path" else name
-        conditions.append(_T.c[column] == bindparam(f"is_{name}"))
-    return select(*SCOPED_COLUMNS).where(*conditions).order_by(_T.c.created_at, _T.c.session_id)
+        conditions.append(_SESSIONS.c[column] == bindparam(f"is_{name}"))
+    return (
+        select(*SCOPED_COLUMNS)
+        .where(*conditions)
+        .order_by(_SESSIONS.c.created_at, _SESSIONS.c.session_id)
+    )
 
 
 def find(
@@ -101,10 +93,10 @@ def find(
     return to_records(scope, rows.all())
 
 
-_INSERT: Final = insert(_T)
+_INSERT: Final = insert(_SESSIONS)
 _RIVALS: Final = select(*COLUMNS).where(
-    _T.c.namespace == bindparam("in_namespace"),
-    or_(THIS, _T.c.claim == bindparam("is_claim")),
+    _SESSIONS.c.namespace == bindparam("in_namespace"),
+    or_(THIS, _SESSIONS.c.claim == bindparam("is_claim")),
 )
 
 
@@ -130,8 +122,10 @@ def add(connection: Connection, record: SessionRecord) -> Added:
 @lru_cache(maxsize=64)
 def _update(names: tuple[str, ...], expected: tuple[str, ...], returning: bool) -> Update:
     statement = (
-        update_statement(_T)
-        .where(IN_SCOPE, THIS, *(_T.c[name] == bindparam(f"was_{name}") for name in expected))
+        update_statement(_SESSIONS)
+        .where(
+            IN_SCOPE, THIS, *(_SESSIONS.c[name] == bindparam(f"was_{name}") for name in expected)
+        )
         .values({name: bindparam(f"new_{name}") for name in names})
     )
     return statement.returning(*COLUMNS) if returning else statement
@@ -181,14 +175,14 @@ def change(
 
 @lru_cache(maxsize=2)
 def _remove_one(with_kernel: bool) -> Delete:
-    kernel = _T.c.kernel_id
+    kernel = _SESSIONS.c.kernel_id
     condition = kernel == bindparam("is_kernel_id") if with_kernel else kernel.is_(None)
-    return delete(_T).where(IN_SCOPE, THIS, condition)
+    return delete(_SESSIONS).where(IN_SCOPE, THIS, condition)
 
 
-_REMOVE_MANY: Final = delete(_T).where(
+_REMOVE_MANY: Final = delete(_SESSIONS).where(
     IN_SCOPE,
-    tuple_(_T.c.session_id, _T.c.kernel_id).in_(bindparam("pairs", expanding=True)),
+    tuple_(_SESSIONS.c.session_id, _SESSIONS.c.kernel_id).in_(bindparam("pairs", expanding=True)),
 )
 
 

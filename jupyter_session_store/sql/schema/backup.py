@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import Connection, inspect
 
 from ...errors import StoreUnavailable
-from ..engine.factory import is_memory
+from ..engine.url import is_memory
 from .compatibility import VERSION_TABLE
 
 #: What SQLite may leave beside a file.
@@ -27,7 +27,7 @@ def back_up(
 ) -> Path | None:
     """Copy a SQLite file to one beside it, named after its revision and the time in UTC.
 
-    Whosever its tables are: a stock manager's, another program's or ours.
+    The tables may be a stock manager's, another program's or this package's.
 
     The copy is whole or not there: it gets its name when it is complete. Only
     its owner can read it, and nothing that exists is overwritten.
@@ -40,7 +40,7 @@ def back_up(
     revision : str or None
         That the file is at; ``None`` if it has none of our tables.
     log : logging.Logger, optional
-        Where it is said where the copy is; by default this package's own.
+        Is told where the copy is; by default this package's own.
 
     Returns
     -------

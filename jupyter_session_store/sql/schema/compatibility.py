@@ -11,24 +11,10 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import SchemaMismatch
-from ..engine.factory import describe
+from ..engine.backend import backend_of
+from ..engine.url import describe
 from ..models import Base, Meta
-from .migrating import known_revisions, migrations_folder, upgrade
-
-__all__ = [
-    "CODE",
-    "HEAD",
-    "OLDEST_COMPATIBLE_CODE",
-    "STOCK_ADOPTED",
-    "VERSION_TABLE",
-    "State",
-    "Status",
-    "ensure",
-    "explain",
-    "known_revisions",
-    "migrations_folder",
-    "status",
-]
+from .migrating import known_revisions, upgrade
 
 #: The revision that this code was written for: the newest migration.
 HEAD: Final = "0001"
@@ -163,7 +149,7 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
         found = status(connection)
     if found.usable:
         return found
-    local = engine.dialect.name == "sqlite"
+    local = backend_of(engine).is_embedded
     may = {
         State.EMPTY: auto_upgrade != "never",
         State.BEHIND: auto_upgrade == "always" or (auto_upgrade == "safe" and local),
@@ -173,7 +159,7 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
     try:
         upgrade(engine, log=log)
     except SchemaMismatch as error:
-        raise SchemaMismatch(f"{_lack(found, describe(engine.url))}. {error}") from error
+        raise SchemaMismatch(f"{_describe_lack(found, describe(engine.url))}. {error}") from error
     with engine.connect() as connection:
         found = status(connection)
     if not found.usable:
@@ -195,7 +181,7 @@ def explain(found: Status, database: str) -> str:
     if found.state in (State.EMPTY, State.BEHIND):
         value = "safe" if found.state is State.EMPTY else "always"
         return (
-            f"{_lack(found, database)}. Run: jupyter session-store upgrade\n"
+            f"{_describe_lack(found, database)}. Run: jupyter session-store upgrade\n"
             f'or let the server do it: c.PersistentSessionManager.auto_upgrade = "{value}"'
         )
     if found.state is State.AHEAD_COMPATIBLE:
@@ -218,7 +204,7 @@ def explain(found: Status, database: str) -> str:
     )
 
 
-def _lack(found: Status, database: str) -> str:
+def _describe_lack(found: Status, database: str) -> str:
     has = "holds no session tables"
     if found.state is State.BEHIND:
         has = f"is at revision {found.revision}, which is behind"

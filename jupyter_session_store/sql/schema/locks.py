@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection
 
 from ...errors import StoreUnavailable
-from ..engine.transactions import begin_immediate, ending
+from ..engine.backend import backend_of
 
 #: Seconds to wait for another process's migration.
 LOCK_TIMEOUT: Final = 60.0
@@ -54,15 +52,15 @@ def migration_lock(
     deadline = time.monotonic() + timeout
     attempts = _poll(deadline, timeout, log or logging.getLogger("jupyter_session_store"))
     if not process_lock.acquire(timeout=timeout):
-        raise _lock_not_had(timeout)
+        raise _lock_unavailable(timeout)
     try:
-        with _LOCKS.get(connection.dialect.name, _no_lock)(connection, attempts):
+        with backend_of(connection).migration_lock(connection, attempts):
             yield
     finally:
         process_lock.release()
 
 
-def _lock_not_had(timeout: float) -> StoreUnavailable:
+def _lock_unavailable(timeout: float) -> StoreUnavailable:
     return StoreUnavailable(
         f"another process has held the migration lock for {timeout:g} s; expected it to "
         "finish its upgrade. Look for a hanging alembic or jupyter server, then start again"
@@ -76,87 +74,4 @@ def _poll(deadline: float, timeout: float, log: logging.Logger) -> Iterator[None
     while time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         yield
-    raise _lock_not_had(timeout)
-
-
-@contextmanager
-def _sqlite_lock(connection: Connection, attempts: Iterator[None]) -> Iterator[None]:
-    busy = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-    connection.exec_driver_sql("PRAGMA busy_timeout=0")
-    try:
-        for _attempt in attempts:
-            try:
-                begin_immediate(connection)
-                break
-            except DBAPIError as error:
-                if "locked" not in str(error.orig):
-                    raise
-    finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={int(busy)}")
-    with ending(connection):
-        yield
-
-
-@contextmanager
-def _postgresql_lock(connection: Connection, attempts: Iterator[None]) -> Iterator[None]:
-    # Two 32-bit keys: the package, and the schema that the tables are in.
-    package = int.from_bytes(hashlib.sha256(b"jupyter_session_store").digest()[:4], "big")
-    keys = "CAST(:package AS int), hashtext(coalesce(current_schema(), ''))"
-    with _named_lock(
-        connection,
-        attempts,
-        take=f"SELECT pg_try_advisory_lock({keys})",
-        release=f"SELECT pg_advisory_unlock({keys})",
-        values={"package": package - 2**31},
-    ):
-        yield
-
-
-@contextmanager
-def _mysql_lock(connection: Connection, attempts: Iterator[None]) -> Iterator[None]:
-    # Locks are the server's, not the database's, and their names short.
-    database = connection.execute(text("SELECT database()")).scalar_one()
-    with _named_lock(
-        connection,
-        attempts,
-        take="SELECT GET_LOCK(:name, 0)",
-        release="SELECT RELEASE_LOCK(:name)",
-        values={"name": "jss-" + hashlib.sha256(str(database).encode()).hexdigest()[:32]},
-    ):
-        yield
-
-
-@contextmanager
-def _named_lock(
-    connection: Connection,
-    attempts: Iterator[None],
-    *,
-    take: str,
-    release: str,
-    values: dict[str, Any],
-) -> Iterator[None]:
-    for _attempt in attempts:
-        held = connection.execute(text(take), values).scalar_one()
-        # Between two polls, and during the migrations, no transaction stays open.
-        connection.commit()
-        if held:
-            break
-    try:
-        yield
-    finally:
-        connection.rollback()
-        connection.execute(text(release), values)
-        connection.commit()
-
-
-@contextmanager
-def _no_lock(_connection: Connection, _attempts: Iterator[None]) -> Iterator[None]:
-    yield
-
-
-_LOCKS: Final = {
-    "sqlite": _sqlite_lock,
-    "postgresql": _postgresql_lock,
-    "mysql": _mysql_lock,
-    "mariadb": _mysql_lock,
-}
+    raise _lock_unavailable(timeout)

@@ -1,7 +1,6 @@
 """The migrations of this installation: what each declares, and running them under a lock.
 
-Alembic is imported only to do that. Whoever just looks at a schema, as a server
-does whose database is current, starts without it.
+Alembic is imported only to do that: a server whose database is current starts without it.
 """
 
 from __future__ import annotations
@@ -13,23 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import ConfigurationError, SchemaMismatch, SessionStoreError, StoreUnavailable
-from ..engine.factory import BUSY_TIMEOUT, describe, lift_time_outs, reason_of, statement_limit
+from ..engine.backend import backend_of
+from ..engine.timeouts import BUSY_TIMEOUT
+from ..engine.url import describe, reason_of
 from .locks import process_lock
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import Script
 
-#: A role may not do what was asked: the SQLSTATE, and the numbers of MySQL and MariaDB.
-_FORBIDDEN: Final = frozenset({"42501", 1044, 1142, 1227, 1370})
-#: Another transaction held a table for too long.
-_LOCKED: Final = frozenset({"55P03", 1205})
 _HISTORY: Final = "To list them, run: jupyter session-store history"
 #: As Alembic has them: a revision, a number of steps from here, or from a revision.
 _TARGET: Final = re.compile(r"(?P<revision>\w*)(?P<steps>[+-]\d+)?")
@@ -105,10 +102,10 @@ def revisions() -> list[Revision]:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
-    return [_declared(script) for script in scripts][::-1]
+    return [_read_declaration(script) for script in scripts][::-1]
 
 
-def _declared(script: Script) -> Revision:
+def _read_declaration(script: Script) -> Revision:
     previous = script.down_revision
     assert previous is None or isinstance(previous, str), "the revisions are one line"
     module = script.module
@@ -157,23 +154,8 @@ def upgrade_plan(current: str | None, target: str = "head") -> list[Revision]:
 def downgrade_plan(current: str | None, target: str) -> list[Revision]:
     """Return the revisions that a downgrade would undo, the newest first.
 
-    Parameters
-    ----------
-    current : str or None
-        The revision of the database; ``None`` if it has none of the tables.
-    target : str
-        A revision, ``"base"`` (before the first), or a number of steps from here
-        (``"-1"``) or from a revision (``"head-1"``).
-
-    Returns
-    -------
-    list of Revision
-        Empty if the database is there already.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such revision, or it lies ahead of the database's.
+    As :func:`upgrade_plan`, but that `target` may be ``"base"`` (before the first
+    revision), and must not lie ahead of the database's.
     """
     known = revisions()
     here = _position(known, current)
@@ -343,13 +325,13 @@ def refusal(error: DBAPIError, url: URL) -> SessionStoreError:
         For any other reason.
     """
     reason = f"{describe(url)}: {reason_of(error, url)}"
-    codes = {getattr(error.orig, "sqlstate", None), *getattr(error.orig, "args", ())[:1]}
-    if codes & _FORBIDDEN:
+    backend = backend_of(url)
+    if backend.is_denied(error):
         return SchemaMismatch(
             f"This role may not change the schema ({reason}); expected one that may. "
             "Commands take the URL of such a role as: --url env:NAME"
         )
-    if codes & _LOCKED:
+    if backend.is_lock_timeout(error):
         reason += (
             "; expected no transaction that uses the tables for longer than "
             f"{BUSY_TIMEOUT} s, such as a dump. Run it again when that has ended"
@@ -404,22 +386,12 @@ def sql_script(url: str, start: str | None, target: str, *, downgrade: bool = Fa
 def migration_connection(engine: Engine) -> Iterator[Connection]:
     """Yield a connection whose transactions are real ones, as a migration needs."""
     with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            yield connection
-            return
-        connection.execution_options(isolation_level="READ COMMITTED")
-        driver: Any = connection.connection.dbapi_connection
-        name = engine.url.get_driver_name()
+        backend = backend_of(connection)
+        if backend.migration_isolation is not None:
+            connection.execution_options(isolation_level=backend.migration_isolation)
         # A migration takes as long as it takes, but every server that uses a table waits behind
         # one that waits for it: so it gives up before they do.
-        if name == "psycopg":
-            connection.exec_driver_sql(statement_limit(driver, 0))
-            connection.exec_driver_sql(_lock_limit(driver, BUSY_TIMEOUT))
-            connection.commit()
-        elif name == "pymysql":
-            # How long it waits for a table was said at connect, as to everybody.
-            lift_time_outs(driver)
-        else:
+        if not backend.driver.set_migration_limits(connection):
             yield connection
             return
         try:
@@ -427,11 +399,3 @@ def migration_connection(engine: Engine) -> Iterator[Connection]:
         finally:
             # Its limits end with it.
             connection.invalidate()
-
-
-def _lock_limit(connection: Any, seconds: float) -> str:
-    # Not on a connection of a pooler: see engine.statement_limit.
-    return (
-        f"SELECT set_config('lock_timeout', '{seconds}s', false) "
-        f"WHERE pg_backend_pid() = {connection.info.backend_pid:d}"
-    )

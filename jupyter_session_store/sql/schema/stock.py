@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ...errors import InvalidValue
 from ...records import READY, Scope, SessionRecord, check_text, claim_of
-from ..engine.transactions import begin_immediate, ending
+from ..engine.transactions import transaction
 from ..models import Meta, Session
 from ..queries.rows import to_row
 from . import compatibility
@@ -74,7 +74,7 @@ def sessions(
     sqlite3.Error
         If the table cannot be read.
     """
-    moment = datetime.now(timezone.utc)
+    now = datetime.now(timezone.utc)
     step = timedelta(microseconds=1)
     for rows in _pages(raw):
         found: list[SessionRecord | None] = []
@@ -83,22 +83,22 @@ def sessions(
             if _is_session(values):
                 session_id, path, name, kind, kernel_id = values
                 record = SessionRecord(
-                    scope.namespace,
-                    scope.authority,
-                    session_id,
-                    path,
-                    name,
-                    kind,
-                    kernel_id,
-                    None,
-                    None,
-                    server_id,
-                    READY,
-                    None if path is None else claim_of(scope, path),
-                    moment,
-                    moment,
+                    namespace=scope.namespace,
+                    authority=scope.authority,
+                    session_id=session_id,
+                    path=path,
+                    name=name,
+                    type=kind,
+                    kernel_id=kernel_id,
+                    kernel_name=None,
+                    kernel_model=None,
+                    server_id=server_id,
+                    state=READY,
+                    claim=claim_of(scope, path),
+                    created_at=now,
+                    updated_at=now,
                 )
-                moment += step
+                now += step
             found.append(record)
         yield found
 
@@ -106,13 +106,13 @@ def sessions(
 def _pages(raw: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     columns = f"SELECT rowid, {', '.join(_COLUMNS)} FROM {TABLE}"
     end = f"ORDER BY rowid LIMIT {BATCH}"
-    rows = _fetched(raw, f"{columns} {end}")
+    rows = _fetch(raw, f"{columns} {end}")
     while rows:
         yield rows
-        rows = _fetched(raw, f"{columns} WHERE rowid > ? {end}", rows[-1][0])
+        rows = _fetch(raw, f"{columns} WHERE rowid > ? {end}", rows[-1][0])
 
 
-def _fetched(raw: sqlite3.Connection, statement: str, *values: int) -> list[tuple[Any, ...]]:
+def _fetch(raw: sqlite3.Connection, statement: str, *values: int) -> list[tuple[Any, ...]]:
     usual = raw.text_factory
     raw.text_factory = _TEXT
     try:
@@ -152,8 +152,7 @@ def adopt(connection: Connection, scope: Scope, server_id: str, log: logging.Log
     try:
         if not is_stock_table(raw):
             return
-        begin_immediate(connection)
-        with ending(connection):
+        with transaction(connection):
             done = connection.execute(
                 text("SELECT 1 FROM jupyter_session_store_meta WHERE name = :name"),
                 {"name": compatibility.STOCK_ADOPTED},

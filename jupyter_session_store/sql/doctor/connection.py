@@ -11,7 +11,8 @@ from typing import Final
 from sqlalchemy import Engine, literal, select
 from sqlalchemy.exc import DBAPIError
 
-from ..engine.factory import sqlite_file
+from ..engine.backend import backend_of
+from ..engine.url import sqlite_file
 from .findings import Outcome, failed, ok, reason
 
 #: What drivers and servers say, in any case of letters, and what mends it.
@@ -69,7 +70,6 @@ _CURES: Final[Mapping[str, str]] = {
     r"not a database|malformed": "Restore the newest backup: ls {file}.*.backup",
 }
 _ANYTHING_ELSE: Final = "Look into the server's log."
-_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
 def connect(engine: Engine) -> Outcome:
@@ -109,7 +109,7 @@ def _cure(error: Exception, engine: Engine) -> str:
         if re.search(pattern, text, re.IGNORECASE):
             return cure.format(
                 host=url.host or "HOST",
-                port=url.port or _PORTS.get(url.get_backend_name(), "PORT"),
+                port=url.port or backend_of(url).port or "PORT",
                 user=url.username or "USER",
                 role=quote(url.username) if url.username else "ROLE",
                 database=quote(url.database) if url.database else "DATABASE",

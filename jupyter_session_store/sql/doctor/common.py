@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from typing import Any, Final
 
 import sqlalchemy
@@ -16,21 +17,17 @@ from sqlalchemy.exc import DBAPIError
 
 from ..._version import __version__
 from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
-from ..engine.factory import describe
-from ..models import Base, Meta, Server, Session, moment
-from ..queries.leases import OF_STRANGERS
+from ..engine.backend import backend_of
+from ..engine.url import describe
+from ..models import Base, Meta, Server, Session, to_utc
+from ..queries.leases import UNKNOWN_AUTHORITY
 from ..schema import compatibility
 from .findings import Outcome, failed, ok, unknown, warning
 
-#: What SQLAlchemy calls MySQL and MariaDB, whichever of them is meant by which.
-MYSQL: Final = ("mysql", "mariadb")
 #: Seconds that the clocks of a database and of this machine may differ.
 _SKEW: Final = 60
 #: The part of a server's connections that may be in use.
 _CROWDED: Final = 0.8
-
-#: The packages of drivers that are called otherwise.
-_DISTRIBUTIONS: Final = {"mysqldb": "mysqlclient"}
 
 
 def database(engine: Engine) -> Outcome:
@@ -48,41 +45,25 @@ def packages(_engine: Engine) -> Outcome:
 
 def driver(engine: Engine) -> Outcome:
     """Say by what it is spoken to."""
-    name = engine.dialect.driver
-    module: Any = engine.dialect.dbapi
-    if name == "pysqlite":
-        return ok(f"sqlite3 of Python, SQLite {module.sqlite_version}.")
-    text = name
+    used = backend_of(engine).driver
+    release = None
     with suppress(PackageNotFoundError):
         # Not the module's own word, which may be that of the driver whose place it takes.
-        text += f" {version(_DISTRIBUTIONS.get(name, name))}"
-    if name == "psycopg":
-        major, minor = divmod(module.pq.version(), 10_000)
-        text += f" ({module.pq.__impl__}), libpq {major}.{minor}"
-    return ok(f"{text}.")
-
-
-#: The oldest release of each that the package is made for: of MySQL the first that has the
-#: collation of the tables.
-OLDEST: Final[Mapping[str, tuple[int, ...]]] = {
-    "PostgreSQL": (14,),
-    "MySQL": (8, 0, 17),
-    "MariaDB": (10, 11),
-}
+        release = version(used.distribution)
+    return ok(f"{used.describe(engine.dialect.dbapi, release)}.")
 
 
 def server(connection: Connection) -> Outcome:
     """Judge the release of the server."""
     dialect: Any = connection.dialect
-    title = {"postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}.get(
-        "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name, dialect.name
-    )
+    backend = backend_of(connection)
+    title = backend.title
     # What follows is the maker's or the packager's.
     found = tuple(dialect.server_version_info or ())[:3]
     if not found:
         return unknown(f"{title}, which does not say its version.")
     text = f"{title} {_dotted(found)}"
-    oldest = OLDEST.get(title)
+    oldest = backend.oldest_release
     if oldest is None or found >= oldest:
         return ok(f"{text}.")
     return warning(
@@ -124,8 +105,6 @@ _NEEDED: Final[Mapping[str, Sequence[str]]] = {
     Meta.__tablename__: ("SELECT",),
     compatibility.VERSION_TABLE: ("SELECT",),
 }
-#: The database, a table or a column of it is denied: the SQLSTATE, and the numbers of MySQL.
-_DENIED: Final = frozenset({"42501", 1044, 1142, 1143})
 
 
 def rights(connection: Connection) -> Outcome:
@@ -137,24 +116,21 @@ def rights(connection: Connection) -> Outcome:
     lacking = {table: ", ".join(verbs) for table, verbs in denied.items() if verbs}
     if not lacking:
         return ok("All that servers need: SELECT, INSERT, UPDATE and DELETE.")
-    name = role(connection)
+    backend = backend_of(connection)
+    name = backend.role(connection)
     found = "; ".join(f"{verbs} on {table}" for table, verbs in lacking.items())
-    quote = connection.dialect.identifier_preparer.quote
-    place = ""
-    if connection.dialect.name in MYSQL:
-        place = f"{quote(connection.engine.url.database or 'DATABASE')}."
-    return failed(
-        f"{name} may not {found}; expected that servers may.",
-        " ".join(f"GRANT {verbs} ON {place}{table} TO {name};" for table, verbs in lacking.items()),
+    grants = (
+        f"GRANT {verbs} ON {backend.qualify(connection, table)} TO {name};"
+        for table, verbs in lacking.items()
     )
+    return failed(f"{name} may not {found}; expected that servers may.", " ".join(grants))
 
 
 def _may(connection: Connection, verb: str, table: str) -> bool:
     try:
         connection.exec_driver_sql(_attempt(verb, table))
     except DBAPIError as error:
-        codes = {getattr(error.orig, "sqlstate", None), *getattr(error.orig, "args", ())[:1]}
-        if codes & _DENIED:
+        if backend_of(connection).is_denied(error):
             return False
         raise
     return True
@@ -175,15 +151,6 @@ def _attempt(verb: str, table: str) -> str:
         "UPDATE": f"UPDATE {table} SET {columns[0]} = '' WHERE 1 = 0",
         "DELETE": f"DELETE FROM {table} WHERE 1 = 0",
     }[verb]
-
-
-def role(connection: Connection) -> str:
-    """Return the role that the database takes this process for, as its statements name it."""
-    name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
-    if connection.dialect.name in MYSQL:
-        user, _, host = name.rpartition("@")
-        return f"'{user}'@'{host}'"
-    return connection.dialect.identifier_preparer.quote(name)
 
 
 def schema_rights(may: bool | None, found: compatibility.Status) -> Outcome:
@@ -215,7 +182,7 @@ def room(used: int, most: int, cure: str) -> Outcome:
     Parameters
     ----------
     used, most : int
-        How many there are, whoever's they are, and may be.
+        How many connections there are, of all clients, and may be.
     cure : str
     """
     text = f"{used} of {most} are in use; each server that is busy holds one"
@@ -226,14 +193,10 @@ def room(used: int, most: int, cure: str) -> Outcome:
 
 def clock(connection: Connection) -> Outcome:
     """Compare the database's clock with this machine's."""
-    name = connection.dialect.name
-    statement = {
-        "postgresql": "SELECT clock_timestamp()",
-        "mysql": "SELECT utc_timestamp(6)",
-        "mariadb": "SELECT utc_timestamp(6)",
-    }[name]
+    statement = backend_of(connection).clock
+    assert statement is not None
     before = time.time()
-    theirs = moment(connection.exec_driver_sql(statement).scalar_one()).timestamp()
+    theirs = to_utc(connection.exec_driver_sql(statement).scalar_one()).timestamp()
     after = time.time()
     ahead = theirs - (before + after) / 2
     direction = "ahead of" if ahead > 0 else "behind"
@@ -256,11 +219,11 @@ def sessions(connection: Connection) -> Outcome:
     return ok(f"Sessions: {count}. Namespaces: {namespaces}. Registered servers: {servers}.")
 
 
-def strangers(connection: Connection) -> Outcome:
+def unknown_authorities(connection: Connection) -> Outcome:
     """Look for sessions that no server will ever finish or remove."""
     table = Session.__table__
     count = connection.execute(
-        select(func.count()).select_from(table).where(OF_STRANGERS)
+        select(func.count()).select_from(table).where(UNKNOWN_AUTHORITY)
     ).scalar_one()
     if not count:
         return ok("None: each session belongs to a server or to a gateway.")
@@ -270,3 +233,48 @@ def strangers(connection: Connection) -> Outcome:
         f"If nobody needs them: DELETE FROM {Session.__tablename__} WHERE authority NOT LIKE "
         f"'{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%';",
     )
+
+
+def judge_tls(host: str | None, protocol: str | None, verified: bool | None, how: str) -> Outcome:
+    """Judge the TLS of a connection.
+
+    Parameters
+    ----------
+    host : str or None
+        A name, an address, or the path of a socket.
+    protocol : str or None
+        Which is spoken; ``None`` if none.
+    verified : bool or None
+        Whether the server has to prove that it is the right one; ``None`` if
+        that cannot be told.
+    how : str
+        What says so.
+    """
+    cure = (
+        "PostgreSQL: ?sslmode=verify-full&sslrootcert=PATH in the URL. MySQL: engine_options = "
+        '{"connect_args": {"ssl": {"ca": "PATH", "check_hostname": True}}}'
+    )
+    local = _is_local(host)
+    if protocol is None:
+        if local:
+            return ok(f"Off, {how}: the server is on this machine.")
+        return warning(
+            f"Off, {how}: what is sent can be read and changed on its way; expected TLS.", cure
+        )
+    text = f"{protocol}, {how}"
+    if verified is False and not local:
+        return warning(
+            f"{text}: whoever is on the way can pass for the server; expected that its "
+            "certificate is verified.",
+            cure,
+        )
+    return ok(f"{text}.")
+
+
+def _is_local(host: str | None) -> bool:
+    if not host or host == "localhost" or host.startswith(("/", "@")):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,7 +1,7 @@
-"""Removing sessions that nobody needs, whoever's they are, for operators.
+"""Removing sessions that are not needed, of all namespaces, for operators.
 
-In many short statements, each of which commits by itself: whoever waits for the
-locks of one waits a fraction of a second. Each carries its conditions anew, so
+In many short statements, each of which commits by itself: a server that waits for
+the locks of one waits a fraction of a second. Each carries its conditions anew, so
 that a session stays that was written meanwhile, or whose server came back.
 """
 
@@ -18,13 +18,20 @@ from sqlalchemy import ColumnElement, Connection, Delete, Table, and_, delete, n
 
 from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY, STARTING, ServerRecord, SessionRecord
 from ..models import Server, Session
-from ..queries.leases import IS_AUTHORITY, IS_OWNER, LOCAL, begins, dismiss, unregistered
+from ..queries.leases import (
+    IS_AUTHORITY,
+    IS_OWNER,
+    LOCAL,
+    authority_begins,
+    evict_without_takeover,
+    no_registered_server,
+)
 from ..queries.rows import COLUMNS, to_record
 from . import listing
-from .admin_connection import repeated
+from .admin_connection import retry_if_rolled_back
 
-_S: Final = cast("Table", Server.__table__)
-_T: Final = cast("Table", Session.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
+_SESSIONS: Final = cast("Table", Session.__table__)
 
 #: Seconds for which one statement is to hold its locks.
 _HOLD: Final = 0.02
@@ -41,13 +48,16 @@ _PAUSE: Final = 0.1
 _NAMESPACES: Final = 100
 
 #: Not even started, by a server that is gone.
-_UNSTARTED: Final = and_(not_(LOCAL), _T.c.state == STARTING, _T.c.kernel_id.is_(None))
+_UNSTARTED: Final = and_(
+    not_(LOCAL), _SESSIONS.c.state == STARTING, _SESSIONS.c.kernel_id.is_(None)
+)
 _LEFT_BY_SERVERS: Final = or_(
-    and_(LOCAL, unregistered(IS_AUTHORITY)), and_(_UNSTARTED, unregistered(IS_OWNER))
+    and_(LOCAL, no_registered_server(IS_AUTHORITY)),
+    and_(_UNSTARTED, no_registered_server(IS_OWNER)),
 )
 #: A gateway's sessions are answered for by any server of their namespace.
-_UNATTENDED: Final = unregistered(or_(begins(GATEWAY_AUTHORITY), IS_AUTHORITY))
-_VACANT: Final = unregistered()
+_UNATTENDED: Final = no_registered_server(or_(authority_begins(GATEWAY_AUTHORITY), IS_AUTHORITY))
+_VACANT: Final = no_registered_server()
 
 
 class Candidate(NamedTuple):
@@ -63,7 +73,7 @@ class Candidate(NamedTuple):
 
 R = TypeVar("R", Candidate, SessionRecord)
 
-_CANDIDATE: Final = tuple(_T.c[name] for name in Candidate._fields)
+_CANDIDATE: Final = tuple(_SESSIONS.c[name] for name in Candidate._fields)
 
 
 class Counted(NamedTuple):
@@ -86,7 +96,7 @@ class Selection:
         their own, and those that they had not begun to start on a gateway.
     living : collection of ServerRecord, optional
         The servers that are alive: a session whose authority is alive stays.
-        ``None``: no matter who is.
+        ``None``: any server may be.
     vacated : bool
         Only while no server is registered in their namespace.
     """
@@ -109,7 +119,7 @@ class Selection:
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what has to hold when one is removed, after the dead were evicted.
 
-        By then whoever is registered is alive, or not known to be dead.
+        By then each registered server is alive, or not known to be dead.
         """
         found = self.criteria.conditions()
         if self.dead_servers:
@@ -161,22 +171,24 @@ def evict(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[i
         to renew: one that has renewed since stays.
     """
     for namespace, group in groupby(servers, key=_namespace):
-        yield repeated(partial(dismiss, connection, namespace, list(group)))
+        yield retry_if_rolled_back(
+            connection, partial(evict_without_takeover, connection, namespace, list(group))
+        )
 
 
 def unregister(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[int]:
     """Remove the registrations of servers, whether they live or not; else as :func:`evict`."""
     for server in servers:
-        this = delete(_S).where(
-            _S.c.namespace == server.namespace, _S.c.server_id == server.server_id
+        this = delete(_SERVERS).where(
+            _SERVERS.c.namespace == server.namespace, _SERVERS.c.server_id == server.server_id
         )
-        yield repeated(partial(_count, connection, this))
+        yield retry_if_rolled_back(connection, partial(_count, connection, this))
 
 
 def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
     """Remove sessions, and yield after each statement what was removed until then.
 
-    Whoever stops asking stops it: there is no more to undo, and nothing half done.
+    It stops when the caller stops iterating: nothing is left half done.
 
     Parameters
     ----------
@@ -192,14 +204,16 @@ def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
         for start in range(0, len(groups), _NAMESPACES):
             part = groups[start : start + _NAMESPACES]
             began = time.monotonic()
-            removed = repeated(partial(_delete, connection, part, conditions))
+            removed = retry_if_rolled_back(
+                connection, partial(_delete, connection, part, conditions)
+            )
             took = time.monotonic() - began
             if removed:
                 sessions += removed
                 namespaces += len(part) - (part[0][0] == last)
                 last = part[-1][0]
             yield Counted(sessions, namespaces)
-            # Who waits for SQLite's lock looks now and then, and is to find it free.
+            # A process that waits for SQLite's lock looks now and then, and should find it free.
             time.sleep(min(took, _PAUSE))
         size = round(min(max(size * _HOLD / max(took, 1e-9), size / 2, _LEAST), size * 2, _MOST))
 
@@ -210,10 +224,13 @@ def _delete(
     conditions: Sequence[ColumnElement[bool]],
 ) -> int:
     keys = (
-        and_(_T.c.namespace == name, _T.c.session_id.in_([row.session_id for row in rows]))
+        and_(
+            _SESSIONS.c.namespace == name,
+            _SESSIONS.c.session_id.in_([row.session_id for row in rows]),
+        )
         for name, rows in groups
     )
-    return _count(connection, delete(_T).where(or_(*keys), *conditions))
+    return _count(connection, delete(_SESSIONS).where(or_(*keys), *conditions))
 
 
 def _count(connection: Connection, statement: Delete) -> int:

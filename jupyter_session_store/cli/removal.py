@@ -1,4 +1,4 @@
-"""What prune, purge and rename share: who is alive, questions, and removing in batches."""
+"""What prune, purge and rename share: live servers, and removal in batches."""
 
 from __future__ import annotations
 
@@ -12,25 +12,20 @@ from traitlets import Bool
 
 from ..records import Liveness
 from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
-from .inspecting import COLUMNS, row_of
-from .observing import observe
-from .output import shown
+from .observation import observe
+from .output import format_value
+from .selection import SESSION_COLUMNS, session_row
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
-    from ..sql.admin.cleaning import Counted, Selection
-
-__all__ = ["CleaningCommand", "RemovingCommand", "sessions_of"]
+    from ..sql.admin.pruning import Counted, Selection
 
 
 @contextmanager
-def _stoppable(note: Callable[[str], None]) -> Iterator[Event]:
-    """Yield an event that Ctrl-C sets, so that a step is counted before there is an end.
-
-    A second Ctrl-C ends the step itself.
-    """
+def _stop_after_batch(note: Callable[[str], None]) -> Iterator[Event]:
+    """Yield an event that Ctrl-C sets; a second Ctrl-C raises as usual."""
     stopped = Event()
 
     def stop(*_: object) -> None:
@@ -46,27 +41,17 @@ def _stoppable(note: Callable[[str], None]) -> Iterator[Event]:
 
 
 class CleaningCommand(StoreCommand):
-    """What the three share: who is alive, and what is said of it."""
+    """What prune, purge and rename share: they leave live servers alone."""
 
     force = Bool(False, help="Whoever is alive.").tag(config=True)
 
-    def judge(
+    def observe_servers(
         self, connection: Connection, *namespaces: str | None, must_know: bool = True
     ) -> tuple[list[ServerRecord], list[ServerRecord]]:
-        """Watch servers, and return those that are alive, and those that were seen dead.
+        """Observe the servers of namespaces, and return the live and the dead ones.
 
-        Parameters
-        ----------
-        connection : Connection
-        namespaces : str or None
-            Whose servers; ``None`` for everybody's.
-        must_know : bool
-            As :func:`.observe` has it. Who is not known to be dead is alive.
-
-        Raises
-        ------
-        StoreUnavailable
-            If it cannot be seen who is.
+        ``None`` stands for all namespaces. A server of unknown liveness counts as alive;
+        `must_know` is that of :func:`.observe`.
         """
         from ..sql.admin import listing
 
@@ -80,24 +65,24 @@ class CleaningCommand(StoreCommand):
         dead: list[ServerRecord] = []
         for server in registered():
             key = (server.namespace, server.server_id)
-            # One that came, or came back, while others were watched is alive.
+            # A server that was registered, or renewed its lease, meanwhile is alive.
             gone = liveness.get(key) == Liveness.GONE.value and seen[key] == server.renewals
             (dead if gone else alive).append(server)
         return alive, dead
 
-    def refuse_living(self, alive: Collection[ServerRecord]) -> None:
-        """Say which servers are in the way."""
+    def report_alive(self, alive: Collection[ServerRecord]) -> None:
+        """Print which servers are alive, and that they have to be stopped."""
         for server in alive:
             self.note(
-                f"The server {shown(server.server_id)} (process {server.pid} on "
-                f"{shown(server.hostname)}) of the namespace {server.namespace!r} is alive."
+                f"The server {format_value(server.server_id)} (process {server.pid} on "
+                f"{format_value(server.hostname)}) of the namespace {server.namespace!r} is alive."
             )
         self.note(
             "Nothing was changed. Stop its servers and run this again, or go on regardless: --force"
         )
 
     def report(self, values: dict[str, Any], text: str) -> None:
-        """Say what was done: a sentence, or an object of JSON."""
+        """Write what was done: a sentence, or an object of JSON."""
         if self.as_json:
             self.output.one(values)
         else:
@@ -105,7 +90,7 @@ class CleaningCommand(StoreCommand):
 
 
 class RemovingCommand(CleaningCommand):
-    """What prune and purge share."""
+    """What prune and purge share: previews, and removal in batches."""
 
     flags: Any = {
         **StoreCommand.flags,
@@ -122,62 +107,57 @@ class RemovingCommand(CleaningCommand):
     def preview(
         self, connection: Connection, selection: Selection, counted: Counted, servers: int
     ) -> ExitCode:
-        """Say, or list, what would be removed."""
+        """Count what would be removed; with ``--json`` list it."""
         if self.as_json:
-            rows = map(row_of, selection.sessions(connection))
-            self.output.rows(rows, COLUMNS, empty="")
+            rows = map(session_row, selection.sessions(connection))
+            self.output.rows(rows, SESSION_COLUMNS, empty="")
         else:
             self.output.text(
-                f"Would remove {sessions_of(counted)} and {servers} server(s). Nothing was changed."
+                f"Would remove {describe_counted(counted)} and {servers} server(s). "
+                "Nothing was changed."
             )
         return ExitCode.DONE
 
     def remove(
         self, connection: Connection, selection: Selection, servers: Iterator[int]
     ) -> ExitCode:
-        """Remove servers, then sessions, and say how many.
+        """Remove servers, then the selected sessions, and report both numbers.
 
-        Parameters
-        ----------
-        connection : Connection
-        selection : Selection
-            Of the sessions.
-        servers : iterator of int
-            Removes servers as it is advanced, and yields how many it has removed.
+        The iterator `servers` removes servers as it advances, and yields how many.
         """
-        from ..sql.admin import cleaning
+        from ..sql.admin import pruning
 
         evicted = 0
-        counted = cleaning.Counted(0, 0)
-        with _stoppable(self.note) as stopped:
+        counted = pruning.Counted(0, 0)
+        with _stop_after_batch(self.note) as stopped:
             try:
                 for number in servers:
                     evicted += number
                     if stopped.is_set():
                         break
                 else:
-                    for step in cleaning.remove(connection, selection):
+                    for step in pruning.remove(connection, selection):
                         counted = step
                         if stopped.is_set():
                             break
             except BaseException:
-                # A database goes on with a statement whose client is gone.
-                self._removed_until_now(counted, evicted, " The batch that failed may be, too.")
+                # A database completes a statement though its client is gone.
+                self._note_removed_so_far(counted, evicted, " The batch that failed may be, too.")
                 raise
         if stopped.is_set():
-            self._removed_until_now(counted, evicted)
+            self._note_removed_so_far(counted, evicted)
             raise KeyboardInterrupt
         self.report(
             {"removed": counted.sessions, "namespaces": counted.namespaces, "evicted": evicted},
-            f"Removed {sessions_of(counted)} and {evicted} server(s).",
+            f"Removed {describe_counted(counted)} and {evicted} server(s).",
         )
         return ExitCode.DONE
 
-    def _removed_until_now(self, counted: Counted, evicted: int, more: str = "") -> None:
-        self.note(f"\n{sessions_of(counted)} and {evicted} server(s) are removed.{more}")
-        self.if_interrupted = "To go on, run it again."
+    def _note_removed_so_far(self, counted: Counted, evicted: int, more: str = "") -> None:
+        self.note(f"\n{describe_counted(counted)} and {evicted} server(s) are removed.{more}")
+        self.interrupt_message = "To go on, run it again."
 
 
-def sessions_of(counted: Counted) -> str:
+def describe_counted(counted: Counted) -> str:
     """Return how many sessions were counted, in words."""
     return f"{counted.sessions} session(s) of {counted.namespaces} namespace(s)"

@@ -8,43 +8,22 @@ from typing import Final
 
 from ...errors import ConfigurationError
 
+#: What a user types for a database without a file.
+MEMORY: Final = ":memory:"
+
 _HEADER: Final = b"SQLite format 3\x00"
 #: Where the header says how a file may be read: 1 as it is, 2 with a write-ahead log beside it.
 _READ_VERSION: Final = 19
 
 #: File systems that are shared between hosts (the names that Linux and macOS give them).
-NETWORK_FILE_SYSTEMS: Final = frozenset(
-    {
-        "9p",
-        "afpfs",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "coda",
-        "efs",
-        "fuse.ceph",
-        "fuse.gcsfuse",
-        "fuse.glusterfs",
-        "fuse.s3fs",
-        "fuse.sshfs",
-        "gfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-        "ocfs2",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "virtiofs",
-        "vboxsf",
-        "webdav",
-    }
-)
+# fmt: off
+NETWORK_FILE_SYSTEMS: Final = frozenset({
+    "9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "efs", "fuse.ceph",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "gfs", "gfs2", "glusterfs",
+    "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs", "virtiofs",
+    "vboxsf", "webdav",
+})
+# fmt: on
 
 
 def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Which servers are alive: seen, never read off a clock."""
+"""Observes which servers renew their leases: no clock is compared."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..records import ServerRecord
 
 _POLL_SECONDS: Final = 0.5
-#: Added to the longest lease, at least: until then the database may take no writes.
-_PATIENCE: Final = 30.0
+#: At least so much longer than the longest lease the database may refuse writes.
+_EXTRA_SECONDS: Final = 30.0
 _TOO_LATE: Final = "it answered late, or this machine was suspended"
 
 #: A server's namespace and id.
@@ -32,30 +32,29 @@ def observe(
     *,
     must_know: bool = False,
 ) -> dict[Key, str]:
-    """Watch servers until each has renewed its lease, or let it run out.
+    """Observe servers until the lease of each is renewed or has run out.
 
-    Nobody can renew while the database takes no writes, though it may be read:
-    under a lock, or with a full disk. So at each look something is written, and
-    where that fails or takes long, all are watched anew.
+    A server cannot renew its lease while the database takes no writes: under a
+    lock, or with a full disk. So this writes, too, at each look. If the write
+    fails or takes long, the observation of all servers starts again.
 
     Parameters
     ----------
     connection : Connection
-        It must answer all the while: an observer that was cut off has seen nothing.
+        An error on it ends the observation.
     servers : collection of ServerRecord
-        As they were seen a moment ago.
+        As they were read just now.
     note : callable
-        Is told that there is a wait, and why it is a longer one.
+        Takes the texts about the wait.
     must_know : bool
-        Whether to fail where this role may not write, and so not see who is dead.
+        Whether to fail if this role may not write, and so cannot tell a dead server.
 
     Returns
     -------
     dict
         The value of a :class:`.Liveness` by namespace and server id: ``alive``
-        for those that renewed, ``gone`` for those that departed or did not renew
-        for longer than their own leases, ``unknown`` for the latter where this
-        role may not write.
+        if the lease was renewed, ``gone`` if the server departed or its lease ran
+        out, ``unknown`` if it ran out and this role may not write.
 
     Raises
     ------
@@ -64,7 +63,7 @@ def observe(
     """
     from ..servers.clock import now
     from ..sql.admin import listing
-    from ..sql.engine.factory import BUSY_TIMEOUT
+    from ..sql.engine.timeouts import BUSY_TIMEOUT
 
     found: dict[Key, str] = {}
     waiting = {_key(server): server for server in servers}
@@ -72,36 +71,36 @@ def observe(
         return found
     leases = [server.lease_seconds for server in waiting.values()]
     note(f"Watching {len(waiting)} server(s) for up to {max(leases)} s.")
-    # Who is kept out for no longer than this between two looks is only late: a server's statement
-    # waits as long for a lock, and after a third of its lease it does not then run out.
-    late = min(BUSY_TIMEOUT, min(leases) / 2)
-    began = looked = now()
-    last = began + max(leases) + max(_PATIENCE, *leases)
-    probe = _Probe(connection, note, must_know)
-    since: float | None = None
+    # A longer gap between two looks may hide a lock that kept the servers from renewing. In a
+    # shorter one they wait for the lock, which is within what remains of their leases.
+    longest_gap = min(BUSY_TIMEOUT, min(leases) / 2)
+    start = last_look = now()
+    deadline = start + max(leases) + max(_EXTRA_SECONDS, *leases)
+    probe = _WriteProbe(connection, note, must_know)
+    writable_since: float | None = None
     for turn in count():
-        # Each in its turn: a row may be locked by itself.
-        fault = probe.fault([*waiting.values()][turn % len(waiting)])
+        # A different row at each look: a single row may be locked.
+        fault = probe.try_write([*waiting.values()][turn % len(waiting)])
         registered = {_key(server): server for server in listing.servers(connection)}
-        seen = now()
-        if seen - looked > late:
+        look = now()
+        if look - last_look > longest_gap:
             fault = fault or _TOO_LATE
-        looked = seen
+        last_look = look
         if fault is None:
-            since = seen if since is None else since
+            writable_since = look if writable_since is None else writable_since
         else:
-            if seen > last:
-                raise _unseen(connection, fault, seen - began)
-            if since is not None or not turn:
+            if look > deadline:
+                raise _cannot_observe(connection, fault, look - start)
+            if writable_since is not None or not turn:
                 note(f"Watching anew: no lease could be renewed just now ({fault}).")
-            since = None
+            writable_since = None
         for key, server in list(waiting.items()):
             current = registered.get(key)
             if current is None:
                 found[key] = Liveness.GONE.value
             elif current.renewals != server.renewals:
                 found[key] = Liveness.ALIVE.value
-            elif since is not None and seen - since > server.lease_seconds:
+            elif writable_since is not None and look - writable_since > server.lease_seconds:
                 found[key] = (Liveness.UNKNOWN if probe.denied else Liveness.GONE).value
             else:
                 continue
@@ -112,8 +111,8 @@ def observe(
     return found
 
 
-class _Probe:
-    """Writes, as long as this role may."""
+class _WriteProbe:
+    """Tests whether the database takes writes, unless this role may not write."""
 
     def __init__(
         self, connection: Connection, note: Callable[[str], None], must_know: bool
@@ -123,13 +122,13 @@ class _Probe:
         self._must_know = must_know
         self.denied = False
 
-    def fault(self, server: ServerRecord) -> str | None:
-        """Write, and return what is wrong, or ``None``: also if this role may not."""
+    def try_write(self, server: ServerRecord) -> str | None:
+        """Write the row of a server, and return the fault; ``None`` also if denied."""
         from sqlalchemy.exc import DBAPIError
 
         from ..sql.admin import write_probe
-        from ..sql.database import is_write_denied
-        from ..sql.engine import factory
+        from ..sql.engine.backend import backend_of
+        from ..sql.engine.url import reason_of
 
         if self.denied:
             return None
@@ -138,18 +137,18 @@ class _Probe:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
-            if not is_write_denied(error):
-                return factory.reason_of(error, self._connection.engine.url)
+            if not backend_of(self._connection).is_write_denied(error):
+                return reason_of(error, self._connection.engine.url)
             self.denied = True
-            self._deny(error)
+            self._report_denied(error)
         return None
 
-    def _deny(self, error: SQLAlchemyError) -> None:
-        from ..sql.engine import factory
+    def _report_denied(self, error: SQLAlchemyError) -> None:
+        from ..sql.engine.url import describe, reason_of
 
         url = self._connection.engine.url
         reason = (
-            f"{factory.describe(url)}: {factory.reason_of(error, url)}. Who does not renew a lease "
+            f"{describe(url)}: {reason_of(error, url)}. Who does not renew a lease "
             "is known to be dead only to who could have renewed one"
         )
         cure = "Use a role with SELECT and UPDATE on jupyter_servers: --url env:NAME"
@@ -158,11 +157,11 @@ class _Probe:
         self._note(f"{reason}: others are unknown here. {cure}")
 
 
-def _unseen(connection: Connection, fault: str, seconds: float) -> StoreUnavailable:
-    from ..sql.engine import factory
+def _cannot_observe(connection: Connection, fault: str, seconds: float) -> StoreUnavailable:
+    from ..sql.engine.url import describe
 
     return StoreUnavailable(
-        f"{factory.describe(connection.engine.url)}: it has not been written to without a fault "
+        f"{describe(connection.engine.url)}: it has not been written to without a fault "
         f"for long enough in {seconds:.0f} s, the last one being: {fault}. Who is alive cannot be "
         "seen while leases cannot be renewed. Nothing was changed. Look who locks jupyter_servers, "
         "or whether the disk is full, then run this again"

@@ -1,0 +1,134 @@
+"""What `make test` leaves out and `make test-all` runs, and the last line of a run, which says so.
+
+A test that takes long, and shows what others show in part, is marked
+``@pytest.mark.extended("why")``: it runs with ``--extended`` alone. So does the
+larger part of the rounds of a test that repeats a race, marked ``torture``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+#: The part of its rounds that a test runs which names a number of them.
+_FRACTION: Final = 0.05
+#: The same with ``--extended``.
+_LARGER_FRACTION: Final = 0.2
+_ROUNDS: Final = "--rounds-fraction"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--extended",
+        action="store_true",
+        help="run what a run without this leaves out, and nothing else",
+    )
+    parser.addoption(
+        _ROUNDS,
+        type=float,
+        help="the part of its rounds that a test runs which names a number of them; 1 for all "
+        f"(default: {_FRACTION}, with --extended {_LARGER_FRACTION})",
+    )
+
+
+class LeavingOut:
+    """Deselects the tests that a run is not for, and counts them for its last line.
+
+    Parameters
+    ----------
+    config : pytest.Config
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._extended: bool = config.getoption("--extended")
+        given: float | None = config.getoption(_ROUNDS)
+        usual = _LARGER_FRACTION if self._extended else _FRACTION
+        self.fraction = usual if given is None else given
+        #: How many tests were left out, by why.
+        self._left_out: Counter[str] = Counter()
+        #: How many tests run not all of their rounds.
+        self._repeating = 0
+
+    def rounds(self, number: int) -> int:
+        """Return how many of so many rounds to run: at least one."""
+        return max(1, round(number * self.fraction))
+
+    # After -k and -m have taken away what the user does not ask for.
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        left = [item for item in items if not self._is_for(item)]
+        if not self._extended:
+            self._left_out.update(_why(item) for item in left)
+        # Those that may take long begin first: a process that is left with one at the end keeps
+        # all others waiting.
+        items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
+        self._repeating = sum(1 for item in items if item.get_closest_marker("torture"))
+        self._config.hook.pytest_deselected(items=left)
+
+    def _is_for(self, item: pytest.Item) -> bool:
+        if item.get_closest_marker("extended") is not None:
+            return self._extended
+        return not self._extended or item.get_closest_marker("torture") is not None
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        # A process of pytest-xdist: the one that prints the line collects nothing itself.
+        told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+        if told is not None:
+            told["left_out"] = dict(self._left_out)
+            told["repeating"] = self._repeating
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        told: dict[str, Any] = getattr(node, "workeroutput", {})
+        if "left_out" in told:
+            # Each process has collected, and left out, the same.
+            self._left_out = Counter(told["left_out"])
+            self._repeating = told["repeating"]
+
+    def line(self) -> str:
+        """Return what a run has left out; nothing if nothing."""
+        if self._extended:
+            return ""
+        parts = [f"{number_of(count)} ({why})" for why, count in sorted(self._left_out.items())]
+        if self._repeating and self.fraction < 1:
+            rest = round(100 * (1 - self.fraction))
+            parts.append(f"{rest} % of the rounds of {number_of(self._repeating)}")
+        return f"Left out: {', '.join(parts)}. `make test-all` runs them." if parts else ""
+
+    # After the summary, which ends with a line of pytest's own.
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self.line():
+            reporter.write_line(self.line())
+
+
+def number_of(count: int) -> str:
+    return "1 test" if count == 1 else f"{count} tests"
+
+
+def _patience(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None else 0.0
+
+
+def _why(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("extended")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+@pytest.fixture
+def rounds(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """How many of so many rounds to run: at least one."""
+    plugin = pytestconfig.pluginmanager.get_plugin("leaving-out")
+    assert isinstance(plugin, LeavingOut)
+    return plugin.rounds
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist starts its processes
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeavingOut(config), "leaving-out")

@@ -1,0 +1,92 @@
+"""What holds for a run of the tests: what it leaves out, and how it was started."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_rounds_and_seeds(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JSS_TEST_SEED", "17")
+    pytester.makeconftest(
+        'pytest_plugins = ["tests.leaving_out"]\n'
+        "from tests.conftest import pytest_runtest_makereport, seed"
+    )
+    pytester.makepyfile(
+        """
+        def test_few(rounds):
+            assert [rounds(number) for number in (1, 2, 20, 100)] == [1, 1, 10, 50]
+
+        def test_seed(seed):
+            assert seed != 17
+        """
+    )
+    result = pytester.runpytest("--rounds-fraction=0.5")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines("JSS_TEST_SEED=17 repeats this")
+
+
+MARKED = """
+    import pytest
+
+    def test_always():
+        pass
+
+    @pytest.mark.extended("browsers")
+    @pytest.mark.parametrize("which", range(2))
+    def test_long(which):
+        pass
+
+    @pytest.mark.torture
+    def test_race(rounds):
+        print("of 100 rounds:", rounds(100))
+"""
+
+
+@pytest.mark.parametrize("way", ["-q", "-n1"])
+def test_the_last_line_says_what_was_left_out(way: str, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(MARKED)
+    plugin = ("-p", "tests.leaving_out", "-rP", way)
+    some = pytester.runpytest(*plugin)
+    some.assert_outcomes(passed=2, deselected=0 if way == "-n1" else 2)
+    some.stdout.fnmatch_lines("of 100 rounds: 5")
+    assert some.outlines[-1] == (
+        "Left out: 2 tests (browsers), 95 % of the rounds of 1 test. `make test-all` runs them."
+    )
+    others = pytester.runpytest(*plugin, "--extended")
+    others.assert_outcomes(passed=3, deselected=0 if way == "-n1" else 1)
+    others.stdout.fnmatch_lines("of 100 rounds: 20")
+    assert "Left out" not in others.stdout.str()
+
+
+def test_nothing_was_left_out(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(MARKED)
+    every = pytester.runpytest("-p", "tests.leaving_out", "--rounds-fraction=1", "-k", "race")
+    assert "Left out" not in every.stdout.str()
+
+
+def test_children_heed_ctrl_c_wherever_the_tests_were_started(tmp_path: Path) -> None:
+    """A shell has what it starts in the background ignore it."""
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import signal, subprocess, sys\n"
+        "def test_child():\n"
+        "    code = 'import signal; print(signal.getsignal(signal.SIGINT).__name__)'\n"
+        "    child = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)\n"
+        "    assert child.stdout == 'default_int_handler\\n'\n"
+    )
+    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m pytest -q -p tests.conftest"
+    for way in ("", " -n1"):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} --noconftest {shlex.quote(str(test))}{way}"],
+            cwd=Path(__file__).resolve().parents[1],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
