@@ -16,12 +16,12 @@ from itertools import islice
 from sqlalchemy import Connection, bindparam, insert, update
 
 from jupyter_session_store.records import SessionRecord
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.admin.admin_connection import retry_if_rolled_back
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.models import Session
-from jupyter_session_store.sql.operating import repeated
-from jupyter_session_store.sql.rows import to_row
-from jupyter_session_store.sql.transactions import transaction
+from jupyter_session_store.sql.queries.rows import to_row
+from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.testing import record
 
 from .databases import Databases, Place
@@ -91,7 +91,7 @@ def _write(connection: Connection, rows: int) -> float:
         "new_name": f"{number}",
     }
     began = time.perf_counter()
-    repeated(lambda: connection.execute(_WRITE, parameters))
+    retry_if_rolled_back(connection, lambda: connection.execute(_WRITE, parameters))
     return (time.perf_counter() - began) * 1e6
 
 

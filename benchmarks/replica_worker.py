@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jupyter_session_store.records import Scope, ServerRecord, SessionRecord
-from jupyter_session_store.registration import RENEWALS_A_LEASE, Heartbeat, this_server
+from jupyter_session_store.servers.heartbeat import RENEWALS_A_LEASE, Heartbeat, this_server
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 
 #: Seconds of each server's lease, which is the package's default.
@@ -107,7 +107,7 @@ class _Server:
         self.repository = _Repository(url, log, measured)
         server = this_server(scope.namespace, server_id, LEASE)
         self.heartbeat = Heartbeat(
-            self.repository, scope, server, held=self.held, after=self.after, log=log
+            self.repository, scope, server, local_sessions=self.held, on_renewed=self.after, log=log
         )
         self.repository.open(scope, server, timeout=_OPEN_TIMEOUT)
         self.heartbeat.start()
@@ -166,7 +166,7 @@ async def _run(task: Task, into: Measured) -> None:
         # From then on at its own pace: servers that have run for long renew at any time.
         renew_at = times.start + chance.uniform(0, LEASE / RENEWALS_A_LEASE)
         asyncio.get_running_loop().call_at(
-            renew_at, lambda of: hurried.append(of.heartbeat.hurry()), server
+            renew_at, lambda of: hurried.append(of.heartbeat.renew_now()), server
         )
     end = times.start + times.warm_up + times.measured
     await asyncio.sleep(end - time.monotonic())

@@ -15,12 +15,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, insert
 
 from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of, digest
-from jupyter_session_store.sql import copying, importing, migrating, operating, stock
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.adding import NAMES
+from jupyter_session_store.sql.admin import admin_connection, copying, importing
+from jupyter_session_store.sql.admin.bulk_insert import NAMES
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.models import Session
-from jupyter_session_store.sql.rows import to_row
-from jupyter_session_store.sql.transactions import transaction
+from jupyter_session_store.sql.queries.rows import to_row
+from jupyter_session_store.sql.schema import migrating, stock
 from jupyter_session_store.testing import record
 
 from .databases import Databases, Place
@@ -70,7 +71,7 @@ def _opened(place: Place) -> Iterator[Connection]:
     engine = engines.create(place.text)
     try:
         migrating.upgrade(engine)
-        with operating.connected(engine) as connection:
+        with admin_connection.connected(engine) as connection:
             yield connection
     finally:
         engine.dispose()
@@ -88,7 +89,7 @@ def _copy(source: Connection, target: Connection) -> None:
 
 
 def _import(file: Path, target: Connection) -> None:
-    with importing.opened(file) as raw:
+    with importing.open_file(file) as raw:
         importing.take_over(raw, target, _SCOPE, advance=_ignore, tell=_ignore)
 
 

@@ -42,7 +42,7 @@ _HOMES = {
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     """Say which module Jupyter Server loads: health and status."""
-    return [{"module": f"{__name__}.extension"}]
+    return [{"module": f"{__name__}.web.extension"}]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Awaitable
-from contextlib import suppress
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn
 
-from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
-from tornado import web
+from jupyter_core.utils import ensure_async
+from jupyter_server.services.sessions.sessionmanager import (
+    KernelName,
+    KernelSessionRecord,
+    ModelName,
+)
 from traitlets import TraitError
 
-from .errors import (
-    ConfigurationError,
-    SchemaMismatch,
-    SessionStoreError,
-)
-from .events import CLOSED, SessionEvents
-from .finishing import Leftover
-from .kernels import GatewayKernels, KernelUses, LocalKernels, is_gateway, server_id_of
-from .metering import MeteredRepository
-from .moving import SessionMover, is_storable
-from .records import Closing, Departure, Scope, SessionRecord
+from .config.traits import StoreSettings
+from .errors import ConfigurationError, SchemaMismatch
+from .kernels.authority import server_id_of
+from .kernels.selection import authority_for
+from .kernels.usage import KernelUsage
+from .records import Scope, SessionRecord
+from .repository import SessionRepository
+from .servers.heartbeat import Heartbeat, this_server
+from .servers.registered_store import RegisteredStore
+from .sessions.claims import PathLeaders, SessionCreator
+from .sessions.context import NewSession, SessionContext, check_texts
+from .sessions.hooks import Hooks
+from .sessions.interface import Sessions
+from .sessions.local import LocalSessions
+from .sessions.reading import check_columns
+from .sessions.shared import SharedSessions
+from .sessions.tasks import BackgroundTasks
+from .telemetry.events import CREATED, SessionEvents
+from .telemetry.metered import MeteredRepository
 
-T = TypeVar("T")
-
-HANDLERS: Final = "jupyter_session_store.handlers"
-KERNEL_HANDLERS: Final = "jupyter_session_store.kernel_handlers"
-
-_WITHOUT_ATTACHING: Final = (
-    "The kernels are a gateway's, and the kernel manager is Jupyter Server's own: it cannot use a "
-    "kernel that another server, or this one before its last start, has started, and shuts "
-    "its kernels down when the server stops. Set c.ServerApp.kernel_manager_class = "
-    "'jupyter_session_store.gateway.PersistentGatewayKernelManager'."
-)
-
-#: Seconds that the constructor waits for the schema's check.
-OPEN_TIMEOUT: Final = 5.0
-#: Seconds that :meth:`PersistentSessionManager.close` waits.
-CLOSE_TIMEOUT: Final = 2.0
-#: Seconds that it waits for the heartbeat then.
-_HEARTBEAT_END: Final = 0.5
+HANDLERS: Final = "jupyter_session_store.web.handlers"
+KERNEL_HANDLERS: Final = "jupyter_session_store.web.kernel_handlers"
 
 
 class SchemaRefused(SchemaMismatch, TraitError):
     """A :class:`.SchemaMismatch` at start, which Jupyter Server shows without a traceback."""
 
 
-class PersistentSessionManager(SessionMover):
+class PersistentSessionManager(StoreSettings):
     """A drop-in :class:`~jupyter_server.services.sessions.sessionmanager.SessionManager`.
 
     Its sessions live where ``database_filepath`` says, in the namespace, and
@@ -59,6 +54,13 @@ class PersistentSessionManager(SessionMover):
     cannot be stored, and every method :class:`.StoreUnavailable` while the
     store cannot be asked; then no row and no kernel has changed.
 
+    Attributes
+    ----------
+    scope : Scope
+        The namespace, and the authority over the kernels.
+    server_id : str
+        The id of this server in the store.
+
     Raises
     ------
     TraitError
@@ -68,35 +70,43 @@ class PersistentSessionManager(SessionMover):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        if is_gateway(self.kernel_manager):
-            self._kernels = GatewayKernels(self.kernel_manager, self.gateway_name)
-            if not self._kernels.attaches:
-                self.log.warning(_WITHOUT_ATTACHING)
-        else:
-            self._kernels = LocalKernels(self.kernel_manager)
+        authority = authority_for(self.kernel_manager, self)
+        if authority.limitation is not None:
+            self.log.warning(authority.limitation)
         # Once more: traitlets does not validate a value that equals the static default.
         namespace = self._checked_namespace(self.namespace)
-        self.scope = Scope(namespace, self._kernels.authority)
+        self.scope = Scope(namespace, authority.name)
         self.server_id = server_id_of(self.kernel_manager)
-        self._uses = KernelUses()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._creating: dict[str, tuple[object, asyncio.Task[dict[str, Any]]]] = {}
-        self._gone: dict[str, SessionRecord] = {}
-        self._odd: set[str] = set()
-        self._unsure: set[str] = set()
-        self._held: dict[str, SessionRecord] = {}
-        self._leftovers: dict[str, Leftover] = {}
-        self._starting: set[str] = set()
-        self._unended: set[str] = set()
-        event_logger = getattr(self.parent, "event_logger", None)
-        self._events = SessionEvents(event_logger, namespace, self.log)
+        self._authority = authority
+        server = this_server(namespace, self.server_id, self.lease_seconds)
+        self._store = RegisteredStore(self._make_repository(), self.scope, server, self.log)
+        server_loop = getattr(getattr(self.parent, "io_loop", None), "asyncio_loop", None)
+        self.tasks = BackgroundTasks(server_loop)
+        context = SessionContext(
+            scope=self.scope,
+            server_id=self.server_id,
+            store=self._store,
+            kernel_manager=self.kernel_manager,
+            authority=authority,
+            usage=KernelUsage(),
+            events=SessionEvents(getattr(self.parent, "event_logger", None), namespace, self.log),
+            tasks=self.tasks,
+            hooks=Hooks(self, PersistentSessionManager),
+            claim_timeout=self.claim_timeout,
+            log=self.log,
+        )
+        self._context = context
+        leaders = PathLeaders()
+        made = SharedSessions if authority.is_shared else LocalSessions
+        self.sessions: Sessions = made(context, leaders)
+        self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
-        self._kernels.ask_before_the_end(self._named_by_sessions)
+        authority.set_in_use_check(self.sessions.kernels.in_use)
         self._put_handlers_first()
 
-    def _open(self) -> None:
+    def _make_repository(self) -> SessionRepository:
         try:
-            repository = MeteredRepository(
+            return MeteredRepository(
                 self.repository_class()(
                     self.database_filepath,
                     options=self.engine_options,
@@ -106,26 +116,37 @@ class PersistentSessionManager(SessionMover):
             )
         except ConfigurationError as error:
             raise TraitError(str(error)) from None
-        self._repository = repository
-        heartbeat = self._hold_lease(repository)
+
+    def _open(self) -> None:
+        sessions = self.sessions
         try:
-            repository.open(self.scope, heartbeat.server, timeout=OPEN_TIMEOUT)
+            self._store.open(
+                local_sessions=sessions.live_local_sessions, on_renewed=sessions.on_renewed
+            )
         except SchemaMismatch as error:
             raise SchemaRefused(str(error)) from None
-        self._heartbeat = heartbeat
-        heartbeat.start()
         self.log.info(
             "The session store is %s; the namespace is %r.",
-            repository.describe().backend,
+            self.store.describe().backend,
             self.scope.namespace,
         )
 
     def _put_handlers_first(self) -> None:
         app: Any = self.parent
         services = getattr(app, "extra_services", None)
-        ours = [HANDLERS, *([KERNEL_HANDLERS] if self._kernels.attaches else [])]
+        ours = [HANDLERS, *([KERNEL_HANDLERS] if self._authority.can_attach else [])]
         if services is not None:
             app.extra_services = [*services, *(one for one in ours if one not in services)]
+
+    @property
+    def store(self) -> SessionRepository:
+        """The repository; raises :class:`.StoreUnavailable` once the manager has been closed."""
+        return self._store.repository
+
+    @property
+    def lease(self) -> Heartbeat:
+        """The lease of this server."""
+        return self._store.lease
 
     @property
     def cursor(self) -> NoReturn:
@@ -144,26 +165,258 @@ class PersistentSessionManager(SessionMover):
         )
 
     def close(self) -> None:
-        """Remove the sessions whose kernels were shut down, and let go of the store.
+        """Remove the sessions whose kernels were shut down, and give up the store.
 
         Waits 2 s at most, leaves neither a thread nor a connection, and may be
         called again.
         """
-        repository, self._repository = self._repository, None
-        if repository is None:
-            return
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        departure = Departure(self.scope, self.server_id, self._kernels.running())
-        repository.close(departure, timeout=CLOSE_TIMEOUT)
-        if self._heartbeat is not None:
-            # What it does now ends with the store.
-            self._heartbeat.join(_HEARTBEAT_END)
+        self._store.close(self._authority.local_kernel_ids())
 
     def __del__(self) -> None:
-        """Close, if nobody did."""
-        if not sys.is_finalizing():
+        """Close, if that was not done. A constructor that failed has left nothing open."""
+        if not sys.is_finalizing() and hasattr(self, "_store"):
             self.close()
+
+    async def ask_store(self) -> None:
+        """Ask the store, as a request for one session does.
+
+        Raises
+        ------
+        SessionStoreError
+            If the store cannot answer, or cannot be written.
+        """
+        await self._store.check()
+
+    async def session_exists(self, path: str) -> bool:
+        """Return whether a session with this path, and a kernel, is there."""
+        return await self.sessions.reader.session_at(path) is not None
+
+    async def get_session(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the model of the session that equals every keyword.
+
+        Parameters
+        ----------
+        **kwargs : str
+            At least one of session_id, path, name, type and kernel_id.
+
+        Raises
+        ------
+        TypeError
+            If there is no keyword, or an unknown one.
+        tornado.web.HTTPError
+            404 if there is no such session, or its kernel is gone.
+        """
+        return await self.sessions.reader.get(**kwargs)
+
+    async def list_sessions(self) -> list[dict[str, Any]]:
+        """Return the models of all sessions whose kernels are not gone, the oldest first."""
+        return await self.sessions.reader.list()
+
+    async def count_sessions(self) -> dict[str, int]:
+        """Return how many sessions the store has, by their state.
+
+        Raises
+        ------
+        SessionStoreError
+            If the store cannot answer.
+        """
+        return await self.sessions.reader.count()
+
+    async def kernel_culled(self, kernel_id: str) -> bool:
+        """Return whether this server's kernel manager does not hold a kernel.
+
+        That alone is no reason to remove a session: its authority is asked.
+        """
+        return kernel_id not in self.kernel_manager
+
+    async def row_to_model(
+        self, row: SessionRecord, tolerate_culled: bool = False
+    ) -> dict[str, Any] | None:
+        """Return the model of a session.
+
+        Parameters
+        ----------
+        row : SessionRecord
+        tolerate_culled : bool
+            Whether to return ``None`` for a session whose kernel is gone.
+
+        Raises
+        ------
+        KeyError
+            If the kernel is gone and that is not tolerated. The session is
+            removed soon after.
+        """
+        return await self.sessions.reader.own_model_of(row, tolerate_culled=tolerate_culled)
+
+    async def get_or_create_session(
+        self,
+        path: str,
+        name: str | None = None,
+        type: str | None = None,
+        kernel_name: str | None = None,
+        kernel_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Return the session at a path, and create it if there is none.
+
+        However many ask at once for one path, one session is created, and all
+        get it. A caller who goes away changes nothing.
+
+        Parameters
+        ----------
+        path, name, type, kernel_name, kernel_id
+            As :meth:`create_session` has them.
+        """
+        wanted = NewSession(path, name, type, kernel_name, kernel_id)
+        wanted.check()
+        return await self._creator.get_or_create(wanted)
+
+    async def create_session(
+        self,
+        path: str | None = None,
+        name: str | None = None,
+        type: str | None = None,
+        kernel_name: str | None = None,
+        kernel_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Create a session, with a new kernel or on one that is there, and return its model.
+
+        A second session on a path is allowed, as in the stock manager; the
+        first holds the claim.
+
+        Parameters
+        ----------
+        path, name, type : str, optional
+            As in the REST API.
+        kernel_name : str, optional
+            The kernel specification; the default one if not given.
+        kernel_id : str, optional
+            A kernel to attach to if the server holds it, else the id to start
+            a new one under.
+
+        Raises
+        ------
+        DuplicateKernelError
+            If another create is starting a kernel under this id.
+        """
+        wanted = NewSession(path, name, type, kernel_name, kernel_id)
+        wanted.check()
+        session_id = self.new_session_id()
+        with self._pending(session_id) as pending:
+            model = await self.sessions.create(pending, wanted)
+        self._context.events.emit(
+            CREATED, session_id=session_id, path=path, kernel_id=pending.kernel_id
+        )
+        return model
+
+    async def save_session(
+        self,
+        session_id: str,
+        path: str | None = None,
+        name: str | None = None,
+        type: str | None = None,
+        kernel_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Store a session and return its model.
+
+        It holds the claim to its path unless another session does.
+
+        Raises
+        ------
+        SessionConflict
+            If another session has this id.
+        tornado.web.HTTPError
+            404 if the kernel is gone; nothing is stored.
+        """
+        wanted = NewSession(path, name, type)
+        return await self.sessions.save(session_id, wanted, kernel_id)
+
+    async def start_kernel_for_session(
+        self,
+        session_id: str,
+        path: str | None,
+        name: ModelName | None,
+        type: str | None,
+        kernel_name: KernelName | None,
+        kernel_id: str | None = None,
+    ) -> str:
+        """Start a kernel for a session and return its id.
+
+        Parameters
+        ----------
+        kernel_id : str, optional
+            The id to start it under. Jupyter Server before 2.20 does not have
+            this parameter, so that its method serves only without it.
+        """
+        if kernel_id is None:
+            started: str = await super().start_kernel_for_session(
+                session_id, path, name, type, kernel_name
+            )
+            return started
+        kernel_path = await ensure_async(self.contents_manager.get_kernel_path(path=path))
+        started = await self.kernel_manager.start_kernel(
+            path=kernel_path,
+            kernel_name=kernel_name,
+            env=self.get_kernel_env(path, name),
+            kernel_id=kernel_id,
+        )
+        await self._authority.refuse_without_kernel(started)
+        return started
+
+    async def update_session(self, session_id: str, **kwargs: Any) -> None:
+        """Change columns of a session.
+
+        Parameters
+        ----------
+        session_id : str
+        **kwargs : str
+            Of session_id, path, name, type and kernel_id. A kernel that the
+            session leaves goes on running.
+
+        Raises
+        ------
+        TypeError
+            If there is an unknown keyword.
+        tornado.web.HTTPError
+            404 if there is no such session, or its kernel is gone.
+        """
+        check_columns(kwargs)
+        if kwargs:
+            await self.sessions.update(session_id, kwargs)
+        else:
+            await self.get_session(session_id=session_id)
+
+    async def change_session(
+        self, session_id: str, *, kernel_name: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Change a session as a client asks, and return its model.
+
+        A kernel that it leaves is shut down if no other session uses it; one
+        that was started for it is shut down if the change cannot be saved.
+
+        Parameters
+        ----------
+        session_id : str
+        kernel_name : str, optional
+            Start a kernel of this specification and move the session to it.
+        **kwargs : str
+            As :meth:`update_session` has them; ``kernel_id`` wins over
+            `kernel_name`.
+
+        Raises
+        ------
+        KernelNotStarted
+            With the reason as its cause; the session stays as it was.
+        """
+        check_columns(kwargs)
+        check_texts(kwargs)
+        hooks = self._context.hooks
+        moves = "kernel_id" in kwargs or kernel_name is not None
+        if moves or hooks.overrides("update_session"):
+            # To its end, so that no client who goes away leaves a kernel behind.
+            return await self.tasks.finish(self.sessions.move(session_id, kernel_name, kwargs))
+        if not kwargs or hooks.overrides("get_session"):
+            model = await self.get_session(session_id=session_id)
+        return await self.sessions.update(session_id, kwargs) if kwargs else model
 
     async def delete_session(self, session_id: str) -> None:
         """Delete a session, and shut its kernel down if no other session uses it.
@@ -175,78 +428,19 @@ class PersistentSessionManager(SessionMover):
         StoreUnavailable
             If the kernel cannot be reached; the session stays.
         """
+        with self._pending(session_id):
+            if self._context.hooks.overrides("get_session", "row_to_model"):
+                await self.get_session(session_id=session_id)
+            await self.tasks.finish(self.sessions.close(session_id))
+
+    @contextmanager
+    def _pending(self, session_id: str) -> Iterator[KernelSessionRecord]:
+        """Keep a session among the stock manager's pending ones."""
         pending = KernelSessionRecord(session_id=session_id)
         self._pending_sessions.update(pending)
         try:
-            await asyncio.shield(self._spawn(self._delete(session_id)))
+            yield pending
         finally:
-            self._forget_pending(pending)
-
-    async def _delete(self, session_id: str) -> None:
-        ending = None
-        async with self._uses.counting():
-            closing = await self._begin_close(session_id)
-            if closing is None:
-                raise web.HTTPError(404, f"Session not found: session_id={session_id!r}")
-            record = closing.record
-            kernel_id = record.kernel_id
-            # Who attached on another server since the mark was made has seen it, or is seen now.
-            attached = (
-                closing.last
-                and self._kernels.shared
-                and await self._or_unsure(session_id, self._has_users(str(kernel_id)))
-            )
-            if closing.last and kernel_id is not None and not attached:
-                ending = self._uses.end(kernel_id)
-            else:
-                # The kernel goes on, and if this fails, the session does too.
-                await self._or_unsure(session_id, self._remove(record))
-        if ending is None:
-            gone = await self._is_gone(record)
-        else:
-            try:
-                gone = await self._is_gone(record)
-                if not gone:
-                    await self._shut_down_for(record)
-                await self._remove(record)
-            finally:
-                ending.set_result(None)
-        self._let_go([record])
-        if gone:
-            raise web.HTTPError(404, f"Session not found: its kernel {kernel_id!r} is gone")
-
-    async def _remove(self, record: SessionRecord) -> None:
-        # Another request for the same may have been faster.
-        if await self.store.remove(self.scope, [record]):
-            self._tell(CLOSED, [record])
-
-    async def _begin_close(self, session_id: str) -> Closing | None:
-        if not is_storable(session_id):
-            return None
-        store = await self._current_store()
-        await self._take_marks_back()
-        return await self._or_unsure(
-            session_id, store.begin_close(self.scope, session_id, self.server_id)
-        )
-
-    async def _or_unsure(self, session_id: str, step: Awaitable[T]) -> T:
-        """Take a step of a delete; if it fails, nobody stands by the session's mark."""
-        try:
-            return await step
-        except BaseException:
-            self._unsure.add(session_id)
-            raise
-
-    async def _shut_down_for(self, record: SessionRecord) -> None:
-        """Shut down the kernel of a closing session, or make the session ready again."""
-        assert record.kernel_id is not None
-        try:
-            await self._shut_down(record.kernel_id)
-        except BaseException:
-            # If that fails too, it is tried after the next renewal; the session is shown, and
-            # can be deleted again.
-            self._unsure.add(record.session_id)
-            with suppress(SessionStoreError):
-                async with self._uses.counting():
-                    await self._take_marks_back()
-            raise
+            # By identity: records on one kernel are equal, whichever session they are of.
+            records = self._pending_sessions._records
+            records[:] = [other for other in records if other is not pending]

@@ -26,6 +26,7 @@ from .records import (
     StoreDescription,
     authority_of,
     claim_of,
+    path_digest,
 )
 from .repository import SessionRepository
 
@@ -93,7 +94,7 @@ class MemorySessionRepository(SessionRepository):
             record
             for record in self._rows.values()
             if record.scope == scope
-            and all(getattr(record, name) == value for name, value in criteria.items())
+            and all(_equals(record, name, value) for name, value in criteria.items())
         ]
         return sorted(found, key=lambda record: (record.created_at, record.session_id))
 
@@ -138,7 +139,7 @@ class MemorySessionRepository(SessionRepository):
         changed = record.replace(**changes, updated_at=datetime.now(timezone.utc))
         if "path" in changes:
             path = changes["path"]
-            changed = changed.replace(claim=None if path is None else claim_of(scope, path))
+            changed = changed.replace(claim=claim_of(scope, path))
             if self._is_claimed(changed, but=record):
                 changed = changed.replace(claim=None)
         key = (scope.namespace, changed.session_id)
@@ -155,7 +156,7 @@ class MemorySessionRepository(SessionRepository):
             if record is None:
                 return None
             on_kernel = self._find(scope, {"kernel_id": record.kernel_id})
-            return Closing(record, last=not any(other.stays for other in on_kernel))
+            return Closing(record, last=not any(other.keeps_kernel_alive for other in on_kernel))
 
     async def move(
         self,
@@ -172,7 +173,7 @@ class MemorySessionRepository(SessionRepository):
             changed = self._change(scope, session_id, changes)
             assert changed is not None
             on_kernel = self._find(scope, {"kernel_id": kernel_id})
-            return Move(changed, last=not any(other.stays for other in on_kernel))
+            return Move(changed, last=not any(other.keeps_kernel_alive for other in on_kernel))
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """Forget sessions."""
@@ -257,3 +258,9 @@ class MemorySessionRepository(SessionRepository):
     def _refuse_if_closed(self) -> None:
         if not self._open:
             raise StoreUnavailable("it is not open")
+
+
+def _equals(record: SessionRecord, name: str, value: str | None) -> bool:
+    if name == "path":
+        return path_digest(record.path) == path_digest(value)
+    return bool(getattr(record, name) == value)

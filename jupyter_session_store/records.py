@@ -54,14 +54,14 @@ class Liveness(Enum):
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose sessions a statement is confined to, compared exactly.
+    """The sessions that a statement is confined to, compared exactly.
 
     Parameters
     ----------
     namespace : str
         The tenant. Servers of one namespace are replicas of each other.
     authority : str
-        Who alone can say that a kernel of these sessions is gone.
+        What alone can say that a kernel of these sessions is gone.
     """
 
     namespace: str
@@ -94,7 +94,7 @@ class SessionRecord(NamedTuple):
         kernel's authority cannot be asked, and decoded only then.
     server_id : str or None
         The server that wrote the session, or is closing it: what it leaves
-        unfinished is finished by whoever evicts it.
+        unfinished is finished by the server that evicts it.
     state : str
         ``starting``, ``ready`` or ``closing``.
     claim : str or None
@@ -133,11 +133,11 @@ class SessionRecord(NamedTuple):
         return tuple.__getitem__(self, key)
 
     @property
-    def stays(self) -> bool:
-        """Whether it goes on to use its kernel, for who counts those that do.
+    def keeps_kernel_alive(self) -> bool:
+        """Whether the session goes on to use its kernel.
 
-        One that is being created without a path does not: it only says which
-        kernel somebody has to look for, and end, if no other session is on it.
+        A session that is being created without a path does not: it only names a kernel
+        that has to be looked for, and shut down if no other session is on it.
         """
         if self.state == STARTING:
             return self.path is not None
@@ -173,7 +173,7 @@ class ServerRecord:
     started_at : datetime
         Aware, in UTC; for people, no decision rests on it.
     renewals : int
-        Grows with each renewal. Whoever sees it stand still for
+        Grows with each renewal. A server that sees it stand still for
         `lease_seconds` on a clock of its own may evict the server.
     lease_seconds : int
     """
@@ -300,7 +300,7 @@ def check_text(field: str, value: object) -> None:
 
 
 def check_namespace(value: str) -> None:
-    """Check a namespace that somebody has chosen.
+    """Check a namespace that was configured.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def check_namespace(value: str) -> None:
     Raises
     ------
     InvalidValue
-        If it is empty, has white space at its edges, where nobody sees it, or
+        If it is empty, has white space at its edges, which cannot be seen, or
         is refused by :func:`check_text`.
     """
     expected = f"1 to {LIMITS['namespace']} characters without white space at the edges"
@@ -318,6 +318,19 @@ def check_namespace(value: str) -> None:
     if value != value.strip():
         raise InvalidValue("namespace", "has white space at its edges", expected)
     check_text("namespace", value)
+
+
+def path_key(path: str) -> str:
+    """Return what two paths have in common if, and only if, they are the same path.
+
+    This alone says when they are: if every code point is equal.
+    """
+    return path
+
+
+def path_digest(path: str | None) -> str | None:
+    """Return the digest of a path's key, under which the path is looked up; `None` of no path."""
+    return None if path is None else digest(path_key(path))
 
 
 def digest(*parts: str) -> str:
@@ -333,6 +346,6 @@ def authority_of(server_id: str) -> str:
     return f"{SERVER_AUTHORITY}{server_id}"
 
 
-def claim_of(scope: Scope, path: str) -> str:
-    """Return the claim to a path: unique in a namespace under one authority."""
-    return digest(scope.authority, path)
+def claim_of(scope: Scope, path: str | None) -> str | None:
+    """Return the claim to a path, unique in a namespace under one authority; `None` of no path."""
+    return None if path is None else digest(scope.authority, path_key(path))

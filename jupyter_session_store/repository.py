@@ -13,15 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from .errors import ConfigurationError, UnknownRepository
-from .records import (
-    Closing,
-    Departure,
-    Move,
-    Scope,
-    ServerRecord,
-    SessionRecord,
-    StoreDescription,
-)
+from .records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord, StoreDescription
 
 ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
 
@@ -213,7 +205,7 @@ class SessionRepository(ABC):
         """Mark a session as closing, and say whether it is its kernel's last.
 
         The other sessions on the kernel are counted in the same unit of work,
-        as far as they stay (:attr:`.SessionRecord.stays`). The session becomes
+        as far as they stay (:attr:`.SessionRecord.keeps_kernel_alive`). The session becomes
         `server_id`'s, so that the mark goes with that server.
 
         Returns
@@ -233,7 +225,7 @@ class SessionRepository(ABC):
         """Change a session that is on a kernel, and say whether it was that kernel's last.
 
         The other sessions on the kernel are counted in the same unit of work,
-        as far as they stay (:attr:`.SessionRecord.stays`).
+        as far as they stay (:attr:`.SessionRecord.keeps_kernel_alive`).
 
         Parameters
         ----------

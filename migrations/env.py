@@ -16,12 +16,14 @@ from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
 from jupyter_session_store.errors import SchemaMismatch, SessionStoreError
-from jupyter_session_store.sql import backup, locks, migrating, schema
-from jupyter_session_store.sql import engine as engines
+from jupyter_session_store.sql.engine import create
+from jupyter_session_store.sql.engine.backend import backend_of
+from jupyter_session_store.sql.engine.url import parse
 from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.schema import backup, compatibility, locks, migrating
 
 if TYPE_CHECKING:
-    from jupyter_session_store.settings import Settings
+    from jupyter_session_store.config.settings import Settings
 
 #: How Alembic finds what to run: given the revisions that a database is at.
 Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -29,7 +31,7 @@ Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 config = context.config
 settings: dict[str, Any] = {
     "target_metadata": Base.metadata,
-    "version_table": schema.VERSION_TABLE,
+    "version_table": compatibility.VERSION_TABLE,
     # The database may be shared with anything: autogenerate sees our tables alone.
     "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
     "compare_type": True,
@@ -38,7 +40,7 @@ settings: dict[str, Any] = {
 
 def run_offline() -> None:
     """Print the SQL, for ``--sql``: the URL only tells the dialect."""
-    url = engines.parse(config.attributes.get("url") or _settings().url)
+    url = parse(config.attributes.get("url") or _settings().url)
     context.configure(
         dialect_name=url.get_backend_name(),
         literal_binds=True,
@@ -56,7 +58,7 @@ def run_online() -> None:
         migrate(connection)
         return
     found = _settings()
-    engine = engines.create(found.url, found.engine_options, patient=True)
+    engine = create(found.url, found.engine_options, statement_timeout=False)
     try:
         with migrating.migration_connection(engine) as own:
             migrate(own)
@@ -75,7 +77,7 @@ def migrate(connection: Connection) -> None:
     """
     # A server has its own log; the command's is this package's, as alembic.ini says.
     log = config.attributes.get("log")
-    file = connection.dialect.name == "sqlite"
+    file = backend_of(connection).is_embedded
     options: dict[str, Any] = {"connection": connection, **settings}
     if file:
         options |= {"transactional_ddl": True, "render_as_batch": True}
@@ -94,7 +96,7 @@ def migrate(connection: Connection) -> None:
     if steps.leave_tables:
         # Who is using the file now may keep it as it is; the next server sets it.
         with suppress(DBAPIError):
-            engines.keep_journal(connection)
+            backend_of(connection).keep_journal(connection)
 
 
 class _Steps:
@@ -116,7 +118,7 @@ class _Steps:
         _refuse_what_was_not_planned([step.revision.revision for step in revisions], heads)
         connection = migration.connection
         assert connection is not None
-        if connection.dialect.name == "sqlite":
+        if backend_of(connection).is_embedded:
             backup.back_up(connection, "+".join(heads), self._log)
             last = revisions[-1]
             self.leave_tables = last.is_upgrade or last.revision.down_revision is not None
@@ -137,7 +139,7 @@ def _refuse_what_was_not_planned(found: list[str], heads: tuple[str, ...]) -> No
 
 def _settings() -> Settings:
     # Imported late: a server that upgrades gives its connection, and has read its own settings.
-    from jupyter_session_store.settings import Settings
+    from jupyter_session_store.config.settings import Settings
 
     arguments = context.get_x_argument(as_dictionary=True)
     if given := arguments.get("url"):

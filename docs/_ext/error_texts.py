@@ -20,7 +20,7 @@ _PACKAGE: Final = Path(jupyter_session_store.__file__).parent
 #: For tests, and migrations in a wheel.
 _LEFT_OUT: Final = ("testing", "migrations")
 #: Errors of others, which carry texts of ours, and what a command is ended with.
-_OTHERS: Final[Mapping[str, int]] = {"TraitError": 0, "HTTPError": 1, "wrong_usage": 0}
+_OTHERS: Final[Mapping[str, int]] = {"TraitError": 0, "HTTPError": 1, "exit_with_usage_error": 0}
 #: At least so many words are a text, and not only what another error says.
 _WORDS: Final = 3
 #: What the name of an attribute or a function in the source means to a reader.

@@ -25,9 +25,10 @@ from traitlets.traitlets import DefaultHandler
 from jupyter_session_store import errors
 from jupyter_session_store.cli import app as cli
 from jupyter_session_store.cli.command import ExitCode, StoreCommand
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.sql import migrating, models, schema
+from jupyter_session_store.sql import models
+from jupyter_session_store.sql.schema import compatibility, migrating
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -299,7 +300,7 @@ def _module(name: str, path: Path, margin: str) -> str:
 _HEADINGS: Final[Mapping[str, str]] = {
     "HTTPError": "HTTPError, of tornado",
     "TraitError": "TraitError, of traitlets",
-    "wrong_usage": "What a command ends with, exit code 2",
+    "exit_with_usage_error": "What a command ends with, exit code 2",
 }
 
 
@@ -322,16 +323,18 @@ def _list(texts: Iterable[str]) -> str:
 def _schema_states() -> str:
     """Return what is said of each state of a database's schema."""
     examples = {
-        schema.State.EMPTY: schema.Status(schema.State.EMPTY, None),
-        schema.State.BEHIND: schema.Status(schema.State.BEHIND, "0000", 1),
-        schema.State.AHEAD_COMPATIBLE: schema.Status(schema.State.AHEAD_COMPATIBLE, "0009", 1),
-        schema.State.AHEAD_INCOMPATIBLE: schema.Status(
-            schema.State.AHEAD_INCOMPATIBLE, "0009", schema.CODE + 1
+        compatibility.State.EMPTY: compatibility.Status(compatibility.State.EMPTY, None),
+        compatibility.State.BEHIND: compatibility.Status(compatibility.State.BEHIND, "0000", 1),
+        compatibility.State.AHEAD_COMPATIBLE: compatibility.Status(
+            compatibility.State.AHEAD_COMPATIBLE, "0009", 1
         ),
-        schema.State.FOREIGN: schema.Status(schema.State.FOREIGN, None),
+        compatibility.State.AHEAD_INCOMPATIBLE: compatibility.Status(
+            compatibility.State.AHEAD_INCOMPATIBLE, "0009", compatibility.CODE + 1
+        ),
+        compatibility.State.FOREIGN: compatibility.Status(compatibility.State.FOREIGN, None),
     }
     rows = (
-        (state.value, f"``{' '.join(schema.explain(found, 'postgresql on db').split())}``")
+        (state.value, f"``{' '.join(compatibility.explain(found, 'postgresql on db').split())}``")
         for state, found in examples.items()
     )
     return _table(("state", "what is said"), rows)

@@ -1,5 +1,5 @@
-"""``jupyter session-store``: what operators run.
+"""``jupyter session-store``, the operators' command: one file a subcommand, named after it.
 
-Nothing here imports SQLAlchemy or Jupyter Server before it is needed: help
-is shown at once.
+SQLAlchemy and Jupyter Server are imported inside the functions that need them,
+so that help is shown at once.
 """

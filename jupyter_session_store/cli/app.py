@@ -1,4 +1,4 @@
-"""The command itself, which only knows the names of its subcommands."""
+"""The command itself: the table of its subcommands, and the start."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import sys
 from typing import Any, Final
 
-from .command import CommandLine, ExitCode, wrong_usage
+from .command_line import CommandLine, ExitCode, exit_with_usage_error
 
-_COMMANDS: Final = "jupyter_session_store.cli"
+_PACKAGE: Final = "jupyter_session_store.cli"
 
 
 class SessionStoreApp(CommandLine):
-    """Finds the subcommand and starts it."""
+    """Imports the subcommand and starts it."""
 
     name = "jupyter-session-store"
     description = """
@@ -38,27 +38,27 @@ class SessionStoreApp(CommandLine):
     flags: Any = {}
     aliases: Any = {}
     subcommands: Any = {
-        "upgrade": (f"{_COMMANDS}.schema.Upgrade", "Bring the schema to the newest revision."),
-        "downgrade": (f"{_COMMANDS}.schema.Downgrade", "Take the schema back to a revision."),
-        "current": (f"{_COMMANDS}.schema.Current", "Show which revision the database is at."),
-        "history": (f"{_COMMANDS}.schema.History", "Show the revisions that there are."),
-        "check": (f"{_COMMANDS}.schema.Check", "Say by the exit code whether the schema fits."),
-        "doctor": (f"{_COMMANDS}.doctor.Doctor", "Examine the database and the way to it."),
-        "list": (f"{_COMMANDS}.inspecting.List", "List sessions."),
-        "show": (f"{_COMMANDS}.inspecting.Show", "Show all that is stored of a session."),
-        "servers": (f"{_COMMANDS}.inspecting.Servers", "List the registered servers."),
-        "prune": (f"{_COMMANDS}.cleaning.Prune", "Remove sessions that nobody needs."),
-        "purge": (f"{_COMMANDS}.cleaning.Purge", "Remove all of a namespace."),
-        "rename": (f"{_COMMANDS}.cleaning.Rename", "Give a namespace another name."),
-        "copy": (f"{_COMMANDS}.transfer.Copy", "Copy everything to another database."),
-        "import": (f"{_COMMANDS}.transfer.Import", "Take over a stock manager's SQLite file."),
+        "upgrade": (f"{_PACKAGE}.upgrade.Upgrade", "Bring the schema to the newest revision."),
+        "downgrade": (f"{_PACKAGE}.downgrade.Downgrade", "Take the schema back to a revision."),
+        "current": (f"{_PACKAGE}.current.Current", "Show which revision the database is at."),
+        "history": (f"{_PACKAGE}.history.History", "Show the revisions that there are."),
+        "check": (f"{_PACKAGE}.check.Check", "Say by the exit code whether the schema fits."),
+        "doctor": (f"{_PACKAGE}.doctor.Doctor", "Examine the database and the way to it."),
+        "list": (f"{_PACKAGE}.list.List", "List sessions."),
+        "show": (f"{_PACKAGE}.show.Show", "Show all that is stored of a session."),
+        "servers": (f"{_PACKAGE}.servers.Servers", "List the registered servers."),
+        "prune": (f"{_PACKAGE}.prune.Prune", "Remove sessions that nobody needs."),
+        "purge": (f"{_PACKAGE}.purge.Purge", "Remove all of a namespace."),
+        "rename": (f"{_PACKAGE}.rename.Rename", "Give a namespace another name."),
+        "copy": (f"{_PACKAGE}.copy.Copy", "Copy everything to another database."),
+        "import": (f"{_PACKAGE}.import_.Import", "Take over a stock manager's SQLite file."),
     }
 
     def start(self) -> None:
-        """Start the subcommand; without one, show what there is."""
+        """Start the subcommand; without one, print the help."""
         super().start()
         if self.extra_args:
-            wrong_usage(
+            exit_with_usage_error(
                 f"There is no subcommand {self.extra_args[0]!r}; expected one of "
                 f"{', '.join(self.subcommands)}."
             )
@@ -77,10 +77,10 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Give each standard stream that was closed a place, and let none fail at a character."""
+    """Replace closed standard streams, and escape characters that a stream cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # Not only for what is written: a database's file must not get its number.
+            # A database's file would get the number of the closed stream, and be written to.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

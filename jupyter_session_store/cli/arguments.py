@@ -1,4 +1,4 @@
-"""What was typed, before traitlets reads it, which goes on without an option it does not know."""
+"""Checks what was typed before traitlets reads it: traitlets ignores unknown options."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Final
 
 from ..errors import ConfigurationError
 
-__all__ = ["asks_for_help", "check_words"]
-
-_HELP: Final = frozenset({"-h", "--help", "--help-all", "-V", "--version"})
-#: As argparse has it: a value, and no option.
-_NEGATIVE: Final = re.compile(r"-\d+|-\d*\.\d+")
+_SHOWING_OPTIONS: Final = frozenset({"-h", "--help", "--help-all", "-V", "--version"})
+#: A value, not an option: the expression is argparse's.
+_NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
-    """Return whether something is to be shown, and nothing done."""
-    return not _HELP.isdisjoint(_options_of(words))
+    """Return whether the words ask for help or the version only."""
+    return not _SHOWING_OPTIONS.isdisjoint(_before_double_dash(words))
 
 
-def check_words(
+def check_options(
     words: Sequence[str],
     flags: Collection[str],
     aliases: Mapping[str, str],
-    reads: Callable[[str, str], bool],
+    accepts_setting: Callable[[str, str], bool],
 ) -> None:
-    """Refuse an option that is not known, and one that is given twice, or with no value.
+    """Refuse an option that is unknown, is given twice or has no value.
+
+    The errors repeat no value: it may hold a password.
 
     Parameters
     ----------
@@ -35,17 +35,12 @@ def check_words(
     flags : collection of str
         The options without a value, with their dashes.
     aliases : mapping
-        The settings that the other options set, by these with their dashes.
-    reads : callable
-        Says of the class and the name of a setting whether they may be given, too.
-
-    Raises
-    ------
-    ConfigurationError
-        The values, which may hold a password, are not in its text.
+        The other options, with their dashes, and the settings that they set.
+    accepts_setting : callable
+        Returns whether the setting of a class and a name is an option, too.
     """
     given: set[str] = set()
-    remaining = iter(_options_of(words))
+    remaining = iter(_before_double_dash(words))
     for word in remaining:
         _check_value("An argument", word)
         if not _is_option(word):
@@ -55,9 +50,9 @@ def check_words(
             if equals:
                 raise ConfigurationError(f"Found a value for {option}; expected none.")
             continue
-        setting = aliases.get(option) or _setting(option, reads)
+        setting = aliases.get(option) or _setting(option, accepts_setting)
         if setting is None:
-            near = _nearest(option, [*flags, *aliases])
+            near = _suggest_option(option, [*flags, *aliases])
             raise ConfigurationError(f"There is no option {option!r} here; expected {near}.")
         if not equals:
             following = next(remaining, None)
@@ -69,25 +64,25 @@ def check_words(
         if name in given:
             raise ConfigurationError(f"Found {option} twice; expected it once.")
         given.add(name)
-    for word in words[len(_options_of(words)) + 1 :]:
+    for word in words[len(_before_double_dash(words)) + 1 :]:
         _check_value("An argument", word)
 
 
-def _options_of(words: Sequence[str]) -> Sequence[str]:
+def _before_double_dash(words: Sequence[str]) -> Sequence[str]:
     return words[: words.index("--")] if "--" in words else words
 
 
 def _is_option(word: str) -> bool:
-    return word[:1] == "-" and word != "-" and not _NEGATIVE.fullmatch(word)
+    return word[:1] == "-" and word != "-" and not _NEGATIVE_NUMBER.fullmatch(word)
 
 
-def _setting(option: str, reads: Callable[[str, str], bool]) -> str | None:
+def _setting(option: str, accepts_setting: Callable[[str, str], bool]) -> str | None:
     section, _, name = option.removeprefix("--").partition(".")
-    return f"{section}.{name}" if option[:2] == "--" and reads(section, name) else None
+    return f"{section}.{name}" if option[:2] == "--" and accepts_setting(section, name) else None
 
 
-def _nearest(option: str, known: Collection[str]) -> str:
-    # Only what is almost the same: --from is no --force.
+def _suggest_option(option: str, known: Collection[str]) -> str:
+    # The cutoff is high, so that --force is not suggested for --from.
     near = get_close_matches(option, sorted(known), n=1, cutoff=0.8)
     return near[0] if near else "one that the help lists"
 

@@ -1,4 +1,4 @@
-"""What all subcommands share: settings, the database, questions, errors, exit codes."""
+"""What all subcommands share: settings, the database, questions, errors."""
 
 from __future__ import annotations
 
@@ -6,134 +6,40 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
-from inspect import cleandoc
-from textwrap import indent
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from jupyter_core.application import JupyterApp, base_aliases, base_flags
+from jupyter_core.application import base_aliases, base_flags
 from traitlets import Bool, TraitError, Unicode
-from traitlets.config import Configurable
 
-from .._version import __version__
+from ..config import SECTIONS
 from ..errors import ConfigurationError, SchemaMismatch, SessionStoreError, StoreUnavailable
-from .arguments import asks_for_help, check_words
-from .output import Output, OutputError, flush, harmless
+from .command_line import CommandLine, ExitCode, exit_with_usage_error, print_error
+from .output import Output, OutputError, escape_controls, flush
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from ..settings import Settings
+    from ..config.settings import Settings
 
-__all__ = ["CommandLine", "ExitCode", "StoreCommand", "wrong_usage"]
+__all__ = ["JSON_FLAG", "YES_FLAGS", "ExitCode", "StoreCommand"]
 
-
-class ExitCode(IntEnum):
-    """What a subcommand ends with."""
-
-    #: Done, or the answer is yes.
-    DONE = 0
-    #: The answer is no: behind, unwell, not found, not confirmed.
-    NO = 1
-    #: What was typed, or a setting, is wrong.
-    WRONG_USAGE = 2
-    #: The database, or where the output goes, cannot be used now.
-    UNAVAILABLE = 3
-    #: The schema of the database does not fit.
-    SCHEMA_MISMATCH = 4
-    #: Ctrl-C.
-    INTERRUPTED = 130
-    #: Who read the output has read enough.
-    BROKEN_PIPE = 141
-
-
-_FAULTS: Final = (
+_EXIT_CODES: Final = (
     (StoreUnavailable, ExitCode.UNAVAILABLE),
     (SchemaMismatch, ExitCode.SCHEMA_MISMATCH),
     ((SessionStoreError, TraitError), ExitCode.WRONG_USAGE),
 )
-
-
-def wrong_usage(text: str) -> NoReturn:
-    """Say what is wrong with what was typed, and exit."""
-    _tell(text)
-    sys.exit(ExitCode.WRONG_USAGE)
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"Error: {harmless(text)}\n")
-
-
-#: A command that a text advises, with no database named.
-_COMMAND: Final = re.compile(r"\bjupyter session-store [a-z]+\b(?! --)")
-#: Settings of every command, which set no option's value.
-_LOGGING: Final = frozenset({"log_datefmt", "log_format", "logging_config"})
-#: What servers and commands read of one and the same setting.
-_SECTIONS_OF_SETTINGS: Final = frozenset({"PersistentSessionManager", "SessionManager"})
-
-
-class CommandLine(JupyterApp):
-    """What the command and its subcommands share of traitlets' command line."""
-
-    version = __version__
-
-    def parse_command_line(self, argv: Any = None) -> None:
-        """Read the command line; traitlets goes on without an option it does not know."""
-        words: Sequence[str] = sys.argv[1:] if argv is None else argv
-        if not (words and words[0] in (*self.subcommands, "help")) and not asks_for_help(words):
-            try:
-                check_words(words, *self._options(), self.reads)
-            except ConfigurationError as error:
-                wrong_usage(f"{error} Nothing was changed. See: {self._help}")
-        super().parse_command_line(argv)
-
-    def _options(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the flags, and the other options, with their dashes."""
-        flags = {"-" * min(len(name), 2) + name: value for name, value in self.flags.items()}
-        return flags, {f"--{name}": setting for name, setting in self.aliases.items()}
-
-    @property
-    def _help(self) -> str:
-        return f"jupyter {self.name.removeprefix('jupyter-')} --help"
-
-    def reads(self, section: str, name: str) -> bool:
-        """Return whether a setting may be given as ``--Class.name=``: whether it does something.
-
-        Parameters
-        ----------
-        section, name : str
-            The class and the name of the setting.
-        """
-        return name in self._own_settings() and any(
-            section == kind.__name__ and name in kind.class_trait_names(config=True)
-            for kind in type(self).mro()
-            if issubclass(kind, Configurable)
-        )
-
-    def _own_settings(self) -> set[str]:
-        """Return the names of the settings that are options, too, and those of the log."""
-        flags, aliases = self._options()
-        of_flags = {
-            name for sections, _ in flags.values() for one in sections.values() for name in one
-        }
-        return {*_LOGGING, *of_flags, *(one.rpartition(".")[2] for one in aliases.values())}
-
-    def start_show_config(self) -> None:
-        """Refuse it: passwords are among what it would show."""
-        wrong_usage(
-            "show_config is set, which would show passwords; expected it not to be. Read the "
-            "configuration files; their folders are listed by: jupyter --paths"
-        )
-
-    def emit_examples(self) -> Generator[str, None, None]:
-        """Yield the examples, each as far from the edge as the others."""
-        yield from ("Examples", "--------", "", indent(cleandoc(str(self.examples)), "    "), "")
-
-    def exit(self, exit_status: int | str | None = 0) -> None:
-        """Exit; what traitlets could not read is wrong usage."""
-        super().exit(ExitCode.WRONG_USAGE if exit_status == 1 else exit_status)
+#: A command in a text, without options.
+_ADVISED_COMMAND: Final = re.compile(r"\bjupyter session-store [a-z]+\b(?! --)")
+#: For subcommands that ask for confirmation.
+YES_FLAGS: Final[dict[str, Any]] = {
+    name: ({"JupyterApp": {"answer_yes": True}}, "Do not ask.") for name in ("yes", "y")
+}
+#: For subcommands that list.
+JSON_FLAG: Final[dict[str, Any]] = {
+    "json": ({"StoreCommand": {"as_json": True}}, "Print JSON instead of a table.")
+}
 
 
 class StoreCommand(CommandLine):
@@ -149,12 +55,12 @@ class StoreCommand(CommandLine):
     flags: Any = {
         "debug": base_flags["debug"],
     }
-    #: The names of the arguments without dashes, all of which have to be given.
+    #: The names of the arguments without dashes.
     arguments: ClassVar[tuple[str, ...]] = ()
-    #: How many of the last of them may be left out.
+    #: How many of the last arguments may be left out.
     optional_arguments: ClassVar[int] = 0
-    #: What is said when Ctrl-C ends it.
-    if_interrupted: str = "Nothing was changed."
+    #: Printed when Ctrl-C ends the subcommand.
+    interrupt_message: str = "Nothing was changed."
 
     url = Unicode(
         help="""
@@ -172,75 +78,75 @@ class StoreCommand(CommandLine):
             super().initialize(argv)
             self._refuse_empty_settings()
         except KeyboardInterrupt:
-            sys.exit(_interrupted("Nothing was changed."))
+            sys.exit(_report_interrupt("Nothing was changed."))
         except Exception as error:
-            # A configuration file is a program, and fails in any way.
-            wrong_usage(
+            # A configuration file is a program: it may raise any error.
+            exit_with_usage_error(
                 f"The configuration cannot be read: {type(error).__name__}: {error}. Run: "
                 "jupyter --paths (it lists the folders of the configuration files)"
             )
 
     def _refuse_empty_settings(self) -> None:
-        """Refuse an option that a configuration file leaves empty: it would mean everything."""
+        """Refuse an empty option in a configuration file: it would select everything."""
         for section, found in self.config.items():
             kinds = (kind for kind in type(self).mro() if kind.__name__ == section)
             if not any(issubclass(kind, StoreCommand) for kind in kinds):
                 continue
             for name, value in found.items():
                 if value == "":
-                    wrong_usage(
+                    exit_with_usage_error(
                         f"c.{section}.{name} is empty; expected a value, or no such setting. "
                         "Nothing was changed."
                     )
 
     def parse_command_line(self, argv: Any = None) -> None:
-        """Read the command line; a configuration file that it names has to be there."""
+        """Read the command line; the file of ``--config`` has to exist."""
         super().parse_command_line(argv)
         if self.config_file:
             stem = os.path.splitext(self.config_file)[0]
             if not any(os.path.isfile(f"{stem}{suffix}") for suffix in (".py", ".json")):
-                wrong_usage(
+                exit_with_usage_error(
                     f"There is no file {self.config_file!r}; expected a configuration file for "
                     "--config. Nothing was changed."
                 )
 
-    def reads(self, section: str, name: str) -> bool:
-        """Return whether a setting may be given: those of the database may, too."""
-        if section not in _SECTIONS_OF_SETTINGS:
-            return super().reads(section, name)
-        from ..database_settings import DatabaseSettings
+    def accepts_setting(self, section: str, name: str) -> bool:
+        """Return whether a setting is an option: those of the database are, too."""
+        if section not in SECTIONS:
+            return super().accepts_setting(section, name)
+        from ..config.database import DatabaseSettings
 
         return name in DatabaseSettings.class_trait_names(config=True)
 
     def start(self) -> None:
         """Run the subcommand and exit with its code."""
         super().start()
-        code = self._code()
+        code = self._exit_code()
         try:
             flush()
         except (BrokenPipeError, OutputError):
             _discard_output()
         sys.exit(code)
 
-    def _code(self) -> ExitCode:
+    def _exit_code(self) -> ExitCode:
         try:
             self._check_arguments()
             code = self.run()
             flush()
         except KeyboardInterrupt:
-            return _interrupted(self.if_interrupted)
+            return _report_interrupt(self.interrupt_message)
         except BrokenPipeError:
             _discard_output()
             return ExitCode.BROKEN_PIPE
         except OutputError as error:
             _discard_output()
-            _tell(str(error))
+            print_error(str(error))
             return ExitCode.UNAVAILABLE
         except OSError as error:
-            return _failed(error)
+            return _report_os_error(error)
         except (SessionStoreError, TraitError) as error:
-            _tell(self.cured(str(error)))
-            return next(code for kinds, code in _FAULTS if isinstance(error, kinds))
+            print_error(self.add_url_to_commands(str(error)))
+            return next(code for kinds, code in _EXIT_CODES if isinstance(error, kinds))
         return code
 
     def _check_arguments(self) -> None:
@@ -253,20 +159,12 @@ class StoreCommand(CommandLine):
             f"expected {expected}. See: {self._help}"
         )
 
-    def cured(self, text: str, given: str | None = None) -> str:
-        """Return a text whose commands name the database that is meant.
-
-        Parameters
-        ----------
-        text : str
-            It may say which command mends what it tells.
-        given : str, optional
-            The database as ``--url`` has it; by default what ``--url`` says.
-        """
+    def add_url_to_commands(self, text: str, given: str | None = None) -> str:
+        """Add ``--url`` to the commands that a text advises, with `given` or this run's value."""
         url = self.url if given is None else given
         if not url:
             return text
-        return _COMMAND.sub(lambda found: f"{found[0]} --url {shlex.quote(url)}", text)
+        return _ADVISED_COMMAND.sub(lambda found: f"{found[0]} --url {shlex.quote(url)}", text)
 
     def run(self) -> ExitCode:
         """Do what the subcommand is for."""
@@ -274,42 +172,30 @@ class StoreCommand(CommandLine):
 
     @property
     def output(self) -> Output:
-        """Where results go."""
+        """The writer of results."""
         return Output(self.as_json)
 
     def note(self, text: str) -> None:
-        """Tell the person at the terminal something that is no result."""
-        sys.stderr.write(f"{harmless(text)}\n")
+        """Print to standard error a text that is not a result."""
+        sys.stderr.write(f"{escape_controls(text)}\n")
 
     def confirm(self, question: str) -> bool:
-        """Ask, unless ``--yes`` was given.
-
-        Raises
-        ------
-        ConfigurationError
-            If there is nobody to ask.
-        """
+        """Ask for confirmation; with ``--yes`` it is given, without a terminal an error."""
         if self.answer_yes:
             return True
         if not sys.stdin.isatty():
             raise ConfigurationError(
                 f"{question} There is no terminal to ask at; expected --yes. Nothing was changed."
             )
-        sys.stderr.write(f"{harmless(question)} [y/N] ")
+        sys.stderr.write(f"{escape_controls(question)} [y/N] ")
         sys.stderr.flush()
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return True
         self.note("Nothing was changed.")
         return False
 
-    def refuse_unanswerable(self) -> None:
-        """Refuse, before any work is done, what could not be confirmed after it.
-
-        Raises
-        ------
-        ConfigurationError
-            If :meth:`confirm` would find nobody to ask.
-        """
+    def require_answer(self) -> None:
+        """Fail before the work is done if :meth:`confirm` would fail after it."""
         if not self.answer_yes and not sys.stdin.isatty():
             raise ConfigurationError(
                 "This asks before it removes anything, and there is no terminal to ask at; "
@@ -317,71 +203,60 @@ class StoreCommand(CommandLine):
             )
 
     def settings(self, given: str = "") -> Settings:
-        """Return which database, and how to reach it.
-
-        Parameters
-        ----------
-        given : str
-            As ``--url`` has it; by default the configured database.
-        """
-        from ..settings import Settings
+        """Return the settings of the configured database, or of `given`, a value of ``--url``."""
+        from ..config.settings import Settings
 
         if given:
             return Settings.from_argument(given, self.config)
         return Settings.from_config(self.config)
 
     @contextmanager
-    def database(self, given: str | None = None, *, create: bool = False) -> Iterator[Engine]:
-        """Yield the engine of a database, for as long as its operations take.
-
-        Parameters
-        ----------
-        given : str, optional
-            As ``--url`` has it; by default what ``--url`` says.
-        create : bool
-            Whether a SQLite file may be made.
-        """
-        from ..sql import operating
+    def database(
+        self,
+        given: str | None = None,
+        *,
+        create: bool = False,
+        statement_timeout: bool = False,
+        writes: bool = True,
+    ) -> Iterator[Engine]:
+        """Yield :func:`.admin_connection.engine` for `given`, by default the value of ``--url``."""
+        from ..sql.admin import admin_connection
 
         found = self.settings(self.url if given is None else given)
-        with operating.engine(found.url, found.engine_options, create=create) as engine:
+        with admin_connection.engine(
+            found.url,
+            found.engine_options,
+            create=create,
+            statement_timeout=statement_timeout,
+            writes=writes,
+        ) as engine:
             yield engine
 
     @contextmanager
-    def connection(self, given: str | None = None) -> Iterator[Connection]:
-        """Yield a connection to a database whose schema fits."""
-        from ..sql import operating
+    def connection(self) -> Iterator[Connection]:
+        """Yield a connection to the database; its schema has to fit."""
+        from ..sql.admin import admin_connection
 
-        with self.database(given) as engine, operating.connected(engine) as connection:
-            operating.require_usable(connection)
+        with self.database() as engine, admin_connection.connected(engine) as connection:
+            admin_connection.require_usable(connection)
             yield connection
 
 
-def _interrupted(text: str) -> ExitCode:
+def _report_interrupt(text: str) -> ExitCode:
     sys.stderr.write(f"\nInterrupted. {text}\n")
     return ExitCode.INTERRUPTED
 
 
 def _discard_output() -> None:
-    """Let what is flushed at the exit go nowhere: it has failed once."""
+    """Send standard output nowhere, so that the flush at exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _failed(error: OSError) -> ExitCode:
-    """Say what of the operating system's went wrong."""
+def _report_os_error(error: OSError) -> ExitCode:
+    """Print an error of the operating system."""
     reason = f"{type(error).__name__}: {error.strerror}"
     if error.filename is None:
-        _tell(f"The operating system has refused something: {reason}.")
+        print_error(f"The operating system has refused something: {reason}.")
         return ExitCode.UNAVAILABLE
-    _tell(f"{str(error.filename)!r} cannot be used: {reason}.")
+    print_error(f"{str(error.filename)!r} cannot be used: {reason}.")
     return ExitCode.WRONG_USAGE
-
-
-#: For the subcommands that ask before they do something.
-YES_FLAGS: Final[dict[str, Any]] = {
-    name: ({"JupyterApp": {"answer_yes": True}}, "Do not ask.") for name in ("yes", "y")
-}
-#: For those that list.
-JSON_FLAG: Final[dict[str, Any]] = {
-    "json": ({"StoreCommand": {"as_json": True}}, "Print JSON instead of a table.")
-}

@@ -1,4 +1,4 @@
-"""The subcommand that examines the database and the way to it."""
+"""Examine the database and the way to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
-    from ..sql.examining import Finding
+    from ..sql.doctor import Finding
 
 _COLUMNS: Final = {"name": "EXAMINED", "verdict": "VERDICT", "text": "FOUND"}
 
@@ -38,24 +38,20 @@ class Doctor(StoreCommand):
 
     def run(self) -> ExitCode:
         """Examine it."""
-        from ..sql import operating
-        from ..sql.examining import CONNECTION, Verdict, examine
+        from ..sql.doctor import CONNECTION, Verdict, examine
 
-        settings = self.settings(self.url)
         found: list[Finding] = []
-        # That a file is not there is a finding too: none is made.
-        with operating.engine(
-            settings.url, settings.engine_options, create=True, patient=False
-        ) as engine:
+        # With `create`, a missing file is a finding and no error; it is not created.
+        with self.database(create=True, statement_timeout=True) as engine:
             columns = dict(_COLUMNS)
             if not sys.stdout.isatty():
                 columns["cure"] = "CURE"
             self.output.rows(self._rows(examine(engine), found), columns, empty="")
         if sys.stdout.isatty():
-            # Not in a cell, whose lines a command would be broken into.
+            # A cell of the table would break a command into lines.
             for finding in found:
                 if finding.cure:
-                    self.output.text(f"{finding.name}: {self.cured(finding.cure)}")
+                    self.output.text(f"{finding.name}: {self.add_url_to_commands(finding.cure)}")
         verdicts = {finding.name: finding.verdict for finding in found}
         if verdicts[CONNECTION] is Verdict.FAILED:
             return ExitCode.UNAVAILABLE
@@ -64,8 +60,5 @@ class Doctor(StoreCommand):
     def _rows(self, findings: Iterator[Finding], found: list[Finding]) -> Iterator[dict[str, Any]]:
         for finding in findings:
             found.append(finding)
-            cure = self.cured(finding.cure) if finding.cure else finding.cure
+            cure = self.add_url_to_commands(finding.cure) if finding.cure else finding.cure
             yield {**vars(finding), "verdict": finding.verdict.value, "cure": cure}
-
-
-__all__ = ["Doctor"]

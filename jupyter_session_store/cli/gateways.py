@@ -1,4 +1,4 @@
-"""Which gateway is meant, by the name under which the store knows it."""
+"""The name of the gateway whose sessions are imported."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_server.gateway.gateway_client import GatewayClient
 
+from ..config import SECTIONS
 from ..errors import ConfigurationError
-from ..kernels import gateway_name_of
+from ..kernels.gateway.naming import gateway_name_of
 
 if TYPE_CHECKING:
     from traitlets.config import Config
@@ -24,12 +25,7 @@ def gateway_name(given: str, config: Config) -> str:
     given : str
         The gateway's URL, or its name; empty for the configured one.
     config : Config
-        As the servers have it.
-
-    Raises
-    ------
-    ConfigurationError
-        If none is configured, or a URL holds a user or a password.
+        That of the servers.
     """
     if not given:
         return _configured(config)
@@ -39,11 +35,11 @@ def gateway_name(given: str, config: Config) -> str:
     try:
         if not at:
             return gateway_name_of(given)
-        # The name of one on a loopback address ends with its host's.
+        # The name of a gateway on a loopback address is its URL, an @ and a host name.
         if gateway_name_of(url).rpartition("@")[0] == url:
             return given
     except ValueError:
-        # What stands where a port should, which is not repeated: it may be a password.
+        # The port is no number; it may be a password, which the error must not repeat.
         pass
     raise ConfigurationError(
         "--gateway is no URL of a gateway; expected http://HOST:PORT/PATH or https://, without a "
@@ -52,12 +48,12 @@ def gateway_name(given: str, config: Config) -> str:
 
 
 def is_setting(name: str) -> bool:
-    """Return whether there is a setting of this name for the gateway of a server."""
+    """Return whether a server's gateway has a setting of this name."""
     return name in _Client.class_trait_names(config=True)
 
 
 def _configured(config: Config) -> str:
-    for section in ("PersistentSessionManager", "SessionManager"):
+    for section in reversed(SECTIONS):
         if "gateway_name" in config[section]:
             return str(config[section].gateway_name)
     url = _Client(config=config).url

@@ -10,64 +10,43 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-__all__ = ["Output", "OutputError", "flush", "harmless", "shown"]
-
-#: Rows of one table on a terminal: its columns are as wide as these need.
-_ROWS: Final = 200
+#: Rows of one table on a terminal, whose columns are as wide as these rows need.
+_TABLE_ROWS: Final = 200
 
 
 class OutputError(Exception):
-    """Standard output takes no more."""
+    """Standard output cannot be written to."""
 
 
 class Output:
-    """Writes results to standard output, row by row: memory does not grow with them.
-
-    Parameters
-    ----------
-    as_json : bool
-        Whether to write JSON: a list as one array, streamed.
-    """
+    """Writes results to standard output, row by row: memory does not grow with their number."""
 
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
 
     def rows(
         self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
-    ) -> int:
+    ) -> None:
         """Write a list.
 
         Parameters
         ----------
         rows : iterable of mapping
-            In JSON each is written whole.
+            JSON has all of their keys.
         columns : mapping
             The keys that a table shows, and their headings.
         empty : str
-            What a terminal is told if there are none.
-
-        Returns
-        -------
-        int
-            How many there were.
+            What a terminal shows instead of a table without rows.
         """
         if self._json:
-            return _write_array(rows)
-        if not sys.stdout.isatty():
-            return _write_lines(rows, columns)
-        count = _write_tables(rows, columns)
-        if not count:
+            _write_array(rows)
+        elif not sys.stdout.isatty():
+            _write_lines(rows, columns)
+        elif not _write_tables(rows, columns):
             _write(f"{empty}\n")
-        return count
 
     def each(self, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Write all of each of them, a block for each.
-
-        Returns
-        -------
-        int
-            How many there were.
-        """
+        """Write a block for each row, with all of its keys, and return their number."""
         if self._json:
             return _write_array(rows)
         count = 0
@@ -78,41 +57,41 @@ class Output:
         return count
 
     def one(self, values: Mapping[str, Any]) -> None:
-        """Write one thing: a line for each of its values."""
+        """Write a line for each value."""
         if self._json:
-            _write(f"{json.dumps(values, default=_plain, indent=2)}\n")
+            _write(f"{json.dumps(values, default=_to_json, indent=2)}\n")
             return
         width = max(map(len, values))
         for name, value in values.items():
-            _write(f"{name:<{width}}  {shown(value)}\n")
+            _write(f"{name:<{width}}  {format_value(value)}\n")
 
     def text(self, text: str) -> None:
-        """Write a sentence, which JSON has no place for."""
+        """Write a sentence, unless the output is JSON."""
         if not self._json:
-            _write(f"{harmless(text)}\n")
+            _write(f"{escape_controls(text)}\n")
 
 
 def flush() -> None:
-    """Write what has been kept back.
+    """Flush standard output.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     BrokenPipeError
-        If nobody reads it.
+        If the reader has closed the pipe.
     """
-    with _written():
+    with _output_errors():
         sys.stdout.flush()
 
 
 def _write(text: str) -> None:
-    with _written():
+    with _output_errors():
         sys.stdout.write(text)
 
 
 @contextmanager
-def _written() -> Iterator[None]:
+def _output_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -123,30 +102,30 @@ def _written() -> Iterator[None]:
         ) from error
 
 
-def harmless(text: str) -> str:
-    """Return a text of ours without what moves the cursor or colours a terminal.
+def escape_controls(text: str) -> str:
+    """Escape the characters of a text that move the cursor or colour a terminal.
 
-    Lines and the tabs of SQL stay: what others chose, a server's host for instance, is in it.
+    Line feeds and tabs stay. The rest may come from others, as a server's host name does.
     """
-    return "".join(one if one in "\n\t" else _escaped(one) for one in text)
+    return "".join(one if one in "\n\t" else _escape(one) for one in text)
 
 
-def shown(value: Any) -> str:
-    """Return a value as text in which no character moves the cursor or colours a terminal."""
+def format_value(value: Any) -> str:
+    """Return a value as text, with all control characters escaped."""
     if value is None:
         return "-"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, (dict, list)):
         value = json.dumps(value)
-    return "".join(map(_escaped, str(value)))
+    return "".join(map(_escape, str(value)))
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} is not a value that JSON has")
@@ -156,39 +135,37 @@ def _write_array(rows: Iterable[Mapping[str, Any]]) -> int:
     count = 0
     _write("[")
     for row in rows:
-        _write(f"{',' if count else ''}\n  {json.dumps(row, default=_plain)}")
+        _write(f"{',' if count else ''}\n  {json.dumps(row, default=_to_json)}")
         count += 1
     _write("\n]\n" if count else "]\n")
     return count
 
 
-def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
-    """Write one row a line, tabs between, a heading first: for `cut` and `awk`."""
-    count = 0
+def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Write the headings, then a line for each row, separated by tabs: for `cut` and `awk`."""
     _write("\t".join(columns.values()) + "\n")
     for row in rows:
-        _write("\t".join(shown(row[name]) for name in columns) + "\n")
-        count += 1
-    return count
+        _write("\t".join(format_value(row[name]) for name in columns) + "\n")
 
 
-def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:
+def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> bool:
+    """Write tables for a terminal, and return whether there was any row."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
     remaining = iter(rows)
-    count = 0
-    while batch := list(islice(remaining, _ROWS)):
+    written = False
+    while batch := list(islice(remaining, _TABLE_ROWS)):
         table = Table(*columns.values(), show_header=True)
         for row in batch:
-            # Text has no markup: a path with brackets stays as it is.
+            # Text has no markup: the brackets of a path stay.
             table.add_row(*_cells(row, columns, Text))
         console.print(table)
-        count += len(batch)
-    return count
+        written = True
+    return written
 
 
 def _cells(row: Mapping[str, Any], columns: Mapping[str, str], cell: Any) -> Sequence[Any]:
-    return [cell(shown(row[name]), overflow="fold") for name in columns]
+    return [cell(format_value(row[name]), overflow="fold") for name in columns]

@@ -8,46 +8,32 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from logging import Logger
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import (
-    DatabaseError,
     DataError,
     DBAPIError,
     IntegrityError,
-    ProgrammingError,
     SQLAlchemyError,
 )
 
 from ..errors import InvalidValue, SchemaMismatch, SessionStoreError, StoreUnavailable
-from . import engine as engines
-from . import leases, schema
+from .engine import timeouts
+from .engine.backend import backend_of
+from .engine.url import describe, is_memory, reason_of, sqlite_file
+from .queries import leases
+from .schema import compatibility
 
 if TYPE_CHECKING:
     from ..records import Scope, ServerRecord
 
 T = TypeVar("T")
 
-#: A unit of work that the database rolled back for another's sake: SQLSTATEs, and the
-#: numbers of MySQL and MariaDB (a deadlock, and a wait for a lock that took too long).
-_ROLLED_BACK: Final = frozenset({"40001", "40P01", 1213, 1205})
-#: A server that only reads. One that was a primary keeps its connections when another
-#: takes its place, and goes on answering reads.
-_READ_ONLY: Final = frozenset({"25006", 1290, 1792, 1836})
-_SQLITE_BUSY: Final = frozenset({5, 6})
-#: A role without the right.
-_DENIED: Final = frozenset({"42501", 1044, 1142, 1143, 1227})
-#: A file that may only be read, and one beside which no journal can be made.
-_SQLITE_READ_ONLY: Final = {8: "readonly database", 14: "unable to open database file"}
-#: How often such a one is repeated.
+#: How often a unit of work is repeated that the database rolled back for another's sake.
 ATTEMPTS: Final = 10
-#: A column that is not there, or has to be given, in MySQL and MariaDB, whose driver counts them
-#: among the faults of the server; SQLite has one code for all that is wrong in a statement.
-_SCHEMA_CHANGED: Final = frozenset({1054, 1364})
-_SQLITE_CHANGED: Final = ("no such table", "no such column", "has no column named")
 
 
 class _Statements:
@@ -89,7 +75,7 @@ class Database:
         self._statements = _Statements(engine)
 
     def serve(self, scope: Scope, server: ServerRecord) -> None:
-        """Say who uses it: registered at first contact, and given what a stock file holds."""
+        """Name the server: registered at first contact, and given what a stock file holds."""
         self._serving = (scope, server)
 
     def run(
@@ -105,8 +91,8 @@ class Database:
         ----------
         unit : callable
         deadline : float
-            On the monotonic clock, when whoever asked will have been told that
-            it failed. No attempt begins that could end after that.
+            On the monotonic clock: by then the caller is told that it failed. No
+            attempt begins that could end after that.
         writes : bool
             Whether it writes: a SQLite file that another process holds, and a
             server that only reads, can be read all the while, and are not back
@@ -126,39 +112,40 @@ class Database:
         while True:
             connection = None
             try:
-                connection = self._ready()
-                if time.monotonic() + engines.STATEMENT_TIMEOUT > deadline:
+                connection = self._connect()
+                if time.monotonic() + timeouts.STATEMENT_TIMEOUT > deadline:
                     raise StoreUnavailable(f"{self.name} is busy or slow: no turn in time")
                 result = unit(connection)
             except IntegrityError:
                 raise
             except SQLAlchemyError as error:
-                rolled_back = is_rolled_back(error)
+                backend = backend_of(self.engine)
+                rolled_back = backend.is_rolled_back(error)
                 # What failed may fail for ever on this connection, and not on another.
                 self.release(dispose=not (rolled_back or isinstance(error, DataError)))
                 refused = connection is not None and not _is_dead(error)
-                if (_is_dead(error) or _codes(error) & _READ_ONLY) and not reconnected:
+                if (_is_dead(error) or backend.is_read_only(error)) and not reconnected:
                     reconnected = True
                     continue
                 if rolled_back and attempt < ATTEMPTS:
                     attempt += 1
                     pause(attempt)
                     continue
-                if refused and _is_of_the_schema(error) and not looked_again:
-                    # Who contracts the schema under a server has left the reason in it.
+                if refused and backend.is_schema_changed(error) and not looked_again:
+                    # A migration that contracts the schema under a server leaves the reason in it.
                     looked_again = True
                     self._checked = False
                     continue
-                raise self._translated(error, writes and refused) from error
+                raise self._translate(error, writes and refused) from error
             except SessionStoreError as error:
                 self.release(dispose=False)
                 if isinstance(error, (StoreUnavailable, SchemaMismatch)):
-                    self.went_down(error, writes=writes and refused)
+                    self.report_failure(error, writes=writes and refused)
                 raise
             except OSError as error:
                 # A SQLite file that cannot be created.
                 self.release(dispose=False)
-                raise self.went_down(StoreUnavailable(f"{error}")) from error
+                raise self.report_failure(StoreUnavailable(f"{error}")) from error
             if self._down_since is not None and (writes or not self._down_for_writes):
                 self._came_back()
             return result
@@ -168,15 +155,15 @@ class Database:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        if dispose and not engines.is_memory(self.engine.url):
+        if dispose and not is_memory(self.engine.url):
             self.engine.dispose()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Give everything up, a database in memory included."""
         self.release(dispose=False)
         self.engine.dispose()
 
-    def _ready(self) -> Connection:
+    def _connect(self) -> Connection:
         if not self._checked:
             # It needs the engine's only connection for itself.
             self.release(dispose=False)
@@ -187,31 +174,31 @@ class Database:
         return self._connection
 
     def _prepare(self) -> None:
-        found = schema.ensure(self.engine, self._auto_upgrade, self._log)
+        found = compatibility.ensure(self.engine, self._auto_upgrade, self._log)
         with self.engine.connect() as connection:
-            engines.keep_journal(connection)
+            backend_of(connection).keep_journal(connection)
             if self._serving is None:
                 return
             scope, server = self._serving
             if not self._registered:
-                # Before any session of its own, which would be nobody's without it. Later, where
+                # Before any session of its own, which another would evict without it. Later, where
                 # the tables are new ones, a renewal finds it missing and puts its sessions back.
                 leases.register(connection, server)
                 self._registered = True
-            if not found.stock_adopted and engines.sqlite_file(self.engine.url) is not None:
+            if not found.stock_adopted and sqlite_file(self.engine.url) is not None:
                 # Imported late: few files were the stock manager's.
-                from . import stock
+                from .schema import stock
 
                 stock.adopt(connection, scope, server.server_id, self._log)
 
-    def _translated(self, error: SQLAlchemyError, writes: bool) -> SessionStoreError:
-        reason = engines.reason_of(error, self.engine.url)
+    def _translate(self, error: SQLAlchemyError, writes: bool) -> SessionStoreError:
+        reason = reason_of(error, self.engine.url)
         if isinstance(error, DataError):
             return InvalidValue("value", f"was refused by the database ({reason})", "storable text")
-        if _is_of_the_schema(error):
+        if backend_of(self.engine).is_schema_changed(error):
             # A table that went away, a right that was taken: look again before the next one.
             self._checked = False
-        return self.went_down(StoreUnavailable(f"{self.name}: {reason}"), writes=writes)
+        return self.report_failure(StoreUnavailable(f"{self.name}: {reason}"), writes=writes)
 
     @property
     def statements(self) -> int:
@@ -221,9 +208,11 @@ class Database:
     @property
     def name(self) -> str:
         """What may be shown of the database."""
-        return engines.describe(self.engine.url)
+        return describe(self.engine.url)
 
-    def went_down(self, error: SessionStoreError, *, writes: bool = False) -> SessionStoreError:
+    def report_failure(
+        self, error: SessionStoreError, *, writes: bool = False
+    ) -> SessionStoreError:
         """Log a fault if it is the first since the last success, from any thread.
 
         A schema that does not fit is logged all the same: it does not pass by itself.
@@ -250,50 +239,6 @@ def _is_dead(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def _is_of_the_schema(error: SQLAlchemyError) -> bool:
-    """Return whether a table or a column may be missing, or a right."""
-    if isinstance(error, ProgrammingError) or _codes(error) & _SCHEMA_CHANGED:
-        return True
-    orig = getattr(error, "orig", None)
-    return type(orig).__module__.startswith("sqlite3") and any(
-        text in str(orig) for text in _SQLITE_CHANGED
-    )
-
-
-def _codes(error: SQLAlchemyError) -> set[object]:
-    """Return the SQLSTATE and the number by which a driver names an error."""
-    orig = error.orig if isinstance(error, DBAPIError) else None
-    numbers = [code for code in getattr(orig, "args", ())[:1] if isinstance(code, int)]
-    return {getattr(orig, "sqlstate", None), *numbers}
-
-
 def pause(attempt: int) -> None:
     """Wait before a unit of work that was rolled back is repeated for the `attempt`-th time."""
     time.sleep(random.uniform(0, min(0.25, 0.005 * 2**attempt)))  # noqa: S311
-
-
-def is_rolled_back(error: SQLAlchemyError) -> bool:
-    """Return whether the database undid a unit of work for another's sake."""
-    if not isinstance(error, DatabaseError) or error.orig is None:
-        return False
-    if _codes(error) & _ROLLED_BACK:
-        return True
-    return _is_sqlite(error.orig, dict.fromkeys(_SQLITE_BUSY, "locked"))
-
-
-def is_write_denied(error: SQLAlchemyError) -> bool:
-    """Return whether who asks may only read, or the database is one that only reads."""
-    if not isinstance(error, DBAPIError) or error.orig is None:
-        return False
-    return bool(_codes(error) & (_DENIED | _READ_ONLY)) or _is_sqlite(error.orig, _SQLITE_READ_ONLY)
-
-
-def _is_sqlite(orig: BaseException, texts: Mapping[int, str]) -> bool:
-    """Return whether an error of SQLite's has one of these codes."""
-    # sqlite3 tells the code from Python 3.11 on.
-    code = getattr(orig, "sqlite_errorcode", None)
-    if code is not None:
-        return (code & 0xFF) in texts
-    return type(orig).__module__.startswith("sqlite3") and any(
-        text in str(orig) for text in texts.values()
-    )

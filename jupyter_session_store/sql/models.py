@@ -9,23 +9,11 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from sqlalchemy import (
-    TIMESTAMP,
-    DateTime,
-    Dialect,
-    Index,
-    MetaData,
-    String,
-    Text,
-    UniqueConstraint,
-)
+from sqlalchemy import DateTime, Dialect, Index, MetaData, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-#: Collations that compare byte by byte and do not ignore trailing spaces
-#: (utf8mb4_bin does: under it the namespace ``'bob '`` reads ``'bob'``).
-MYSQL_COLLATION: Final = "utf8mb4_0900_bin"
-MARIADB_COLLATION: Final = "utf8mb4_nopad_bin"
+from .engine.backend import backend_of
 
 #: What a date that no clock wrote is read as, so that one row edited by hand
 #: does not fail a whole list.
@@ -39,33 +27,19 @@ class UTCDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the column's type: SQLite has none for dates, and keeps text."""
-        if dialect.name == "postgresql":
-            return TIMESTAMP(timezone=True)
-        if dialect.name in ("mysql", "mariadb"):
-            from sqlalchemy.dialects.mysql import DATETIME
-
-            return DATETIME(fsp=6)
-        if dialect.name == "sqlite":
-            return String(32)
-        return DateTime()
+        """Return the column's type."""
+        return backend_of(dialect).date_time()
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Turn an aware datetime into what the driver takes."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        if value.tzinfo is not timezone.utc:
-            value = value.astimezone(timezone.utc)
-        if dialect.name == "sqlite":
-            return value.isoformat(" ", "microseconds")
-        return value.replace(tzinfo=None)
+        return None if value is None else backend_of(dialect).date_parameter(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Turn what the driver gives into an aware datetime in UTC."""
-        return moment(value)
+        return to_utc(value)
 
 
-def moment(value: Any) -> datetime:
+def to_utc(value: Any) -> datetime:
     """Turn what a driver gives for a date into an aware datetime in UTC."""
     try:
         if isinstance(value, str):
@@ -84,9 +58,6 @@ def moment(value: Any) -> datetime:
 class ExactText(TypeDecorator[str]):
     """A text that compares and sorts by its code points on every database.
 
-    The types of a dialect are taken only where it is used: importing all of
-    them would cost each start of a server.
-
     Parameters
     ----------
     length : int, optional
@@ -102,20 +73,7 @@ class ExactText(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column's type."""
-        length = self.length
-        if dialect.name in ("mysql", "mariadb"):
-            from sqlalchemy.dialects import mysql
-
-            exact = {
-                "charset": "utf8mb4",
-                "collation": MARIADB_COLLATION
-                if getattr(dialect, "is_mariadb", False)
-                else MYSQL_COLLATION,
-            }
-            return mysql.VARCHAR(length, **exact) if length else mysql.MEDIUMTEXT(**exact)
-        if length is None:
-            return Text()
-        return String(length, collation="C" if dialect.name == "postgresql" else None)
+        return backend_of(dialect).exact_text(self.length)
 
 
 class Base(DeclarativeBase):
@@ -141,11 +99,11 @@ class Session(Base):
 
     __tablename__ = "jupyter_sessions"
 
-    #: Whose session it is.
+    #: The tenant.
     namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
     #: As in the REST API; unique in the namespace.
     session_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
-    #: As in the REST API; null where the row only names a kernel that somebody has to look for.
+    #: As in the REST API; null where the row only names a kernel to look for.
     path: Mapped[str | None] = mapped_column(ExactText(4096))
     #: SHA-256 of the path, in hexadecimal: a key on the path itself would be too long for MySQL.
     path_digest: Mapped[str | None] = mapped_column(ExactText(64))
@@ -159,7 +117,7 @@ class Session(Base):
     kernel_name: Mapped[str | None] = mapped_column(ExactText(255))
     #: The last known model of the kernel, as JSON: shown while the kernel cannot be asked.
     kernel_model: Mapped[str | None] = mapped_column(ExactText)
-    #: Who alone can say that the kernel is gone: `server:` and a server's id, or `gateway:` and
+    #: What alone can say that the kernel is gone: `server:` and a server's id, or `gateway:` and
     #: a gateway's name.
     authority: Mapped[str] = mapped_column(ExactText(255))
     #: The server that created the session, has taken it over, or is closing it.
@@ -185,7 +143,7 @@ class Server(Base):
 
     __tablename__ = "jupyter_servers"
 
-    #: Whose server it is.
+    #: The tenant.
     namespace: Mapped[str] = mapped_column(ExactText(255), primary_key=True)
     #: Chosen at random at each start.
     server_id: Mapped[str] = mapped_column(ExactText(255), primary_key=True)

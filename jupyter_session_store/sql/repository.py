@@ -27,25 +27,28 @@ from ..records import (
     SessionRecord,
     StoreDescription,
     claim_of,
+    path_digest,
 )
 from ..repository import SessionRepository
-from . import engine as engines
-from . import leases, leaving, schema, units
 from .database import Database
-from .worker import NotInTime, Worker
+from .engine import factory as engines
+from .engine import timeouts
+from .queries import last_session, leases, session_queries
+from .schema import compatibility
+from .worker import Worker, WorkerTimeout
 
 T = TypeVar("T")
 
 #: Seconds that a request waits for its turn and its answer together: each is bounded by the
 #: statement time-out, so that what is answered with a failure does not happen afterwards.
-REQUEST_TIMEOUT: Final = 2.0 * engines.STATEMENT_TIMEOUT
+REQUEST_TIMEOUT: Final = 2.0 * timeouts.STATEMENT_TIMEOUT
 
 
 class SQLAlchemySessionRepository(SessionRepository):
     """The contract on one connection that a daemon thread of its own works.
 
     Each verb is one statement that commits by itself; the exceptions are said
-    at :mod:`.units`. Parameters as :class:`.SessionRepository` has them; `options`
+    in :mod:`.queries`. Parameters as :class:`.SessionRepository` has them; `options`
     are those of :func:`.engine.create`.
     """
 
@@ -55,7 +58,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._log = log
         self._database = Database(engines.create(url, options), auto_upgrade, log)
         self._worker: Worker | None = None
-        self._strangers: set[str] = set()
+        self._warned_unknown: set[str] = set()
         self._evictions = 0
 
     @classmethod
@@ -73,7 +76,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._database.serve(scope, server)
         worker = Worker("jupyter_session_store", self._database.release)
         self._worker = worker
-        # Whoever drops this repository without closing it leaves no thread behind.
+        # A repository that is dropped without being closed leaves no thread behind.
         weakref.finalize(self, worker.stop, 0.0).atexit = False
         checked = worker.submit(lambda: self._database.run(lambda _connection: None))
         try:
@@ -85,7 +88,7 @@ class SQLAlchemySessionRepository(SessionRepository):
             # Said in the log already; the first request that reaches it checks it.
             return
         except FutureTimeoutError:
-            self._database.went_down(
+            self._database.report_failure(
                 StoreUnavailable(
                     f"{self._database.name} did not answer within {timeout:g} s; the server "
                     "starts without it and answers 503 for sessions until it does"
@@ -101,8 +104,8 @@ class SQLAlchemySessionRepository(SessionRepository):
         # Where this is collected, its finalizer may have stopped the worker before.
         with suppress(StoreUnavailable):
             if departure is not None:
-                departed = worker.submit(self._departing(departure, timeout))
-            worker.submit(self._database.end)
+                departed = worker.submit(self._make_departure(departure, timeout))
+            worker.submit(self._database.close)
         worker.stop(timeout)
         if departed is not None and not departed.done():
             self._log.warning(
@@ -115,18 +118,18 @@ class SQLAlchemySessionRepository(SessionRepository):
         """One statement."""
         if None in criteria.values():
             return []
-        return await self._run(lambda c: units.find(c, scope, criteria), writes=False)
+        return await self._run(lambda c: session_queries.find(c, scope, criteria), writes=False)
 
     async def add(self, record: SessionRecord) -> None:
         """One statement, and one more to tell why it was refused."""
 
-        def unit(connection: Connection) -> units.Added:
-            return units.add(connection, record)
+        def unit(connection: Connection) -> session_queries.Added:
+            return session_queries.add(connection, record)
 
         outcome = await self._run(unit)
-        if outcome is units.Added.ID_TAKEN:
+        if outcome is session_queries.Added.ID_TAKEN:
             raise SessionConflict(record.session_id)
-        if outcome is units.Added.PATH_CLAIMED:
+        if outcome is session_queries.Added.PATH_CLAIMED:
             raise PathClaimed(record.path)
 
     async def update(
@@ -139,12 +142,14 @@ class SQLAlchemySessionRepository(SessionRepository):
     ) -> SessionRecord | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)
-        return await self._run(lambda c: units.update(c, scope, session_id, values, expected))
+        return await self._run(
+            lambda c: session_queries.update(c, scope, session_id, values, expected)
+        )
 
     async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
         """One statement, or two where RETURNING is missing."""
         values = {"state": CLOSING, "updated_at": _now(), "server_id": server_id}
-        return await self._run(lambda c: leaving.begin_close(c, scope, session_id, values))
+        return await self._run(lambda c: last_session.begin_close(c, scope, session_id, values))
 
     async def move(
         self,
@@ -155,13 +160,13 @@ class SQLAlchemySessionRepository(SessionRepository):
     ) -> Move | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)
-        return await self._run(lambda c: leaving.move(c, scope, session_id, kernel_id, values))
+        return await self._run(lambda c: last_session.move(c, scope, session_id, kernel_id, values))
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """One statement for each 500 sessions."""
         if not records:
             return 0
-        return await self._run(lambda c: units.remove(c, scope, records))
+        return await self._run(lambda c: session_queries.remove(c, scope, records))
 
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
@@ -172,18 +177,18 @@ class SQLAlchemySessionRepository(SessionRepository):
     def evict(
         self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
     ) -> list[SessionRecord]:
-        """One transaction, and one statement to look for rows that nobody will ever read."""
+        """One transaction, and one statement to look for rows of an unknown authority."""
 
         def unit(connection: Connection) -> tuple[list[SessionRecord], list[str]]:
             evicted, unfinished = leases.evict(connection, scope, servers, by)
-            # Here, on the worker's thread: whoever waits for it may have given up.
+            # Here, on the worker's thread: the caller may have given up.
             self._evictions += evicted
-            return unfinished, leases.strangers(connection, scope)
+            return unfinished, leases.with_unknown_authority(connection, scope)
 
-        unfinished, strangers = self._wait(unit, timeout)
-        new = sorted(set(strangers) - self._strangers)
+        unfinished, unknown = self._wait(unit, timeout)
+        new = sorted(set(unknown) - self._warned_unknown)
         if new:
-            self._strangers.update(new)
+            self._warned_unknown.update(new)
             self._log.warning(
                 "Sessions in the store have an authority that is neither a server nor a gateway, "
                 "and are left alone: %s. If nobody needs them, delete their rows.",
@@ -198,7 +203,7 @@ class SQLAlchemySessionRepository(SessionRepository):
 
     async def revision(self) -> str | None:
         """Two statements."""
-        found = await self._run(schema.status, writes=False)
+        found = await self._run(compatibility.status, writes=False)
         return found.revision
 
     def _wait(self, unit: Callable[[Connection], T], timeout: float) -> T:
@@ -206,14 +211,14 @@ class SQLAlchemySessionRepository(SessionRepository):
         if worker is None:
             raise StoreUnavailable("it is not open")
         # It begins in time; that it ends later does no harm.
-        deadline = time.monotonic() + timeout + engines.STATEMENT_TIMEOUT
+        deadline = time.monotonic() + timeout + timeouts.STATEMENT_TIMEOUT
         call = worker.submit(lambda: database.run(unit, deadline, writes=True))
         try:
             return call.result(timeout)
         except FutureTimeoutError:
             call.cancel()
             error = StoreUnavailable(f"the database did not answer within {timeout:g} s")
-            database.went_down(error)
+            database.report_failure(error)
             raise error from None
 
     async def _run(self, unit: Callable[[Connection], T], *, writes: bool = True) -> T:
@@ -226,15 +231,15 @@ class SQLAlchemySessionRepository(SessionRepository):
             return await worker.run(
                 lambda: database.run(unit, deadline, writes=writes), REQUEST_TIMEOUT
             )
-        except NotInTime as error:
+        except WorkerTimeout as error:
             # Any other fault was told where it happened; once more could be after it is over.
-            database.went_down(error)
+            database.report_failure(error)
             raise
 
-    def _departing(self, departure: Departure, timeout: float) -> Callable[[], None]:
+    def _make_departure(self, departure: Departure, timeout: float) -> Callable[[], None]:
         database, log = self._database, self._log
         # Nothing begins after close() has returned and said that the sessions stay.
-        deadline = time.monotonic() + timeout + engines.STATEMENT_TIMEOUT
+        deadline = time.monotonic() + timeout + timeouts.STATEMENT_TIMEOUT
 
         def depart() -> None:
             try:
@@ -251,9 +256,8 @@ def _values(scope: Scope, changes: Mapping[str, str | None]) -> dict[str, Any]:
     """Return the columns that change with what a caller changes."""
     values: dict[str, Any] = {**changes, "updated_at": _now()}
     if "path" in changes:
-        path = changes["path"]
-        values["path_digest"] = units.path_digest(path)
-        values["claim"] = None if path is None else claim_of(scope, path)
+        values["path_digest"] = path_digest(changes["path"])
+        values["claim"] = claim_of(scope, changes["path"])
     return values
 
 

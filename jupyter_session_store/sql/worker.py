@@ -20,14 +20,14 @@ IDLE_SECONDS: Final = 15.0
 _Queue = queue.SimpleQueue["Callable[[], None] | None"]
 
 
-class NotInTime(StoreUnavailable):
-    """A call was not answered in time; what becomes of it is heard by nobody."""
+class WorkerTimeout(StoreUnavailable):
+    """A call was not answered in time; its result is dropped."""
 
 
 class Worker:
     """Runs blocking calls one at a time, in the order in which they came.
 
-    The thread knows the queue and not this object, nor whoever owns it: both
+    The thread knows the queue and not this object, nor its owner: both
     can be collected while it waits, and it ends when told so. It is a daemon,
     because a ``ThreadPoolExecutor`` whose call is stuck delays the exit of the
     process.
@@ -74,11 +74,11 @@ class Worker:
         call : callable
         timeout : float
             Seconds, waiting for its turn included. A call whose turn did not
-            come by then is not made; one that has begun goes on, unheard.
+            come by then is not made; one that has begun goes on, and its result is dropped.
 
         Raises
         ------
-        NotInTime
+        WorkerTimeout
             When the time is over.
         StoreUnavailable
             When the worker has been stopped.
@@ -117,11 +117,11 @@ class _Job(Generic[T]):
     def expire(self, timeout: float) -> None:
         if not self.future.done():
             self.future.set_exception(
-                NotInTime(f"the database did not answer within {timeout:g} s")
+                WorkerTimeout(f"the database did not answer within {timeout:g} s")
             )
 
     def __call__(self) -> None:
-        # Nobody waits any more: it expired in the queue, or its caller was cancelled.
+        # It expired in the queue, or its caller was cancelled.
         if self.future.done():
             return
         try:
@@ -132,7 +132,7 @@ class _Job(Generic[T]):
             self._finish(self._succeed, result)
 
     def _finish(self, how: Callable[[Any], None], what: object) -> None:
-        # A loop that was closed meanwhile had nobody waiting any more.
+        # The loop may have been closed meanwhile.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(how, what)
 

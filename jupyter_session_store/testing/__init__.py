@@ -29,7 +29,7 @@ from ..records import CLOSING, STARTING, Departure, Scope
 from ..repository import SessionRepository
 from .closing import ClosingContract
 from .leases import LeaseContract
-from .material import AWKWARD, OTHER_SCOPES, SCOPE, record, run, server
+from .samples import AWKWARD, OTHER_SCOPES, SCOPE, record, run, server
 from .storing import StoringContract
 
 __all__ = [

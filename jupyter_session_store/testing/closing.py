@@ -8,17 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ..errors import ConfigurationError, StoreUnavailable
-from ..records import (
-    CLOSING,
-    READY,
-    STARTING,
-    Closing,
-    Move,
-    Scope,
-    claim_of,
-)
+from ..records import CLOSING, READY, STARTING, Closing, Move, Scope, claim_of
 from ..repository import SessionRepository
-from .material import OTHER_SCOPES, SCOPE, record, run
+from .samples import OTHER_SCOPES, SCOPE, record, run
 
 
 class ClosingContract:
@@ -95,9 +87,7 @@ class ClosingContract:
 
         run(check())
 
-    def test_a_session_without_a_kernel_shares_it_with_nobody(
-        self, repository: SessionRepository
-    ) -> None:
+    def test_a_session_without_a_kernel_shares_none(self, repository: SessionRepository) -> None:
         async def check() -> None:
             await repository.add(record("a", kernel_id=None))
             await repository.add(record("b", kernel_id=None))
@@ -108,7 +98,7 @@ class ClosingContract:
 
         run(check())
 
-    def test_closing_nobody_returns_none(self, repository: SessionRepository) -> None:
+    def test_closing_a_missing_session_returns_none(self, repository: SessionRepository) -> None:
         async def check() -> None:
             assert await repository.begin_close(SCOPE, "nobody", "one") is None
 

@@ -10,7 +10,7 @@ import pytest
 from ..errors import StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Scope, ServerRecord, SessionRecord, authority_of
 from ..repository import SessionRepository
-from .material import SCOPE, record, run, server
+from .samples import SCOPE, record, run, server
 
 GATEWAY = Scope(SCOPE.namespace, "gateway:g")
 #: Beside the tenant ``"bob"``.
@@ -156,7 +156,9 @@ class LeaseContract:
         renew(repository, server("one"), *one)
         assert sorted(stored(repository, SCOPE)) == ["a", "b"]
 
-    def test_what_nobody_registered_left_is_released(self, repository: SessionRepository) -> None:
+    def test_what_an_unregistered_server_left_is_released(
+        self, repository: SessionRepository
+    ) -> None:
         """A server that was evicted wrote once more, and died."""
         orphan = local("orphan", "nobody")
         run(repository.add(orphan))

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 
 from ..errors import PathClaimed, SessionConflict
-from ..records import (
-    CLOSING,
-    LIMITS,
-    READY,
-    STARTING,
-    Scope,
-    claim_of,
-)
+from ..records import CLOSING, LIMITS, READY, STARTING, Scope, claim_of
 from ..repository import SessionRepository
-from .material import AWKWARD, NOW, OTHER_SCOPES, SCOPE, record, run
+from .samples import AWKWARD, NOW, OTHER_SCOPES, SCOPE, record, run
 
 
 class StoringContract:
@@ -219,7 +212,9 @@ class StoringContract:
 
         run(check())
 
-    def test_an_update_of_nobody_returns_none(self, repository: SessionRepository) -> None:
+    def test_an_update_of_a_missing_session_returns_none(
+        self, repository: SessionRepository
+    ) -> None:
         async def check() -> None:
             await repository.add(record("a"))
             assert await repository.update(SCOPE, "b", {"name": "n"}) is None

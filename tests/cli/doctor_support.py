@@ -10,9 +10,9 @@ from subprocess import CompletedProcess
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import examining
-from jupyter_session_store.sql.examining import Finding, Verdict
+from jupyter_session_store.sql import doctor
+from jupyter_session_store.sql.doctor import Finding, Verdict
+from jupyter_session_store.sql.engine import factory as engines
 
 from ..databases import Database
 
@@ -46,7 +46,7 @@ def look(url: str, **options: Any) -> dict[str, Finding]:
     """Examine a database in this process."""
     engine = engines.create(url, options)
     try:
-        return {finding.name: finding for finding in examining.examine(engine)}
+        return {finding.name: finding for finding in doctor.examine(engine)}
     finally:
         engine.dispose()
 

@@ -12,9 +12,9 @@ import logging
 import sys
 from datetime import datetime, timezone
 
-from jupyter_session_store import registration
 from jupyter_session_store.records import Scope, SessionRecord, authority_of
-from jupyter_session_store.registration import Heartbeat, this_server
+from jupyter_session_store.servers import heartbeat
+from jupyter_session_store.servers.heartbeat import Heartbeat, this_server
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 
 from .support import session
@@ -56,7 +56,7 @@ class Living:
         for record in self._held:
             asyncio.run(repository.add(record))
         self._heartbeat = Heartbeat(
-            repository, scope, server, held=self.held, after=self.after, log=log
+            repository, scope, server, local_sessions=self.held, on_renewed=self.after, log=log
         )
         self._heartbeat.start()
 
@@ -72,7 +72,7 @@ class Living:
 def main() -> None:
     """Live, and show it often."""
     # Who watches waits for the next renewal.
-    registration.RENEWALS_A_LEASE = 12  # type: ignore[misc]
+    heartbeat.RENEWALS_A_LEASE = 12  # type: ignore[misc]
     living = Living(**json.loads(sys.stdin.readline()))
     print("registered", flush=True)
     sys.stdin.read()

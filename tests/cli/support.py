@@ -19,11 +19,11 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import insert
 
 from jupyter_session_store.records import READY, SERVER_AUTHORITY, Scope, SessionRecord, claim_of
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.models import Server, Session
-from jupyter_session_store.sql.rows import to_row
-from jupyter_session_store.sql.transactions import transaction
+from jupyter_session_store.sql.queries.rows import to_row
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..migrations.support import surroundings
@@ -178,7 +178,7 @@ def configure(home: Path, *lines: str) -> None:
 
 def upgraded(url: str) -> None:
     """Bring a database to the newest revision."""
-    engine = engines.create(url, patient=True)
+    engine = engines.create(url, statement_timeout=False)
     try:
         migrating.upgrade(engine)
     finally:
@@ -231,7 +231,7 @@ def fill(
 ) -> None:
     """Bring a database to the newest revision, and put rows into it as they are."""
     upgraded(url)
-    engine = engines.create(url, patient=True)
+    engine = engines.create(url, statement_timeout=False)
     remaining = map(to_row, sessions)
     registered = list(servers)
     try:

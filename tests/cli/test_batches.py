@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import event
 
-from jupyter_session_store.sql import cleaning, listing
+from jupyter_session_store.sql.admin import listing, pruning
 
 from ..databases import Database
 from ..migrations.support import engine_of
@@ -25,14 +25,14 @@ def test_no_statement_has_too_many_parameters(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite before 3.32 takes 999."""
-    monkeypatch.setattr(cleaning, "_HOLD", 1e9)
+    monkeypatch.setattr(pruning, "_HOLD", 1e9)
     count = 2500
     fill(
         database.url,
         (local(f"user-{n // _EACH:04}", n, "gone", **aged()) for n in range(count)),
     )
     criteria = listing.Criteria(unchanged_since=datetime.now(timezone.utc), state="ready")
-    selection = cleaning.Selection(criteria, dead_servers=True, living=[], vacated=True)
+    selection = pruning.Selection(criteria, dead_servers=True, living=[], vacated=True)
     parameters: list[int] = []
 
     def note(_connection: Any, _cursor: Any, _statement: str, values: Any, *_: Any) -> None:
@@ -44,7 +44,7 @@ def test_no_statement_has_too_many_parameters(
             assert driver is not None
             driver.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
         event.listen(engine, "before_cursor_execute", note)
-        *_, removed = cleaning.remove(connection, selection)
+        *_, removed = pruning.remove(connection, selection)
     assert removed == (count, -(-count // _EACH))
     assert numbers(database) == []
     assert 700 < max(parameters) <= 800

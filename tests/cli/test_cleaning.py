@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..migrations.support import release

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.examining import Finding, Verdict
-from jupyter_session_store.sql.examining.general import OLDEST
+from jupyter_session_store.sql.doctor import Finding, Verdict
+from jupyter_session_store.sql.engine import timeouts
+from jupyter_session_store.sql.engine import url as urls
+from jupyter_session_store.sql.engine.mysql import MariaDB, MySQL
+from jupyter_session_store.sql.engine.postgresql import PostgreSQL
 from jupyter_session_store.sql.models import Meta, Server, Session
-from jupyter_session_store.sql.schema import VERSION_TABLE
+from jupyter_session_store.sql.schema.compatibility import VERSION_TABLE
 
 from ..databases import Database
 from ..migrations.support import ROOT
@@ -66,7 +68,9 @@ def test_the_documentation_names_all_that_is_examined() -> None:
 def test_the_oldest_releases_are_those_of_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| (PostgreSQL|MariaDB|MySQL) \|.*\| ([\d.]+) \|", text, re.MULTILINE)
-    assert {name: tuple(map(int, version.split("."))) for name, version in rows} == OLDEST
+    assert {name: tuple(map(int, version.split("."))) for name, version in rows} == {
+        backend.title: backend.oldest_release for backend in (PostgreSQL, MySQL, MariaDB)
+    }
 
 
 def test_an_empty_database(database: Database, run: Run) -> None:
@@ -130,7 +134,7 @@ def test_a_wrong_password(database: Database, run: Run) -> None:
 @pytest.mark.only("postgresql", "mysql", **SERVERS)
 def test_what_prevents_a_connection(database: Database, tmp_path: Path) -> None:
     def found(**changes: Any) -> Finding:
-        url = engines.parse(database.url).set(**changes)
+        url = urls.parse(database.url).set(**changes)
         findings = look(url.render_as_string(hide_password=False))
         assert list(findings) == [*GENERAL, "connection"]
         assert not shows_password(database, *(finding.text for finding in findings.values()))
@@ -148,7 +152,7 @@ def test_what_prevents_a_connection(database: Database, tmp_path: Path) -> None:
     assert found(database="jss-missing").cure == f"CREATE DATABASE {quoted};"
     missing = tmp_path / "no such file"
     option = look(
-        engines.parse(database.url).set(password=None).render_as_string(),
+        urls.parse(database.url).set(password=None).render_as_string(),
         password_file=str(missing),
     )["connection"]
     assert "engine_options['password_file'] gave no password (FileNotFoundError)" in option.text
@@ -231,7 +235,7 @@ def test_an_examination_that_fails_is_unknown_and_the_others_go_on(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upgraded(database.url)
-    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 1.0)
+    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 1.0)
     arguments = {
         "sqlite": {"timeout": 0.2},
         "postgresql": {},

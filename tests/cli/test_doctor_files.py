@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.examining import Verdict, sqlite
+from jupyter_session_store.sql.doctor import Verdict, sqlite
+from jupyter_session_store.sql.engine import sqlite as engine_sqlite
 
 from .conftest import Run
 from .doctor_support import (
@@ -82,7 +82,7 @@ def test_a_damaged_file(run: Run, home: Path) -> None:
 def test_a_long_look_through_a_file_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "sessions.db"
     fill(str(file), [session("ns", n) for n in range(2000)])
-    monkeypatch.setattr(sqlite, "_PATIENCE", -1)
+    monkeypatch.setattr(sqlite, "_SECONDS", -1)
     found = look(str(file))
     assert unwell(found) == {"integrity": Verdict.UNKNOWN}
     assert "takes longer" in found["integrity"].text
@@ -104,7 +104,7 @@ def test_a_file_that_another_process_holds(tmp_path: Path) -> None:
 def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is none here, and none can be mounted."""
     file = tmp_path / "sessions.db"
-    for module in (engines, sqlite):
+    for module in (engine_sqlite, sqlite):
         monkeypatch.setattr(module, "is_on_network_file_system", lambda path: True)
     upgraded(str(file))
     found = look(str(file))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_session_store.sql.examining import Verdict, encryption, general
+from jupyter_session_store.sql.doctor import Verdict, common
 
 from ..databases import Database, Instance
 from ..databases.certificates import Certificate, turn_on_tls
@@ -43,8 +43,8 @@ def test_a_clock_that_differs(
 
 
 def test_room() -> None:
-    assert general.room(80, 100, "more")[0] is Verdict.OK
-    verdict, text, cure = general.room(81, 100, "more")
+    assert common.room(80, 100, "more")[0] is Verdict.OK
+    verdict, text, cure = common.room(81, 100, "more")
     assert (verdict, cure) == (Verdict.WARNING, "more")
     assert text.startswith("81 of 100 are in use")
 
@@ -68,7 +68,7 @@ def test_room() -> None:
 def test_what_is_thought_of_tls(
     host: str | None, protocol: str | None, verified: bool | None, verdict: Verdict
 ) -> None:
-    found, text, _ = encryption.judge(host, protocol, verified, "seen so")
+    found, text, _ = common.judge_tls(host, protocol, verified, "seen so")
     assert found is verdict
     assert "seen so" in text
     assert ("Off" in text) is (protocol is None)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 from jupyter_session_store.records import READY, Scope, claim_of, digest
-from jupyter_session_store.sql.adding import NAMES
+from jupyter_session_store.sql.admin.bulk_insert import NAMES
 
 from ..databases import Database
 from ..migrations.test_adoption import JUNK, NOT_UTF8, SESSIONS, stock_manager, stock_table

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Engine, event, select
 from sqlalchemy.exc import DBAPIError
 
-from jupyter_session_store.cli import observing
+from jupyter_session_store.cli import observation
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql import listing, probing
-from jupyter_session_store.sql.database import is_write_denied
+from jupyter_session_store.sql.admin import listing, write_probe
+from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.models import Server
 
 from ..databases import Database
@@ -51,7 +51,7 @@ def no_writes(database: Database) -> Iterator[None]:
 def observed(engine: Engine, note: Callable[[str], None]) -> dict[str, str]:
     """Observe all servers, and return what is found of each id."""
     with engine.connect() as connection:
-        found = observing.observe(connection, listing.servers(connection), note)
+        found = observation.observe(connection, listing.servers(connection), note)
     return {server_id: liveness for (_, server_id), liveness in found.items()}
 
 
@@ -79,7 +79,7 @@ def test_who_is_kept_out_is_not_dead(home: Path, database: Database) -> None:
 
 
 def test_a_lock_that_stays(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observing, "_PATIENCE", 0)
+    monkeypatch.setattr(observation, "_EXTRA_SECONDS", 0)
     fill(database.url, servers=[dead("user", "dead")])
     with engine_of(database.url) as engine, no_writes(database):
         began = time.monotonic()
@@ -126,18 +126,18 @@ def test_nobody_is_disturbed(database: Database) -> None:
             ),
         )
         server = listing.servers(connection, "user")[0]
-        probing.write(connection, server)
+        write_probe.write(connection, server)
         assert database.rows(query) == before
         assert changed == [1, 1]
         with no_writes(database):
             began = time.monotonic()
             with pytest.raises(DBAPIError) as raised:
-                probing.write(connection, server)
+                write_probe.write(connection, server)
             assert time.monotonic() - began < 10
-            assert not is_write_denied(raised.value)
+            assert not backend_of(connection).is_write_denied(raised.value)
             # It is as usable as before.
             assert connection.execute(select(Server.namespace)).all()
-        probing.write(connection, server)
+        write_probe.write(connection, server)
     assert database.rows(query) == before
 
 
@@ -217,8 +217,8 @@ def test_through_a_pooler(run: Run, database: Database) -> None:
         with engine_of(url) as engine, engine.connect() as connection:
             [server] = listing.servers(connection)
             with no_writes(database), pytest.raises(DBAPIError, match="lock timeout"):
-                probing.write(connection, server)
-            probing.write(connection, server)
+                write_probe.write(connection, server)
+            write_probe.write(connection, server)
         # Whoever gets PgBouncer's only connection next waits for a lock as long as before.
         assert bouncer.database.rows("SHOW lock_timeout") == [("0",)]
         done = run("prune", "--dead-servers", "--yes", "--json", url=url)

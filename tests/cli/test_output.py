@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_session_store.cli.output import Output, harmless
+from jupyter_session_store.cli.output import Output, escape_controls
 
 from .cleaning_support import LIVING, living
 from .conftest import Run
@@ -17,8 +17,8 @@ HARMLESS = r"h\x1b]0;pwn\x07\r\u202e\x9b"
 
 
 def test_a_text_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    assert harmless(f"one {HARMFUL}\n\ttwo é😀") == f"one {HARMLESS}\n\ttwo é😀"
-    assert harmless("\udce9") == r"\udce9"
+    assert escape_controls(f"one {HARMFUL}\n\ttwo é😀") == f"one {HARMLESS}\n\ttwo é😀"
+    assert escape_controls("\udce9") == r"\udce9"
     Output(False).text(HARMFUL)
     assert capsys.readouterr().out == f"{HARMLESS}\n"
 

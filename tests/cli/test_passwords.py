@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from jupyter_session_store.sql import credentials
+from jupyter_session_store.sql.engine import passwords
 
 from ..databases import Database
 from ..system.passwords import password_of, with_password, without_password
@@ -43,27 +43,27 @@ WITHOUT: Final[dict[str, Any]] = {"pool_size": 2, "connect_args": {"connect_time
     ],
 )
 def test_who_gets_the_configured_password(given: str, kept: bool) -> None:
-    found = credentials.options_for(given, OPTIONS, "postgresql://u@db/x")
+    found = passwords.options_for(given, OPTIONS, "postgresql://u@db/x")
     assert found == (OPTIONS if kept else WITHOUT)
 
 
 def test_the_configured_database_is_reached_as_configured() -> None:
     url = "postgresql://u:stale@db/x"
-    assert credentials.options_for(url, OPTIONS, url) == OPTIONS
+    assert passwords.options_for(url, OPTIONS, url) == OPTIONS
 
 
 def test_a_password_without_a_server_is_for_the_one_that_is_named() -> None:
     for given in ("mysql://u@db/x", "postgresql://u@other/x"):
-        assert credentials.options_for(given, OPTIONS, "sessions.db") == OPTIONS
-    assert credentials.options_for("mysql://u:own@db/x", OPTIONS, "sessions.db") == WITHOUT
+        assert passwords.options_for(given, OPTIONS, "sessions.db") == OPTIONS
+    assert passwords.options_for("mysql://u:own@db/x", OPTIONS, "sessions.db") == WITHOUT
     # Whatever the configured one is, it cannot be compared.
-    assert credentials.options_for("mysql://u@db/x", OPTIONS, None) == WITHOUT
+    assert passwords.options_for("mysql://u@db/x", OPTIONS, None) == WITHOUT
 
 
 def test_options_without_a_password_stay() -> None:
     given: list[dict[str, Any]] = [{}, WITHOUT, {"connect_args": "wrong"}]
     for options in given:
-        assert credentials.options_for("mysql://u:own@db/x", options, None) is options
+        assert passwords.options_for("mysql://u:own@db/x", options, None) is options
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import Connection, insert, update
 
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
+from jupyter_session_store.sql.admin.admin_connection import retry_if_rolled_back
 from jupyter_session_store.sql.models import Session
-from jupyter_session_store.sql.operating import repeated
-from jupyter_session_store.sql.rows import to_row
+from jupyter_session_store.sql.queries.rows import to_row
 
 from ..databases import Database, Instance
 from ..migrations.support import engine_of
@@ -295,11 +295,11 @@ def _touch(connection: Connection, namespace: str, number: int) -> int:
         .where(Session.namespace == namespace, Session.session_id == f"session-{number:06}")
         .values(updated_at=datetime.now(timezone.utc))
     )
-    return repeated(lambda: connection.execute(statement).rowcount)
+    return retry_if_rolled_back(connection, lambda: connection.execute(statement).rowcount)
 
 
 def _add(connection: Connection, record: SessionRecord) -> None:
-    repeated(lambda: connection.execute(insert(Session), to_row(record)))
+    retry_if_rolled_back(connection, lambda: connection.execute(insert(Session), to_row(record)))
 
 
 def test_ctrl_c_ends_it_after_a_batch(home: Path, run: Run, database: Database) -> None:

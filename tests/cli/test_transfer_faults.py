@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from jupyter_session_store.sql.models import moment
+from jupyter_session_store.sql.models import to_utc
 
 from ..databases import Database
 from .conftest import Run
@@ -225,8 +225,8 @@ def test_dates_that_no_calendar_has(run: Run, database: Database, tmp_path: Path
     target = file_database(tmp_path / "target.db")
     assert copied(run, database, target)["copied"] == 3
     dates = [row[-2:] for row in contents(target)]
-    assert dates[0][0] == dates[1][1] == moment("9999-12-29 00:00:00+00:00")
-    assert dates[1][0] == moment("0001-01-03 00:00:00+00:00")
+    assert dates[0][0] == dates[1][1] == to_utc("9999-12-29 00:00:00+00:00")
+    assert dates[1][0] == to_utc("0001-01-03 00:00:00+00:00")
     assert copied(run, database, target)["different"] == 0
 
 

@@ -10,8 +10,8 @@ from subprocess import CompletedProcess
 from typing import Any, Final
 
 from jupyter_session_store.records import SessionRecord
-from jupyter_session_store.sql.adding import NAMES
-from jupyter_session_store.sql.models import moment
+from jupyter_session_store.sql.admin.bulk_insert import NAMES
+from jupyter_session_store.sql.models import to_utc
 
 from ..databases import Database
 from .support import session
@@ -30,7 +30,7 @@ def file_database(path: Path) -> Database:
 def contents(database: Database) -> list[tuple[Any, ...]]:
     """Return all rows of sessions, every column, the same for each kind of database."""
     rows = database.rows(f"SELECT {', '.join(NAMES)} FROM jupyter_sessions")
-    return sorted((*row[:-2], moment(row[-2]), moment(row[-1])) for row in rows)
+    return sorted((*row[:-2], to_utc(row[-2]), to_utc(row[-1])) for row in rows)
 
 
 def checksum(database: Database) -> str:
@@ -42,7 +42,7 @@ def servers(database: Database) -> list[tuple[Any, ...]]:
     """Return all rows of servers, every column."""
     columns = "namespace, server_id, hostname, pid, version, renewals, lease_seconds, started_at"
     rows = database.rows(f"SELECT {columns} FROM jupyter_servers")
-    return sorted((*row[:-1], moment(row[-1])) for row in rows)
+    return sorted((*row[:-1], to_utc(row[-1])) for row in rows)
 
 
 def adoption(database: Database) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml  # type: ignore[import-untyped]
 from traitlets.config import Config, Configurable
 
-from jupyter_session_store.settings import Settings
+from jupyter_session_store.config.settings import Settings
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database, Server
 from ..databases.local import LocalInstance

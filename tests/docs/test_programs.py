@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from jupyter_session_store.sql import operating
+from jupyter_session_store.sql.admin import admin_connection
 
 from ..databases import Database, parameters
 from ..databases.certificates import Certificate
@@ -82,7 +82,10 @@ class PgBouncer(LocalInstance):
 def test_pgbouncer(named_database: Callable[[str], Database]) -> None:
     pooler = PgBouncer(named_database("postgresql"))
     try:
-        with operating.engine(pooler.admin.url) as engine, operating.connected(engine) as found:
-            assert operating.require_usable(found).usable
+        with (
+            admin_connection.engine(pooler.admin.url) as engine,
+            admin_connection.connected(engine) as found,
+        ):
+            assert admin_connection.require_usable(found).usable
     finally:
         pooler.close()

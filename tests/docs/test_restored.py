@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..system.cluster import LEASE

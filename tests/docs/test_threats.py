@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import listing, migrating, operating
+from jupyter_session_store.sql.admin import admin_connection, listing
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database, Server
 from ..system.cluster import KERNEL_MANAGER, LEASE
@@ -87,7 +88,10 @@ def test_each_role_has_its_own_sessions(
     )
     assert ada.uncaught() == bob.uncaught() == []
     # The owner of the tables, whom the operator's commands run as, sees all.
-    with operating.engine(walled.url) as engine, operating.connected(engine) as connection:
+    with (
+        admin_connection.engine(walled.url) as engine,
+        admin_connection.connected(engine) as connection,
+    ):
         found = [(one.namespace, one.path) for one in listing.sessions(connection)]
     assert found == [("hub:ada/", "moved.ipynb"), ("hub:bob/", "moved.ipynb")]
     for server in (ada, bob):

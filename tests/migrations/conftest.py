@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine
 
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from .support import engine_of

@@ -13,7 +13,7 @@ import sys
 # Beforehand, so that the race is one for the database and not for the imports.
 import alembic.command
 
-import jupyter_session_store.sql.stock  # noqa: F401
+import jupyter_session_store.sql.schema.stock  # noqa: F401
 from jupyter_session_store.records import SessionRecord
 
 from .support import SCOPE, opened, record

@@ -14,7 +14,7 @@ import pytest
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
 from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
-from jupyter_session_store.sql import migrating, stock
+from jupyter_session_store.sql.schema import migrating, stock
 
 from .support import SCOPE, TABLES, engine_of, opened, record
 from .test_race import race

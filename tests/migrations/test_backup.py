@@ -18,9 +18,9 @@ from typing import Final
 import pytest
 from alembic import command
 
-from jupyter_session_store.sql import backup, migrating
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql.schema import State
+from jupyter_session_store.sql.engine import sqlite
+from jupyter_session_store.sql.schema import backup, migrating
+from jupyter_session_store.sql.schema.compatibility import State
 
 from ..system.waiting import until
 from .support import (
@@ -45,7 +45,7 @@ SESSIONS: Final = [f"session-{number}" for number in range(20)]
 @pytest.fixture(params=["wal", "delete"])
 def journal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How SQLite keeps the file whole; it is the latter on a network file system."""
-    monkeypatch.setattr(engines, "is_on_network_file_system", lambda _: request.param == "delete")
+    monkeypatch.setattr(sqlite, "is_on_network_file_system", lambda _: request.param == "delete")
     return str(request.param)
 
 
@@ -341,7 +341,8 @@ UPGRADE: Final = """if True:
     import os, resource, sys
     from pathlib import Path
     from jupyter_session_store.errors import StoreUnavailable
-    from jupyter_session_store.sql import engine, migrating
+    from jupyter_session_store.sql import engine
+    from jupyter_session_store.sql.schema import migrating
     file, later = sys.argv[1:]
     migrating.migrations_folder = lambda: Path(later)
     made = engine.create(file)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..system.faults import number_of_waiting_statements

@@ -18,10 +18,11 @@ import pymysql
 import pytest
 from sqlalchemy import Engine, create_mock_engine
 
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating, schema
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import State
+from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema.compatibility import State
 
 from ..databases import Database, parameters
 from .shape import is_mariadb, shape
@@ -78,7 +79,7 @@ def statements(sql: str) -> set[str]:
     """Return the statements that make a table or an index, without their layout."""
     found = (re.sub(r"\s+", " ", one).strip() for one in re.sub("--.*", "", sql).split(";"))
     made = (one.replace(" IF NOT EXISTS", "") for one in found if one.startswith("CREATE"))
-    return {one for one in made if schema.VERSION_TABLE not in one}
+    return {one for one in made if compatibility.VERSION_TABLE not in one}
 
 
 @pytest.mark.parametrize("scheme", URLS)
@@ -119,7 +120,7 @@ def test_the_sql_is_what_the_model_would_make(scheme: str) -> None:
     def collect(statement: Any, *_arguments: object) -> None:
         made.append(str(statement.compile(dialect=engine.dialect)))
 
-    engine = create_mock_engine(engines.parse(URLS[scheme]), collect)
+    engine = create_mock_engine(urls.parse(URLS[scheme]), collect)
     Base.metadata.create_all(engine, checkfirst=False)
     expected = statements(";".join(made))
     assert len(expected) == 5
@@ -135,7 +136,7 @@ def test_the_sql_makes_the_schema(
     database: Database, engine: Engine, new_database: Callable[[], Database]
 ) -> None:
     run_sql(database, printed(scheme_of(database), "upgrade", "head"))
-    assert status(engine) == schema.Status(State.CURRENT, schema.HEAD, 1)
+    assert status(engine) == compatibility.Status(State.CURRENT, compatibility.HEAD, 1)
     migrated = new_database()
     other = engines.create(migrated.url)
     try:

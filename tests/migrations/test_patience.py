@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from .support import LATER, engine_of, opened, release, run_python, status
@@ -50,7 +50,7 @@ def test_by_a_server(database: Database, tmp_path: Path, monkeypatch: pytest.Mon
         arguments = {"read_timeout": 1} if database.kind == "mysql" else {}
         with opened(database.url, auto_upgrade="always", connect_args=arguments) as repository:
             # Its thread has the engine's only connection, and closes it when it is idle.
-            driver: Any = repository._database._ready().connection.dbapi_connection
+            driver: Any = repository._database._connect().connection.dbapi_connection
             # Requests have their time-outs again.
             if database.kind == "mysql":
                 assert driver._read_timeout == 1

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jupyter_session_store.errors import SchemaMismatch
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from .support import release, status
 

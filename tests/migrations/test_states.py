@@ -18,9 +18,9 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Engine, inspect
 
 from jupyter_session_store.errors import SchemaMismatch
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import migrating, schema
-from jupyter_session_store.sql.schema import State
+from jupyter_session_store.sql.engine import url as urls
+from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema.compatibility import State
 
 from ..databases import Database, parameters
 from .shape import shape
@@ -73,8 +73,8 @@ def later_code(folder: Path, floor: int, monkeypatch: pytest.MonkeyPatch) -> Ite
     migrations = release(folder / f"100% later {floor}", floor)
     with monkeypatch.context() as patch:
         patch.setattr(migrating, "migrations_folder", lambda: migrations)
-        patch.setattr(schema, "HEAD", LATER)
-        patch.setattr(schema, "CODE", 2)
+        patch.setattr(compatibility, "HEAD", LATER)
+        patch.setattr(compatibility, "CODE", 2)
         yield
 
 
@@ -125,19 +125,19 @@ def test_a_state_is_told_and_what_a_server_does(
     assert found.state is state
     assert found.usable is (state in (State.CURRENT, State.AHEAD_COMPATIBLE))
     assert (found.revision, found.oldest_compatible_code) == {
-        State.CURRENT: (schema.HEAD, 1),
+        State.CURRENT: (compatibility.HEAD, 1),
         State.AHEAD_COMPATIBLE: (LATER, 1),
         State.AHEAD_INCOMPATIBLE: (LATER, 2),
     }.get(state, (None, None))
     for auto_upgrade in ("never", "safe", "always"):
         if found.usable:
-            assert schema.ensure(engine, auto_upgrade) == found
+            assert compatibility.ensure(engine, auto_upgrade) == found
         elif state is State.EMPTY and auto_upgrade != "never":
             continue
         else:
             with pytest.raises(SchemaMismatch) as refusal:
-                schema.ensure(engine, auto_upgrade)
-            text = schema.explain(found, engines.describe(engine.url))
+                compatibility.ensure(engine, auto_upgrade)
+            text = compatibility.explain(found, urls.describe(engine.url))
             assert str(refusal.value) == text
             assert secret(database) not in text
         assert tables(engine) == before
@@ -145,7 +145,9 @@ def test_a_state_is_told_and_what_a_server_does(
 
 @pytest.mark.parametrize("auto_upgrade", ["safe", "always"])
 def test_a_server_fills_an_empty_database(engine: Engine, auto_upgrade: str) -> None:
-    assert schema.ensure(engine, auto_upgrade) == schema.Status(State.CURRENT, schema.HEAD, 1)
+    assert compatibility.ensure(engine, auto_upgrade) == compatibility.Status(
+        State.CURRENT, compatibility.HEAD, 1
+    )
     assert tables(engine).keys() == TABLES
 
 
@@ -154,16 +156,16 @@ def test_what_a_server_does_with_a_database_that_is_behind(
 ) -> None:
     before = tables(at_head)
     with later_code(tmp_path, 1, monkeypatch):
-        assert status(at_head) == schema.Status(State.BEHIND, "0001", 1)
+        assert status(at_head) == compatibility.Status(State.BEHIND, "0001", 1)
         for auto_upgrade in ("never",) if database.kind == "sqlite" else ("never", "safe"):
             with pytest.raises(
                 SchemaMismatch, match="at revision 0001, which is behind"
             ) as refusal:
-                schema.ensure(at_head, auto_upgrade)
+                compatibility.ensure(at_head, auto_upgrade)
             assert secret(database) not in str(refusal.value)
             assert tables(at_head) == before
-        upgraded = schema.ensure(at_head, "safe" if database.kind == "sqlite" else "always")
-        assert upgraded == schema.Status(State.CURRENT, LATER, 1)
+        upgraded = compatibility.ensure(at_head, "safe" if database.kind == "sqlite" else "always")
+        assert upgraded == compatibility.Status(State.CURRENT, LATER, 1)
     assert "note" in tables(at_head)["jupyter_sessions"]
 
 
@@ -171,7 +173,7 @@ def test_always_upgrades_a_file_too(
     at_head: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with later_code(tmp_path, 1, monkeypatch):
-        assert schema.ensure(at_head, "always").revision == LATER
+        assert compatibility.ensure(at_head, "always").revision == LATER
 
 
 def test_tables_of_our_names_that_are_not_ours(database: Database, engine: Engine) -> None:
@@ -201,7 +203,7 @@ def refused_and_left(database: Database, engine: Engine) -> str:
     before = tables(engine)
     for auto_upgrade in ("safe", "always", "never"):
         try:
-            schema.ensure(engine, auto_upgrade)
+            compatibility.ensure(engine, auto_upgrade)
         except SchemaMismatch as error:
             text = str(error)
         except Exception as error:
@@ -209,7 +211,7 @@ def refused_and_left(database: Database, engine: Engine) -> str:
         else:
             return "accepted"
         assert "Nothing was changed." in text
-        assert f"expects revision {schema.HEAD}" in text
+        assert f"expects revision {compatibility.HEAD}" in text
         assert "Set c.SessionManager.database_filepath to another database" in text
         assert secret(database) not in text
     return "refused and left" if tables(engine) == before else "changed"
@@ -228,17 +230,17 @@ SECRET_URLS: Final = {
 
 @pytest.mark.parametrize("url", SECRET_URLS)
 def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str) -> None:
-    shown = engines.describe(engines.parse(url))
+    shown = urls.describe(urls.parse(url))
     assert shown == SECRET_URLS[url]
     upgrade = "Run: jupyter session-store upgrade\n"
-    expected = f"this code expects revision {schema.HEAD}"
+    expected = f"this code expects revision {compatibility.HEAD}"
     texts = {
         State.EMPTY: ("holds no session tables", expected, upgrade),
         State.BEHIND: ("is at revision 0000, which is behind", expected, upgrade),
         State.AHEAD_COMPATIBLE: ("is at revision 0000, newer", expected, "Nothing to run."),
         State.AHEAD_INCOMPATIBLE: (
             "is at revision 0000, which needs code of generation 7 or later",
-            f"this code is of generation {schema.CODE}",
+            f"this code is of generation {compatibility.CODE}",
             "Run: pip install --upgrade jupyter_session_store",
         ),
         State.FOREIGN: ("did not make", expected, "to another database"),
@@ -246,7 +248,7 @@ def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str
     assert texts.keys() == set(State) - {State.CURRENT}
     for state, parts in texts.items():
         revision = None if state is State.EMPTY else "0000"
-        text = schema.explain(schema.Status(state, revision, 7), shown)
+        text = compatibility.explain(compatibility.Status(state, revision, 7), shown)
         assert text.startswith(f"The database ({shown}) ")
         assert [part for part in parts if part not in text] == []
         assert "s3cr3t" not in text
@@ -256,7 +258,7 @@ def test_the_command_of_the_text_does_what_it_says(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:
     with pytest.raises(SchemaMismatch) as refusal:
-        schema.ensure(engine, "never")
+        compatibility.ensure(engine, "never")
     found = re.search(r"Run: (jupyter .*)$", str(refusal.value), re.MULTILINE)
     assert found is not None
     scripts = Path(sys.executable).parent
@@ -269,7 +271,7 @@ def test_the_command_of_the_text_does_what_it_says(
         PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}",
     )
     assert done.returncode == 0, done.stdout
-    assert schema.ensure(engine, "never").state is State.CURRENT
+    assert compatibility.ensure(engine, "never").state is State.CURRENT
 
 
 def test_migrations_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -348,7 +350,7 @@ def connections(database: Database) -> list[tuple[object, ...]]:
 def test_an_upgrade_leaves_the_module_path_alone(engine: Engine) -> None:
     """A server's working directory is its user's: modules must not come from there."""
     before = list(sys.path)
-    assert schema.ensure(engine, "safe").state is State.CURRENT
+    assert compatibility.ensure(engine, "safe").state is State.CURRENT
     assert sys.path == before
 
 

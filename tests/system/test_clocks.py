@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_session_store.registration import RENEWALS_A_LEASE
-from jupyter_session_store.sql.models import moment
+from jupyter_session_store.servers.heartbeat import RENEWALS_A_LEASE
+from jupyter_session_store.sql.models import to_utc
 
 from ..databases import Database
 from .conftest import stored_in
@@ -107,7 +107,7 @@ def renewals_of(database: Database) -> dict[str, int]:
 def written_at(database: Database, session_id: str) -> float:
     """Return when a session was last written, by the clock of the server that did."""
     rows = database.rows("SELECT session_id, updated_at FROM jupyter_sessions")
-    return moment(dict(rows)[session_id]).timestamp()
+    return to_utc(dict(rows)[session_id]).timestamp()
 
 
 def date_of(server: JupyterServer) -> float:

@@ -15,9 +15,9 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
 from jupyter_session_store import __version__
-from jupyter_session_store import metrics as known
-from jupyter_session_store.events import SCHEMA_ID
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.telemetry import metrics as known
+from jupyter_session_store.telemetry.events import SCHEMA_ID
 
 from ..databases import Database
 from .conftest import stored_in
@@ -206,7 +206,7 @@ def test_probes_and_status_through_an_outage(database: Database, new_server: New
             "well": True,
             "version": __version__,
             "repository": "sqlalchemy",
-            "revision": schema.HEAD,
+            "revision": compatibility.HEAD,
             "namespace": f"dir:{server.root}",
             "authority": "server",
             "server_id": server_id,

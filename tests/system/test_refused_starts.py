@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from jupyter_session_store.sql import migrating
+from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..migrations.support import engine_of, without_privileges
@@ -26,8 +26,8 @@ NewServer = Callable[..., JupyterServer]
 URL_TRAIT: Final = "SessionManager.database_filepath"
 _QUOTED: Final = quote(PASSWORD, safe="")
 _NEWER_CODE: Final = """
-from jupyter_session_store.sql import schema
-schema.HEAD = "0002"
+from jupyter_session_store.sql.schema import compatibility
+compatibility.HEAD = "0002"
 """
 
 

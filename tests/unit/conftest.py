@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from jupyter_server.gateway import managers as stock
 
-from jupyter_session_store import gatewayapi
+from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.manager import PersistentSessionManager
 from tests.unit.dummies import DummyKernelManager, make_manager
 from tests.unit.fake_gateway import FakeGateway
@@ -31,6 +31,6 @@ def manager(
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> FakeGateway:
     gateway = FakeGateway()
-    monkeypatch.setattr(gatewayapi, "ask", gateway.ask)
+    monkeypatch.setattr(api, "request", gateway.ask)
     monkeypatch.setattr(stock, "gateway_request", gateway.request)
     return gateway

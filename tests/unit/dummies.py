@@ -12,7 +12,8 @@ from jupyter_server.services.contents.manager import AsyncContentsManager
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.kernels import Kernels
+from jupyter_session_store.kernels.authority import KernelAuthority
+from jupyter_session_store.kernels.gateway.failures import is_over, may_have_arrived
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import Liveness, Scope, SessionRecord
 
@@ -46,6 +47,8 @@ class DummyKernelManager(AsyncMappingKernelManager):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.started: list[str] = []
+        #: What each kernel was started with.
+        self.envs: dict[str, dict[str, str]] = {}
         self.shut_down: list[str] = []
         self.start_error: Exception | None = None
         self.shutdown_error: Exception | None = None
@@ -71,6 +74,7 @@ class DummyKernelManager(AsyncMappingKernelManager):
         self._kernels[kernel_id] = DummyKernel(kernel_name or "python3")
         self._kernel_connections[kernel_id] = 0
         self.started.append(kernel_id)
+        self.envs[kernel_id] = kwargs.get("env", {})
         return kernel_id
 
     async def shutdown_kernel(  # type: ignore[override]
@@ -109,8 +113,7 @@ def make_manager(
 
 async def settle(manager: PersistentSessionManager) -> None:
     """Wait for what goes on in the background."""
-    while manager._tasks:
-        await asyncio.wait(manager._tasks)
+    await manager.tasks.wait()
 
 
 async def stored(manager: PersistentSessionManager) -> list[SessionRecord]:
@@ -150,31 +153,78 @@ def losing_answers(manager: PersistentSessionManager, verb: str) -> Callable[[],
     return lambda: setattr(manager.store, verb, done)
 
 
-class SharedKernels(Kernels):
-    """The kernels of a gateway that answers what a test says."""
+class SharedAuthority(KernelAuthority):
+    """A gateway that answers what a test says.
 
-    shared = True
-    authority = SHARED.authority
+    Parameters
+    ----------
+    kernel_manager : DummyKernelManager
+    preassigned : bool
+        Whether it starts a kernel under the id that it is told.
+    """
 
-    def __init__(self, kernel_manager: DummyKernelManager) -> None:
+    is_shared = True
+    name = SHARED.authority
+
+    def __init__(self, kernel_manager: DummyKernelManager, *, preassigned: bool) -> None:
         super().__init__(kernel_manager)
+        self.supports_preassigned_ids = preassigned
         self.liveness = Liveness.GONE
+        self.shut_down_here: list[str] = []
+        self.after_shutdown = Liveness.GONE
+        self.launch_limit = 0.0
 
-    async def missing(self, kernel_id: str) -> Liveness:
+    @property
+    def launch_seconds(self) -> float:
+        """What a test says."""
+        return self.launch_limit
+
+    async def check_liveness(self, kernel_id: str) -> Liveness:
         """Say the same of each."""
         return self.liveness
 
-    async def look(self, kernel_ids: Collection[str]) -> dict[str, Liveness]:
+    async def refresh_liveness(self, kernel_ids: Collection[str]) -> dict[str, Liveness]:
         """Say the same of each that is not held."""
         held = self.kernel_manager
         return {one: Liveness.ALIVE if one in held else self.liveness for one in kernel_ids}
 
+    async def shut_down(self, kernel_id: str) -> Liveness:
+        """Note which kernel it is."""
+        self.shut_down_here.append(kernel_id)
+        return self.after_shutdown
 
-def shared_manager(url: str, **traits: Any) -> PersistentSessionManager:
+    def start_may_have_begun(self, error: BaseException) -> bool:
+        """Say what a request to a gateway would."""
+        return may_have_arrived(error)
+
+    def start_is_over(self, error: BaseException) -> bool:
+        """Say what a request to a gateway would."""
+        return is_over(error)
+
+
+class SharedKernelManager(DummyKernelManager):
+    """A kernel manager whose kernels other servers use too.
+
+    Parameters
+    ----------
+    preassigned : bool
+        See :class:`SharedAuthority`.
+    """
+
+    def __init__(self, *, preassigned: bool = False) -> None:
+        super().__init__()
+        self.authority = SharedAuthority(self, preassigned=preassigned)
+
+    def create_kernel_authority(self, settings: object) -> SharedAuthority:
+        """Bring the authority."""
+        return self.authority
+
+
+def shared_manager(
+    url: str, *, preassigned: bool = False, **traits: Any
+) -> PersistentSessionManager:
     """Return a manager in :data:`SHARED`, over kernels that others use too."""
-    manager = make_manager(url, namespace=SHARED.namespace, **traits)
-    manager._kernels = SharedKernels(manager.kernel_manager)
-    manager.scope = SHARED
-    assert manager._heartbeat is not None
-    manager._heartbeat._scope = SHARED
+    kernels = SharedKernelManager(preassigned=preassigned)
+    manager = make_manager(url, kernels, namespace=SHARED.namespace, **traits)
+    assert manager.scope == SHARED
     return manager

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from tornado import web
 
-from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.kernels.gateway.api import Answer
 
 
 class FakeGateway:
@@ -18,6 +18,8 @@ class FakeGateway:
 
     def __init__(self) -> None:
         self.models: dict[str, dict[str, Any]] = {}
+        #: What each kernel was started with.
+        self.envs: dict[str, dict[str, str]] = {}
         self.answer: Answer | None = None
         self.of_a_list: Answer | None = None
         self.asked: list[str] = []
@@ -69,16 +71,22 @@ class FakeGateway:
         await asyncio.sleep(0)
         if how["method"] == "POST":
             await self.starting.wait()
-            wanted = json.loads(how["body"])["kernel_id"]
-            kernel_id = wanted if self.takes_ids else str(uuid4())
+            body = json.loads(how["body"])
+            # Jupyter Server's own kernel manager names no id.
+            wanted = body.get("kernel_id") if self.takes_ids else None
+            kernel_id = wanted or str(uuid4())
             self.run(kernel_id)
+            self.models[kernel_id]["name"] = body["name"]
+            self.envs[kernel_id] = body["env"]
             return SimpleNamespace(code=201, body=json.dumps(self.models[kernel_id]))
         kernel_id = url.rpartition("/")[2]
         if self.status == 404 or kernel_id not in self.models:
             raise web.HTTPError(404)
+        if how["method"] == "GET":
+            return SimpleNamespace(code=200, body=json.dumps(self.models[kernel_id]))
         if self.status >= 400:
             raise web.HTTPError(self.status)
         if self.status == 204:
             await self.ending.wait()
             self._end(kernel_id)
-        return SimpleNamespace(code=self.status)
+        return SimpleNamespace(code=self.status, reason="test")

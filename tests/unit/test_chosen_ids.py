@@ -14,17 +14,18 @@ from tornado import web
 from tornado.httpclient import HTTPClientError
 
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
-from jupyter_session_store.kernels import is_over
+from jupyter_session_store.kernels.gateway.failures import is_over
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import READY, STARTING, Liveness, SessionRecord
-from jupyter_session_store.registration import now
+from jupyter_session_store.servers.clock import now
 from jupyter_session_store.testing import record
 from tests.databases.database import Database
 from tests.unit.dummies import (
     NOTEBOOK,
     SHARED,
     DummyKernelManager,
-    SharedKernels,
+    SharedAuthority,
+    SharedKernelManager,
     failing,
     first_row,
     settle,
@@ -33,26 +34,9 @@ from tests.unit.dummies import (
 )
 
 
-class NamedKernels(SharedKernels):
-    """The kernels of a gateway that starts them under the id that it is told."""
-
-    chooses_ids = True
-
-    def __init__(self, kernel_manager: DummyKernelManager) -> None:
-        super().__init__(kernel_manager)
-        self.ended: list[str] = []
-        self.at_end = Liveness.GONE
-
-    async def end(self, kernel_id: str) -> Liveness:
-        """Say what a test says."""
-        self.ended.append(kernel_id)
-        return self.at_end
-
-
 @pytest.fixture
 def manager(database: Database) -> Iterator[PersistentSessionManager]:
-    manager = shared_manager(database.url, claim_timeout=0.3)
-    manager._kernels = NamedKernels(manager.kernel_manager)
+    manager = shared_manager(database.url, preassigned=True, claim_timeout=0.3)
     yield manager
     assert manager._pending_sessions._records == []
     manager.close()
@@ -65,22 +49,21 @@ def kernels(manager: PersistentSessionManager) -> DummyKernelManager:
 
 
 @pytest.fixture
-def named(manager: PersistentSessionManager) -> NamedKernels:
-    assert isinstance(manager._kernels, NamedKernels)
-    return manager._kernels
+def authority(manager: PersistentSessionManager) -> SharedAuthority:
+    assert isinstance(manager.kernel_manager, SharedKernelManager)
+    return manager.kernel_manager.authority
 
 
 async def renewed(manager: PersistentSessionManager) -> None:
     """Wait for a renewal, and for what follows it."""
-    assert manager._heartbeat is not None
-    await asyncio.wrap_future(manager._heartbeat.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     await asyncio.sleep(0.01)
     await settle(manager)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let time pass for what is left to be finished, however busy the machine is."""
-    monkeypatch.setattr("jupyter_session_store.finishing.now", lambda: now() + seconds)
+    monkeypatch.setattr("jupyter_session_store.sessions.recovery.now", lambda: now() + seconds)
 
 
 async def test_the_row_names_the_kernel_before_it_starts(
@@ -132,28 +115,28 @@ def test_what_may_still_go_on_in_the_gateway(error: BaseException, over: bool) -
 
 
 async def test_a_start_that_the_gateway_refused_leaves_nothing(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     kernels.start_error = ANSWERED
     with pytest.raises(web.HTTPError):
         await manager.create_session(**NOTEBOOK)
-    assert len(named.ended) == 1
+    assert len(authority.shut_down_here) == 1
     assert await stored(manager) == []
 
 
 async def test_a_kernel_whose_start_was_not_answered_is_looked_for_until_it_cannot_come(
     manager: PersistentSessionManager,
     kernels: DummyKernelManager,
-    named: NamedKernels,
+    authority: SharedAuthority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A 404 says nothing: the gateway may be about to start it."""
-    named.launch_seconds = 3600
+    authority.launch_limit = 3600
     kernels.start_error = TIMED_OUT
     with pytest.raises(web.HTTPError):
         await manager.create_session(**NOTEBOOK)
     (row,) = await stored(manager)
-    assert (row.state, row.path, named.ended) == (STARTING, None, [row.kernel_id])
+    assert (row.state, row.path, authority.shut_down_here) == (STARTING, None, [row.kernel_id])
     await renewed(manager)
     (row,) = await stored(manager)
     # It stands in nobody's way.
@@ -162,15 +145,15 @@ async def test_a_kernel_whose_start_was_not_answered_is_looked_for_until_it_cann
     assert await manager.list_sessions() == [model]
     later(monkeypatch, 3600)
     await renewed(manager)
-    assert named.ended == [row.kernel_id] * 3
+    assert authority.shut_down_here == [row.kernel_id] * 3
     assert [one.session_id for one in await stored(manager)] == [model["id"]]
 
 
 async def test_a_gateway_that_was_not_reached_started_nothing(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     kernels.start_error = of_gateway(503, ConnectionRefusedError())
-    named.at_end = Liveness.UNKNOWN
+    authority.after_shutdown = Liveness.UNKNOWN
     with pytest.raises(web.HTTPError):
         await manager.create_session(**NOTEBOOK)
     assert await stored(manager) == []
@@ -197,7 +180,7 @@ async def test_a_row_whose_insert_was_not_answered_blocks_nobody(
 
 
 async def test_a_session_that_was_saved_without_an_answer_keeps_its_kernel(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     """Another server may have handed it out in the meantime."""
     update, find = manager.store.update, manager.store.find
@@ -212,45 +195,45 @@ async def test_a_session_that_was_saved_without_an_answer_keeps_its_kernel(
         await manager.create_session(**NOTEBOOK)
     manager.store.update, manager.store.find = update, find  # type: ignore[method-assign]
     await renewed(manager)
-    assert (kernels.shut_down, named.ended) == ([], [])
+    assert (kernels.shut_down, authority.shut_down_here) == ([], [])
     assert [row.state for row in await stored(manager)] == [READY]
 
 
 async def test_a_kernel_that_another_server_took_over_is_left_to_it(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     """This one was evicted while its start was not answered."""
     kernels.start_error = TIMED_OUT
-    named.at_end = Liveness.UNKNOWN
+    authority.after_shutdown = Liveness.UNKNOWN
     with pytest.raises(web.HTTPError):
         await manager.create_session(**NOTEBOOK)
     (row,) = await stored(manager)
     await manager.store.remove(SHARED, [row])
     await manager.store.add(row.replace(server_id="another", state=READY))
-    named.ended.clear()
+    authority.shut_down_here.clear()
     await renewed(manager)
-    assert named.ended == []
+    assert authority.shut_down_here == []
     assert [one.server_id for one in await stored(manager)] == ["another"]
 
 
 async def test_a_row_stays_until_its_kernel_is_known_to_be_gone(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     kernels.start_error = ANSWERED
-    named.at_end = Liveness.UNKNOWN
+    authority.after_shutdown = Liveness.UNKNOWN
     with pytest.raises(web.HTTPError):
         await manager.create_session(**NOTEBOOK)
     assert [row.path for row in await stored(manager)] == [None]
     await renewed(manager)
     assert len(await stored(manager)) == 1
-    named.at_end = Liveness.GONE
+    authority.after_shutdown = Liveness.GONE
     await renewed(manager)
-    assert len(named.ended) == 3
+    assert len(authority.shut_down_here) == 3
     assert await stored(manager) == []
 
 
 async def test_a_kernel_that_cannot_be_shut_down_again_is_ended_later(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     update = manager.store.update
     failing(manager, "update", StoreUnavailable("test"))
@@ -269,58 +252,58 @@ async def test_a_kernel_that_cannot_be_shut_down_again_is_ended_later(
 async def test_a_move_whose_start_was_not_answered_leaves_no_kernel(
     manager: PersistentSessionManager,
     kernels: DummyKernelManager,
-    named: NamedKernels,
+    authority: SharedAuthority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    named.launch_seconds = 3600
+    authority.launch_limit = 3600
     model = await manager.create_session(**NOTEBOOK)
     kernels.start_error = TIMED_OUT
     with pytest.raises(KernelNotStarted):
         await manager.change_session(model["id"], kernel_name="other")
     later(monkeypatch, 3600)
     await renewed(manager)
-    assert len(named.ended) == 2
+    assert len(authority.shut_down_here) == 2
     await renewed(manager)
-    assert len(named.ended) == 2
+    assert len(authority.shut_down_here) == 2
     assert await manager.list_sessions() == [model]
 
 
 async def test_a_kernel_that_another_server_started_is_shut_down_by_whoever_leaves_it_last(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
-    named.liveness = Liveness.ALIVE
+    authority.liveness = Liveness.ALIVE
     await manager.store.add(record("theirs", SHARED, kernel_id="elsewhere"))
-    named.at_end = Liveness.UNKNOWN
+    authority.after_shutdown = Liveness.UNKNOWN
     with pytest.raises(StoreUnavailable):
         await manager.delete_session("theirs")
     assert [row.state for row in await stored(manager)] == [READY]
-    named.at_end = Liveness.GONE
+    authority.after_shutdown = Liveness.GONE
     await manager.delete_session("theirs")
-    assert named.ended == ["elsewhere"] * 2
+    assert authority.shut_down_here == ["elsewhere"] * 2
     assert await stored(manager) == []
 
 
 async def test_a_client_cannot_name_a_kernel_that_is_anothers(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
-    named.liveness = Liveness.ALIVE
+    authority.liveness = Liveness.ALIVE
     with pytest.raises(NoSuchKernel):
         await manager.create_session(**NOTEBOOK, kernel_id="theirs")
-    named.liveness = Liveness.UNKNOWN
+    authority.liveness = Liveness.UNKNOWN
     with pytest.raises(StoreUnavailable):
         await manager.create_session(**NOTEBOOK, kernel_id="theirs")
-    assert (kernels.started, named.ended) == ([], [])
+    assert (kernels.started, authority.shut_down_here) == ([], [])
     assert await stored(manager) == []
 
 
 async def test_a_kernel_whose_id_the_client_chose_is_not_ended(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, named: NamedKernels
+    manager: PersistentSessionManager, kernels: DummyKernelManager, authority: SharedAuthority
 ) -> None:
     """Another may have started it under this id in the meantime."""
     kernels.start_error = ANSWERED
     with pytest.raises(web.HTTPError):
         await manager.create_session(**NOTEBOOK, kernel_id="mine")
-    assert named.ended == []
+    assert authority.shut_down_here == []
     assert await stored(manager) == []
     kernels.start_error = None
     model = await manager.create_session(**NOTEBOOK, kernel_id="mine")
@@ -337,7 +320,7 @@ async def test_a_gateway_that_chooses_the_id_itself(
 
     kernels.start_kernel = start_under_another  # type: ignore[method-assign]
     model = await manager.create_session(**NOTEBOOK)
-    assert manager._uses._reserved == set()
+    assert manager._context.usage._reserved == set()
     assert model["kernel"]["id"] == "its own"
     assert [row.kernel_id for row in await stored(manager)] == ["its own"]
 
@@ -349,12 +332,12 @@ async def test_an_id_that_another_create_has_reserved_stays_reserved(
 
     async def meanwhile(new: SessionRecord) -> None:
         await add(new)
-        assert manager._uses.reserve("mine")
+        assert manager._context.usage.reserve("mine")
 
     manager.store.add = meanwhile  # type: ignore[method-assign, assignment]
     with pytest.raises(DuplicateKernelError, match="mine"):
         await manager.create_session(**NOTEBOOK, kernel_id="mine")
-    assert manager._uses.is_reserved("mine")
+    assert manager._context.usage.is_reserved("mine")
     assert kernels.started == []
 
 
@@ -371,7 +354,7 @@ async def test_a_move_names_both_kernels_until_it_is_over(
         await asyncio.sleep(0.005)
         marks = [row for row in await stored(manager) if row.state == STARTING]
     assert [row.path for row in marks] == [None, None]
-    assert not any(row.claim or row.stays for row in marks)
+    assert not any(row.claim or row.keeps_kernel_alive for row in marks)
     assert await manager.list_sessions() == [model]
     kernels.starting.set()
     moved = await moving

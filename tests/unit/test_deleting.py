@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,13 +12,15 @@ from tornado import web
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.records import CLOSING, READY
+from jupyter_session_store.records import CLOSING, READY, Liveness
+from jupyter_session_store.sessions.shared import SharedSessions
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
     failing,
     losing_answers,
     settle,
+    shared_manager,
     stored,
 )
 
@@ -87,12 +90,12 @@ async def test_a_failed_shutdown_is_told_even_if_the_store_fails_too(
 async def test_a_refused_delete_leaves_the_kernel_to_the_other_session(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
-    """The mark was made, and its answer was lost."""
     first, second, kernel_id = await two_on_one_kernel(manager)
-    answer = losing_answers(manager, "begin_close")
+    remove = manager.store.remove
+    failing(manager, "remove", StoreUnavailable("test"))
     with pytest.raises(StoreUnavailable):
         await manager.delete_session(first["id"])
-    answer()
+    manager.store.remove = remove  # type: ignore[method-assign]
     await manager.delete_session(second["id"])
     assert kernels.shut_down == []
     assert await manager.list_sessions() == [first]
@@ -100,31 +103,82 @@ async def test_a_refused_delete_leaves_the_kernel_to_the_other_session(
     assert kernels.shut_down == [kernel_id]
 
 
+@pytest.fixture(params=["sqlalchemy", "memory"])
+def sharing(request: pytest.FixtureRequest) -> Iterator[PersistentSessionManager]:
+    """A manager over kernels that other servers use too: it marks what it closes."""
+    manager = shared_manager(":memory:", repository=request.param)
+    kernels: Any = manager.kernel_manager
+    kernels.authority.liveness = Liveness.ALIVE
+    yield manager
+    assert manager._pending_sessions._records == []
+    manager.close()
+
+
+def shut_down(manager: PersistentSessionManager) -> list[str]:
+    """Return the kernels that were shut down."""
+    assert isinstance(manager.kernel_manager, DummyKernelManager)
+    return manager.kernel_manager.shut_down
+
+
+async def test_a_refused_delete_leaves_a_shared_kernel_to_the_other_session(
+    sharing: PersistentSessionManager,
+) -> None:
+    """The mark was made, and its answer was lost."""
+    first, second, kernel_id = await two_on_one_kernel(sharing)
+    answer = losing_answers(sharing, "begin_close")
+    with pytest.raises(StoreUnavailable):
+        await sharing.delete_session(first["id"])
+    answer()
+    await sharing.delete_session(second["id"])
+    assert shut_down(sharing) == []
+    assert await sharing.list_sessions() == [first]
+    await sharing.delete_session(first["id"])
+    assert shut_down(sharing) == [kernel_id]
+
+
+async def test_a_failed_shutdown_of_a_shared_kernel_is_told_even_if_the_store_fails_too(
+    sharing: PersistentSessionManager,
+) -> None:
+    kernels: Any = sharing.kernel_manager
+    model = await sharing.create_session(**NOTEBOOK)
+    kernels.shutdown_error = RuntimeError("stuck")
+    update = sharing.store.update
+    failing(sharing, "update", StoreUnavailable("test"))
+    with pytest.raises(RuntimeError, match="stuck"):
+        await sharing.delete_session(model["id"])
+    assert await sharing.list_sessions() == [model]
+    sharing.store.update = update  # type: ignore[method-assign]
+    kernels.shutdown_error = None
+    await sharing.delete_session(model["id"])
+    assert await stored(sharing) == []
+
+
 async def test_a_mark_whose_answer_was_lost_is_taken_back_after_the_next_renewal(
-    manager: PersistentSessionManager,
+    sharing: PersistentSessionManager,
 ) -> None:
     """Else another server takes its own session for the last, and ends the kernel."""
-    first, _second, _kernel_id = await two_on_one_kernel(manager)
-    losing_answers(manager, "begin_close")
+    first, _second, _kernel_id = await two_on_one_kernel(sharing)
+    losing_answers(sharing, "begin_close")
     with pytest.raises(StoreUnavailable):
-        await manager.delete_session(first["id"])
-    assert {row.state for row in await stored(manager)} == {CLOSING, READY}
-    assert manager._heartbeat is not None
-    await asyncio.wrap_future(manager._heartbeat.hurry())
+        await sharing.delete_session(first["id"])
+    assert {row.state for row in await stored(sharing)} == {CLOSING, READY}
+    await asyncio.wrap_future(sharing.lease.renew_now())
     await asyncio.sleep(0.01)
-    await settle(manager)
-    assert {row.state for row in await stored(manager)} == {READY}
+    await settle(sharing)
+    assert {row.state for row in await stored(sharing)} == {READY}
 
 
 async def test_the_mark_of_another_server_is_not_taken_back(
-    manager: PersistentSessionManager,
+    sharing: PersistentSessionManager,
 ) -> None:
-    model = await manager.create_session(**NOTEBOOK)
-    await manager.store.begin_close(manager.scope, model["id"], "another")
-    manager._unsure.add(model["id"])
-    await manager._finish_what_is_left()
-    assert [row.state for row in await stored(manager)] == [CLOSING]
-    assert manager._unsure == set()
+    model = await sharing.create_session(**NOTEBOOK)
+    await sharing.store.begin_close(sharing.scope, model["id"], "another")
+    assert isinstance(sharing.sessions, SharedSessions)
+    recovery = sharing.sessions.recovery
+    recovery.uncertain_closes.track(model["id"])
+    await recovery.recover()
+    assert [row.state for row in await stored(sharing)] == [CLOSING]
+    assert not recovery.uncertain_closes
 
 
 async def test_a_kernel_that_is_half_started_is_not_attached_to(
@@ -181,8 +235,7 @@ async def test_a_post_while_the_session_is_deleted_creates_a_new_one(
     kernels.shutting_down.clear()
     deleting = asyncio.ensure_future(manager.delete_session(model["id"]))
     await asyncio.sleep(0.02)
-    (record,) = await stored(manager)
-    assert record.state == CLOSING
+    assert len(await stored(manager)) == 1
     posting = asyncio.ensure_future(manager.get_or_create_session(**NOTEBOOK))
     await asyncio.sleep(0.02)
     kernels.shutting_down.set()

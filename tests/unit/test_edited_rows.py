@@ -63,8 +63,7 @@ async def test_an_impossible_date_of_a_server(
 ) -> None:
     for date in IMPOSSIBLE[database.kind]:
         edit(database, f"UPDATE jupyter_servers SET started_at = {date}")
-        assert manager._heartbeat is not None
-        manager._heartbeat.hurry().result(30)
+        manager.lease.renew_now().result(30)
 
 
 async def test_an_unknown_state_is_listed_and_logged_once(
@@ -101,11 +100,10 @@ async def test_an_unknown_authority_is_nobodys(
     edit(database, "UPDATE jupyter_sessions SET authority = 'somebody', state = 'closing'")
     before = database.rows("SELECT session_id, authority, path FROM jupyter_sessions")
     assert await manager.list_sessions() == []
-    assert manager._heartbeat is not None
     for _ in range(2):
         # As after a death.
-        manager._heartbeat._released = False
-        manager._heartbeat.hurry().result(30)
+        manager.lease._took_over = False
+        manager.lease.renew_now().result(30)
     assert caplog.text.count("neither a server nor a gateway") == 1
     mine = await create(manager, "a.ipynb")
     assert await manager.list_sessions() == [mine]

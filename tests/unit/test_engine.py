@@ -17,8 +17,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import StaticPool
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
-from jupyter_session_store.sql import engine as engines
-from jupyter_session_store.sql import files, migrating
+from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine import mysql, sqlite, sqlite_files
+from jupyter_session_store.sql.engine import url as urls
+from jupyter_session_store.sql.engine.backend import backend_of
+from jupyter_session_store.sql.schema import migrating
 from tests.databases.database import Database, parameters
 from tests.migrations.support import engine_of, opened
 
@@ -42,12 +45,12 @@ PASSWORD = "s3cr%t@:/?#"
     ],
 )
 def test_the_driver_of_what_is_typed(typed: str, driver: str) -> None:
-    assert engines.parse(typed).drivername == driver
+    assert urls.parse(typed).drivername == driver
 
 
 def test_a_path_is_not_read_as_a_url(tmp_path: Path) -> None:
     name = str(tmp_path / "a%20b?c#d.db")
-    assert engines.sqlite_file(engines.parse(name)) == Path(name)
+    assert urls.sqlite_file(urls.parse(name)) == Path(name)
     with closing(engines.create(name).raw_connection()):
         pass
     assert Path(name).exists()
@@ -154,7 +157,7 @@ def test_a_new_file_is_private_and_in_wal_mode(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     engine = engines.create(str(path))
     with engine.connect() as connection:
-        engines.keep_journal(connection)
+        backend_of(connection).keep_journal(connection)
         connection.exec_driver_sql("CREATE TABLE t (x)")
         mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
         synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
@@ -232,10 +235,10 @@ def test_a_network_file_system_gets_the_rollback_journal(
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE t (x)")
-    monkeypatch.setattr(engines, "is_on_network_file_system", lambda path: True)
+    monkeypatch.setattr(sqlite, "is_on_network_file_system", lambda path: True)
     engine = engines.create(str(path))
     with engine.connect() as connection:
-        engines.keep_journal(connection)
+        backend_of(connection).keep_journal(connection)
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "delete"
     engine.dispose()
 
@@ -262,7 +265,7 @@ def test_the_innermost_mount_tells_the_file_system(monkeypatch: pytest.MonkeyPat
         "/homely/x.db": False,
     }
     for path, answer in answers.items():
-        assert files.is_on_network_file_system(Path(path)) is answer
+        assert sqlite_files.is_on_network_file_system(Path(path)) is answer
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_the_innermost_mount_tells_the_file_system(monkeypatch: pytest.MonkeyPat
 )
 def test_memory_is_one_database(typed: str) -> None:
     engine = engines.create(typed)
-    assert engines.describe(engine.url) == "SQLite in memory"
+    assert urls.describe(engine.url) == "SQLite in memory"
     assert isinstance(engine.pool, StaticPool)
     with engine.connect() as connection:
         connection.exec_driver_sql("CREATE TABLE t (x)")
@@ -316,8 +319,8 @@ def test_options_reach_sqlalchemy(database: Database) -> None:
 
 
 def test_a_uri_of_a_file_is_not_memory(tmp_path: Path) -> None:
-    url = engines.parse(f"sqlite:///file:{tmp_path}/x.db?mode=rwc&uri=true")
-    assert not engines.is_memory(url)
+    url = urls.parse(f"sqlite:///file:{tmp_path}/x.db?mode=rwc&uri=true")
+    assert not urls.is_memory(url)
 
 
 @pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
@@ -413,7 +416,7 @@ def test_a_timeout_in_the_url_wins(database: Database) -> None:
         expected = {"connect_timeout": "7" if database.kind == "postgresql" else 7}
     engine = engines.create(url)
     arguments = engine.dialect.create_connect_args(engine.url)[1]
-    ours = engines._connect_args(engine.url, {})
+    ours = engines._connect_args(backend_of(engine).driver, engine.url, {})
     engine.dispose()
     for name, value in expected.items():
         assert arguments[name] == value
@@ -443,26 +446,26 @@ def test_a_password_is_read_at_each_connect(database: Database, tmp_path: Path) 
 
 
 @pytest.mark.only("mysql", reason="only PyMySQL takes a long statement for a silent host")
-def test_who_is_patient_waits_for_a_statement(
+def test_an_operator_waits_for_a_statement(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = {**engines._CONNECT_ARGS["pymysql"], "read_timeout": 1, "write_timeout": 1}
-    monkeypatch.setattr(engines, "_CONNECT_ARGS", {"pymysql": short})
+    short = {**mysql.PyMySQL.connect_args, "read_timeout": 1, "write_timeout": 1}
+    monkeypatch.setattr(mysql.PyMySQL, "connect_args", short)
 
-    def sleep(options: dict[str, Any], *, patient: bool) -> object:
-        engine = engines.create(database.url, options, patient=patient)
+    def sleep(options: dict[str, Any], *, statement_timeout: bool) -> object:
+        engine = engines.create(database.url, options, statement_timeout=statement_timeout)
         try:
             with engine.connect() as connection:
                 return connection.execute(text("SELECT SLEEP(2)")).scalar_one()
         finally:
             engine.dispose()
 
-    assert sleep({}, patient=True) == 0
+    assert sleep({}, statement_timeout=False) == 0
     with pytest.raises(OperationalError, match="Lost connection"):
-        sleep({}, patient=False)
+        sleep({}, statement_timeout=True)
     # What an operator has set stays.
     with pytest.raises(OperationalError, match="Lost connection"):
-        sleep({"connect_args": {"read_timeout": 1}}, patient=True)
+        sleep({"connect_args": {"read_timeout": 1}}, statement_timeout=False)
 
 
 @pytest.mark.only("mysql", reason="it is PyMySQL that makes a context at each connect")
@@ -487,10 +490,10 @@ def test_the_certificates_of_the_system_are_read_once(
 
 
 def test_no_password_and_no_url_is_shown() -> None:
-    url = engines.parse(f"postgresql://u:{quote(PASSWORD, safe='')}@db/x")
+    url = urls.parse(f"postgresql://u:{quote(PASSWORD, safe='')}@db/x")
     said = f"cannot connect to {url.render_as_string(hide_password=False)} with {PASSWORD}"
-    shown = engines.redact(said, url)
+    shown = urls.redact(said, url)
     assert PASSWORD not in shown
     assert quote(PASSWORD, safe="") not in shown
     assert "postgresql" not in shown
-    assert engines.describe(url) == "postgresql on db"
+    assert urls.describe(url) == "postgresql on db"

@@ -16,10 +16,10 @@ from jupyter_events.schema import EventSchema
 from tornado import web
 from traitlets.config import LoggingConfigurable
 
-from jupyter_session_store import events
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING, Liveness
+from jupyter_session_store.telemetry import events
 from jupyter_session_store.testing import record, server
 from tests.unit.dummies import (
     NOTEBOOK,
@@ -182,8 +182,7 @@ async def test_what_was_not_saved_is_not_told(
     for verb, ask in (
         ("add", lambda: manager.create_session(path="b", type="notebook", name="")),
         ("update", lambda: manager.change_session(model["id"], path="c")),
-        ("move", lambda: manager.change_session(model["id"], kernel_name="python3")),
-        ("begin_close", lambda: manager.delete_session(model["id"])),
+        ("update", lambda: manager.change_session(model["id"], kernel_name="python3")),
         ("remove", lambda: manager.delete_session(model["id"])),
     ):
         failing(manager, verb, unavailable)
@@ -202,7 +201,7 @@ async def test_what_an_evicted_server_had_begun_to_create_is_adopted_if_its_kern
     tmp_path: Path, event_logger: EventLogger, kept: Kept, liveness: Liveness
 ) -> None:
     manager = shared_manager(str(tmp_path / "a.db"), parent=Server(event_logger))
-    kernels: Any = manager._kernels
+    kernels: Any = manager.kernel_manager.authority
     kernels.liveness = liveness
     half = record("half", SHARED, state=STARTING, kernel_id="k", server_id="two")
     manager.store.renew(server("two", SHARED.namespace), [], timeout=30)
@@ -213,7 +212,7 @@ async def test_what_an_evicted_server_had_begun_to_create_is_adopted_if_its_kern
     # As the heartbeat does when it has found a dead one; and once more with the next renewal.
     for dead in (seen, []):
         unfinished = manager.store.evict(SHARED, dead, manager.server_id, timeout=30)
-        manager._after_renewal(unfinished)
+        manager.sessions.on_renewed(unfinished)
         await asyncio.sleep(0.05)
         await settle(manager)
     adopted = {

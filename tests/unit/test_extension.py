@@ -16,12 +16,13 @@ from tornado.httpclient import HTTPClientError, HTTPResponse
 from traitlets.config import Config
 
 import jupyter_session_store
-from jupyter_session_store import __version__, extension
+from jupyter_session_store import __version__
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING
-from jupyter_session_store.sql import schema
+from jupyter_session_store.sql.schema import compatibility
 from jupyter_session_store.testing import record
+from jupyter_session_store.web import extension
 
 HEALTH = ("api", "session-store", "health")
 STATUS = ("api", "session-store", "status")
@@ -104,7 +105,7 @@ def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> N
 
 def test_it_is_found_where_jupyter_server_looks() -> None:
     assert jupyter_session_store._jupyter_server_extension_points() == [
-        {"module": "jupyter_session_store.extension"}
+        {"module": "jupyter_session_store.web.extension"}
     ]
     package: Any = ExtensionPackage
     assert package(name="jupyter_session_store", enabled=True).validate()
@@ -113,14 +114,15 @@ def test_it_is_found_where_jupyter_server_looks() -> None:
 def test_what_is_not_used_is_not_imported() -> None:
     """A server with another session manager has nothing of this package but the extension."""
     code = (
-        "import sys, jupyter_session_store.extension\n"
+        "import sys, jupyter_session_store.web.extension\n"
         "print(*sorted(m for m in sys.modules if m.startswith('jupyter_session_store.')))\n"
         "print('sqlalchemy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules, with_sqlalchemy = done.stdout.splitlines()
     assert modules.split() == [
-        f"jupyter_session_store.{name}" for name in ("_version", "errors", "extension", "records")
+        f"jupyter_session_store.{name}"
+        for name in ("_version", "errors", "records", "web", "web.extension")
     ]
     assert with_sqlalchemy == "False"
 
@@ -174,7 +176,7 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
         "version": __version__,
         "repository": "sqlalchemy",
         "backend": "SQLite in memory",
-        "revision": schema.HEAD,
+        "revision": compatibility.HEAD,
         "namespace": manager.namespace,
         "authority": "server",
         "server_id": manager.server_id,
@@ -277,7 +279,7 @@ async def test_a_store_that_cannot_be_written_is_unwell_though_it_can_be_read(
 
     manager.store.renew = fail  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable):
-        await asyncio.wrap_future(manager.lease.hurry())
+        await asyncio.wrap_future(manager.lease.renew_now())
     assert (manager.lease.failing, manager.lease.overdue) == (True, False)
     assert (await answered(jp_fetch(*HEALTH))).code == 503
     assert json.loads((await jp_fetch(*STATUS)).body)["well"] is False

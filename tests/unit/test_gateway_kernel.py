@@ -12,8 +12,8 @@ from jupyter_server.services.contents.manager import AsyncContentsManager
 from tornado import web
 from tornado.httpclient import HTTPClientError
 
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
-from jupyter_session_store.kernels import has_begun
+from jupyter_session_store.kernels.gateway.failures import may_have_arrived
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 
 URL = "http://user:hunter2@gateway.example.org"
@@ -51,7 +51,7 @@ async def test_the_url_is_in_no_error(
     assert "hunter2" not in f"{raised.value} {raised.value.args}"
     # It says whether the gateway has heard of it.
     assert raised.value.__cause__ is cause
-    assert has_begun(raised.value) is isinstance(cause, HTTPClientError)
+    assert may_have_arrived(raised.value) is isinstance(cause, HTTPClientError)
 
 
 @pytest.mark.parametrize("attaches", [True, False])

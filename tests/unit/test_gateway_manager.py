@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from tornado import web
 
-from jupyter_session_store import gatewayapi
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
-from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.kernels.gateway import api
+from jupyter_session_store.kernels.gateway.api import Answer
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.records import Liveness
 from tests.unit.fake_gateway import FakeGateway
 
@@ -144,8 +144,8 @@ async def test_who_is_asked_for_singly_is_waited_for_briefly(
             await slow.wait()
         return await ask(method, kernel_id)
 
-    monkeypatch.setattr(gatewayapi, "ask", late)
-    monkeypatch.setattr("jupyter_session_store.gateway._GRACE", 0.01)
+    monkeypatch.setattr(api, "request", late)
+    monkeypatch.setattr("jupyter_session_store.kernels.gateway.manager._GRACE", 0.01)
     assert await manager.refresh() == {"a": Liveness.UNKNOWN}
     assert await state_of(manager, "a") == "unknown"
     slow.set()
@@ -197,7 +197,7 @@ async def test_a_stop_ends_only_what_it_started_for_nobody(
     gateway.run("attached")
     await manager.attach("attached")
     mine, unused = [await manager.start_kernel() for _ in range(2)]
-    manager.used = using(mine)
+    manager.in_use_check = using(mine)
     await manager.shutdown_all()
     assert gateway.ended == [unused]
     assert manager.list_kernel_ids() == []
@@ -211,11 +211,11 @@ async def test_a_stop_ends_nothing_if_the_store_cannot_be_asked(
         raise StoreUnavailable("test")
 
     await manager.start_kernel()
-    manager.used = used
+    manager.in_use_check = used
     await manager.shutdown_all()
     assert gateway.ended == []
     await manager.start_kernel()
-    manager.used = None
+    manager.in_use_check = None
     await manager.shutdown_all()
     assert gateway.ended == []
 
@@ -235,7 +235,7 @@ async def test_a_stop_goes_on_if_a_kernel_cannot_be_ended(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await manager.start_kernel()
-    manager.used = using()
+    manager.in_use_check = using()
     gateway.status = 502
     await manager.shutdown_all()
     assert "1 kernel(s) that no session uses could not be shut down" in caplog.text

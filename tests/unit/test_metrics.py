@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from jupyter_session_store import metrics
 from jupyter_session_store.errors import (
     GatewayUnavailable,
     InvalidValue,
@@ -23,11 +22,12 @@ from jupyter_session_store.errors import (
 )
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.memory import MemorySessionRepository
-from jupyter_session_store.metering import MeteredRepository
 from jupyter_session_store.records import READY, STARTING, Departure, StoreDescription
 from jupyter_session_store.repository import SessionRepository
-from jupyter_session_store.sql import schema
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
+from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.telemetry import metrics
+from jupyter_session_store.telemetry.metered import MeteredRepository
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
 from tests.unit.dummies import NOTEBOOK, SHARED, DummyKernelManager, make_manager, shared_manager
@@ -286,7 +286,7 @@ async def test_what_becomes_of_a_renewal_is_counted(database: Database) -> None:
         return [value("renewals_total", outcome=outcome) for outcome in metrics.RENEWALS]
 
     renewed, registered, failed = renewals()
-    await asyncio.wrap_future(manager.lease.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     assert renewals() == [renewed + 1, registered, failed]
     # As if others had taken it for dead.
     me = [
@@ -296,11 +296,11 @@ async def test_what_becomes_of_a_renewal_is_counted(database: Database) -> None:
     ]
     assert renewals() == [renewed + 2, registered, failed]
     manager.store.evict(manager.scope, me, "another", timeout=30)
-    await asyncio.wrap_future(manager.lease.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     assert renewals() == [renewed + 2, registered + 1, failed]
     manager.store.close()
     with pytest.raises(StoreUnavailable):
-        await asyncio.wrap_future(manager.lease.hurry())
+        await asyncio.wrap_future(manager.lease.renew_now())
     assert renewals() == [renewed + 2, registered + 1, failed + 1]
     manager.close()
 
@@ -390,7 +390,7 @@ async def test_what_a_repository_says_of_itself(database: Database) -> None:
     shown = store.describe().backend
     assert shown.lower().startswith(database.kind if database.kind != "mysql" else "m")
     assert database.url not in shown
-    assert await store.revision() == schema.HEAD
+    assert await store.revision() == compatibility.HEAD
     # As it is now, and not as it was found.
     database.execute("UPDATE jupyter_session_store_version SET version_num = 'later'")
     assert await store.revision() == "later"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tornado import web
 
-from jupyter_session_store import moving
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.sessions import recovery
+from jupyter_session_store.sessions.shared import SharedSessions
 from jupyter_session_store.testing import record
 from tests.unit.dummies import (
     NOTEBOOK,
@@ -23,6 +25,29 @@ from tests.unit.dummies import (
 )
 
 
+@pytest.fixture(params=["local", "shared"])
+def each(
+    request: pytest.FixtureRequest, manager: PersistentSessionManager
+) -> Iterator[PersistentSessionManager]:
+    """A manager over its own kernels, on each repository, or over kernels that others use too."""
+    if request.param == "local":
+        yield manager
+        return
+    sharing = shared_manager(":memory:", repository=manager.repository)
+    yield sharing
+    sharing.close()
+
+
+def kernels_of(manager: PersistentSessionManager) -> DummyKernelManager:
+    assert isinstance(manager.kernel_manager, DummyKernelManager)
+    return manager.kernel_manager
+
+
+def storing_verb(manager: PersistentSessionManager) -> str:
+    """Return the verb that stores a move: the store counts only where others use kernels too."""
+    return "move" if isinstance(manager.sessions, SharedSessions) else "update"
+
+
 async def test_a_rename_tells_the_kernel(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
@@ -33,9 +58,8 @@ async def test_a_rename_tells_the_kernel(
     assert (await manager.get_session(path="dir/b.ipynb"))["name"] == "b.ipynb"
 
 
-async def test_a_move_shuts_the_left_kernel_down(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
-) -> None:
+async def test_a_move_shuts_the_left_kernel_down(each: PersistentSessionManager) -> None:
+    manager, kernels = each, kernels_of(each)
     model = await manager.create_session(**NOTEBOOK)
     moved = await manager.change_session(model["id"], kernel_name="other", path="b")
     assert moved["path"] == "b"
@@ -45,9 +69,8 @@ async def test_a_move_shuts_the_left_kernel_down(
     assert (record.kernel_id, record.kernel_name) == (moved["kernel"]["id"], "other")
 
 
-async def test_a_move_keeps_a_kernel_that_others_use(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
-) -> None:
+async def test_a_move_keeps_a_kernel_that_others_use(each: PersistentSessionManager) -> None:
+    manager, kernels = each, kernels_of(each)
     model = await manager.create_session(**NOTEBOOK)
     shared = model["kernel"]["id"]
     await manager.create_session(path="c", type="console", kernel_id=shared)
@@ -72,9 +95,8 @@ async def test_a_move_to_a_kernel_by_id(
     assert kernels.shut_down == [model["kernel"]["id"]]
 
 
-async def test_two_moves_that_race_leave_no_kernel_behind(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
-) -> None:
+async def test_two_moves_that_race_leave_no_kernel_behind(each: PersistentSessionManager) -> None:
+    manager, kernels = each, kernels_of(each)
     model = await manager.create_session(**NOTEBOOK)
     kernels.starting.clear()
     moves = [
@@ -90,19 +112,19 @@ async def test_two_moves_that_race_leave_no_kernel_behind(
     assert len(kernels.shut_down) == 5
 
 
-async def test_a_move_that_is_not_saved_leaves_no_kernel(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
-) -> None:
+async def test_a_move_that_is_not_saved_leaves_no_kernel(each: PersistentSessionManager) -> None:
+    manager, kernels = each, kernels_of(each)
     model = await manager.create_session(**NOTEBOOK)
-    failing(manager, "move", StoreUnavailable("test"))
+    failing(manager, storing_verb(manager), StoreUnavailable("test"))
     with pytest.raises(StoreUnavailable):
         await manager.change_session(model["id"], kernel_name="other")
     assert list(kernels.list_kernel_ids()) == [model["kernel"]["id"]]
 
 
 async def test_a_move_of_a_session_that_is_deleted_meanwhile_leaves_no_kernel(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+    each: PersistentSessionManager,
 ) -> None:
+    manager, kernels = each, kernels_of(each)
     model = await manager.create_session(**NOTEBOOK)
     kernels.starting.clear()
     move = asyncio.ensure_future(manager.change_session(model["id"], kernel_name="other"))
@@ -154,32 +176,36 @@ async def test_a_move_sees_who_attached_on_another_server_meanwhile() -> None:
 
 
 async def test_a_session_that_another_server_moves_first_moves_on(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+    manager: PersistentSessionManager,
 ) -> None:
-    model = await manager.create_session(**NOTEBOOK)
+    sharing = shared_manager(":memory:", repository=manager.repository)
+    kernels = kernels_of(sharing)
+    model = await sharing.create_session(**NOTEBOOK)
     elsewhere = await kernels.start_kernel()
-    move = manager.store.move
+    move = sharing.store.move
     moves: list[str] = []
 
     async def late(scope: Any, session_id: str, kernel_id: str, changes: Any) -> Any:
         if not moves:
-            await manager.store.update(scope, session_id, {"kernel_id": elsewhere})
+            await sharing.store.update(scope, session_id, {"kernel_id": elsewhere})
         moves.append(kernel_id)
         return await move(scope, session_id, kernel_id, changes)
 
-    manager.store.move = late  # type: ignore[method-assign]
-    moved = await manager.change_session(model["id"], kernel_name="other")
+    sharing.store.move = late  # type: ignore[method-assign]
+    moved = await sharing.change_session(model["id"], kernel_name="other")
     assert moves == [model["kernel"]["id"], elsewhere]
     assert kernels.shut_down == [elsewhere]
     assert moved["kernel"]["name"] == "other"
+    sharing.close()
 
 
 async def test_a_move_whose_answer_was_lost_leaves_one_kernel(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+    each: PersistentSessionManager,
 ) -> None:
+    manager, kernels = each, kernels_of(each)
     """The row was changed: the session is on the new kernel, and the old one ends."""
     model = await manager.create_session(**NOTEBOOK)
-    answer = losing_answers(manager, "move")
+    answer = losing_answers(manager, storing_verb(manager))
     with pytest.raises(StoreUnavailable):
         await manager.change_session(model["id"], kernel_name="other")
     answer()
@@ -190,14 +216,15 @@ async def test_a_move_whose_answer_was_lost_leaves_one_kernel(
 
 @pytest.mark.parametrize("saved", [True, False])
 async def test_a_move_in_an_outage_is_settled_after_it(
-    manager: PersistentSessionManager,
-    kernels: DummyKernelManager,
+    each: PersistentSessionManager,
     monkeypatch: pytest.MonkeyPatch,
     saved: bool,
 ) -> None:
-    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.001)
+    manager, kernels = each, kernels_of(each)
+    monkeypatch.setattr(recovery, "_SETTLE_SECONDS", 0.001)
     model = await manager.create_session(**NOTEBOOK)
-    move, find = manager.store.move, manager.store.find
+    verb = storing_verb(manager)
+    move, find = getattr(manager.store, verb), manager.store.find
 
     async def lost(*arguments: Any) -> None:
         if saved:
@@ -205,12 +232,12 @@ async def test_a_move_in_an_outage_is_settled_after_it(
         failing(manager, "find", StoreUnavailable("test"))
         raise StoreUnavailable("test")
 
-    manager.store.move = lost  # type: ignore[method-assign, assignment]
+    setattr(manager.store, verb, lost)
     with pytest.raises(StoreUnavailable):
         await manager.change_session(model["id"], kernel_name="other")
     await asyncio.sleep(0.05)
     assert len(kernels.list_kernel_ids()) == 2, "which of them is needed is not known"
-    manager.store.move = move  # type: ignore[method-assign]
+    setattr(manager.store, verb, move)
     manager.store.find = find  # type: ignore[method-assign]
     await settle(manager)
     (listed,) = await manager.list_sessions()
@@ -219,8 +246,9 @@ async def test_a_move_in_an_outage_is_settled_after_it(
 
 
 async def test_a_session_that_is_being_deleted_does_not_move(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+    each: PersistentSessionManager,
 ) -> None:
+    manager, kernels = each, kernels_of(each)
     model = await manager.create_session(**NOTEBOOK)
     kernels.shutting_down.clear()
     deleting = asyncio.ensure_future(manager.delete_session(model["id"]))

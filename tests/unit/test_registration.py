@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from traitlets import TraitError
 
-from jupyter_session_store import registration
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.memory import MemorySessionRepository
 from jupyter_session_store.records import STARTING, Departure, Scope, ServerRecord, SessionRecord
-from jupyter_session_store.registration import Heartbeat, Watch
+from jupyter_session_store.servers import heartbeat
+from jupyter_session_store.servers.heartbeat import Heartbeat
+from jupyter_session_store.servers.observer import LeaseObserver
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.unit.dummies import NOTEBOOK, DummyKernelManager, make_manager, settle, stored
 
@@ -35,45 +36,45 @@ def ids(servers: list[ServerRecord]) -> list[str]:
 
 
 def test_who_renews_lives() -> None:
-    watch = Watch("one")
-    assert all(watch.dead(at(turn), now=turn * 1000.0) == [] for turn in range(20))
+    observer = LeaseObserver("one")
+    assert all(observer.expired(at(turn), now=turn * 1000.0) == [] for turn in range(20))
 
 
 def test_who_stands_still_for_its_lease_is_dead() -> None:
-    watch = Watch("one")
-    assert watch.dead(at(7), now=1000) == []
-    assert watch.dead(at(7), now=1000 + LEASE) == []
-    assert ids(watch.dead(at(7), now=1000 + LEASE + 1)) == ["two"]
+    observer = LeaseObserver("one")
+    assert observer.expired(at(7), now=1000) == []
+    assert observer.expired(at(7), now=1000 + LEASE) == []
+    assert ids(observer.expired(at(7), now=1000 + LEASE + 1)) == ["two"]
 
 
 def test_the_lease_is_that_of_the_watched() -> None:
-    watch = Watch("one")
-    watch.dead(at(7, 3), now=0)
-    assert ids(watch.dead(at(7, 3), now=4)) == ["two"]
-    watch.dead(at(7, 3600), now=5)
-    assert watch.dead(at(7, 3600), now=LEASE * 2) == []
+    observer = LeaseObserver("one")
+    observer.expired(at(7, 3), now=0)
+    assert ids(observer.expired(at(7, 3), now=4)) == ["two"]
+    observer.expired(at(7, 3600), now=5)
+    assert observer.expired(at(7, 3600), now=LEASE * 2) == []
 
 
 def test_an_observer_does_not_hold_itself_dead() -> None:
-    watch = Watch("two")
-    watch.dead(at(7), now=0)
-    assert ids(watch.dead(at(7), now=10_000)) == ["one"]
+    observer = LeaseObserver("two")
+    observer.expired(at(7), now=0)
+    assert ids(observer.expired(at(7), now=10_000)) == ["one"]
 
 
 def test_after_an_outage_all_are_waited_for_anew() -> None:
-    watch = Watch("one")
-    watch.dead(at(7), now=0)
-    watch.forget()
-    assert watch.dead(at(7), now=10 * LEASE) == []
-    assert watch.dead(at(7), now=11 * LEASE) == []
-    assert ids(watch.dead(at(7), now=11 * LEASE + 1)) == ["two"]
+    observer = LeaseObserver("one")
+    observer.expired(at(7), now=0)
+    observer.forget()
+    assert observer.expired(at(7), now=10 * LEASE) == []
+    assert observer.expired(at(7), now=11 * LEASE) == []
+    assert ids(observer.expired(at(7), now=11 * LEASE + 1)) == ["two"]
 
 
 def test_who_comes_again_begins_anew() -> None:
-    watch = Watch("one")
-    watch.dead(at(7), now=0)
-    watch.dead([server("one")], now=50)
-    assert watch.dead(at(7), now=1000) == []
+    observer = LeaseObserver("one")
+    observer.expired(at(7), now=0)
+    observer.expired([server("one")], now=50)
+    assert observer.expired(at(7), now=1000) == []
 
 
 # ------------------------------------------------------------------- the heartbeat
@@ -84,7 +85,7 @@ class Beating:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(registration, "now", lambda: self.now)
+        monkeypatch.setattr(heartbeat, "now", lambda: self.now)
         self.repository = MemorySessionRepository(
             ":memory:", options={}, auto_upgrade="safe", log=logging.getLogger("tests")
         )
@@ -94,8 +95,8 @@ class Beating:
             self.repository,
             SCOPE,
             server("one"),
-            held=self.held,
-            after=self.after,
+            local_sessions=self.held,
+            on_renewed=self.after,
             log=logging.getLogger("tests"),
         )
 
@@ -148,7 +149,7 @@ def test_after_a_failed_renewal_nobody_is_evicted_at_once(
     monkeypatch.setattr(beating.repository, "renew", fail)
     beating.heartbeat.start()
     with pytest.raises(StoreUnavailable):
-        beating.heartbeat.hurry().result(30)
+        beating.heartbeat.renew_now().result(30)
     monkeypatch.setattr(beating.repository, "renew", renew)
     beating.heartbeat.stop()
     beating.heartbeat.join(30)
@@ -166,7 +167,7 @@ def test_a_renewal_that_fails_otherwise_is_a_fault_of_the_store(
     monkeypatch.setattr(beating.repository, "renew", fail)
     beating.heartbeat.start()
     with pytest.raises(StoreUnavailable):
-        beating.heartbeat.hurry().result(30)
+        beating.heartbeat.renew_now().result(30)
     beating.heartbeat.stop()
     beating.heartbeat.join(30)
 
@@ -196,7 +197,7 @@ def test_what_a_server_left_that_stopped_in_order_is_taken_up(beating: Beating) 
 
 
 def test_servers_do_not_begin_to_count_alike() -> None:
-    counts = {registration.this_server("n", "s", 90).renewals for _ in range(20)}
+    counts = {heartbeat.this_server("n", "s", 90).renewals for _ in range(20)}
     assert len(counts) > 10
 
 
@@ -269,9 +270,8 @@ async def test_who_was_evicted_has_its_sessions_back_before_the_next_answer(tmp_
     ]
     other.store.evict(other.scope, seen, other.server_id, timeout=5)
     assert await stored(manager) == []
-    assert manager._heartbeat is not None
     # As if the whole process had stood still.
-    manager._heartbeat._renewed -= manager.lease_seconds + 1
+    manager.lease._renewed -= manager.lease_seconds + 1
     assert await manager.list_sessions() == [model]
     assert sorted(servers_of(manager)) == sorted([manager.server_id, other.server_id])
     await settle(manager)
@@ -290,8 +290,7 @@ async def test_whatever_is_asked_first_after_a_suspension_finds_its_session(
     await manager.store.remove(manager.scope, await stored(manager))
     manager.store.close(Departure(manager.scope, manager.server_id, frozenset()))
     manager.store.open(manager.scope, server("other", manager.namespace), timeout=30)
-    assert manager._heartbeat is not None
-    manager._heartbeat._renewed -= manager.lease_seconds + 1
+    manager.lease._renewed -= manager.lease_seconds + 1
     if request_ == "delete":
         await manager.delete_session(model["id"])
         assert await stored(manager) == []
@@ -307,13 +306,12 @@ async def test_whatever_is_asked_first_after_a_suspension_finds_its_session(
 async def test_without_the_store_an_overdue_lease_answers_unavailable(tmp_path: Any) -> None:
     manager = make_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
-    assert manager._heartbeat is not None
 
     def fail(*_: Any, **__: Any) -> Any:
         raise StoreUnavailable("test")
 
     manager.store.renew = fail  # type: ignore[method-assign]
-    manager._heartbeat._renewed -= manager.lease_seconds + 1
+    manager.lease._renewed -= manager.lease_seconds + 1
     with pytest.raises(StoreUnavailable):
         await manager.list_sessions()
     del manager.store.renew

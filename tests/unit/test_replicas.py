@@ -11,10 +11,10 @@ import pytest
 from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado import web
 
-from jupyter_session_store import gatewayapi
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
-from jupyter_session_store.gatewayapi import Answer
+from jupyter_session_store.kernels.gateway import api
+from jupyter_session_store.kernels.gateway.api import Answer
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
 from tests.databases.database import Database
@@ -54,20 +54,18 @@ Replicas = tuple[PersistentSessionManager, PersistentSessionManager]
 
 async def renewed(manager: PersistentSessionManager) -> None:
     """Wait for a renewal, and for what follows it."""
-    assert manager._heartbeat is not None
-    await asyncio.wrap_future(manager._heartbeat.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     await asyncio.sleep(0.01)
     await settle(manager)
 
 
 async def evict(manager: PersistentSessionManager, other: PersistentSessionManager) -> None:
     """Have a replica evict another, as if that had not renewed its lease."""
-    assert manager._heartbeat is not None
-    manager._loop = asyncio.get_running_loop()
-    servers = manager.store.renew(manager._heartbeat.server, [], timeout=5)
+    manager.tasks.use_running_loop()
+    servers = manager.store.renew(manager.lease.server, [], timeout=5)
     dead = [server for server in servers if server.server_id == other.server_id]
     unfinished = manager.store.evict(manager.scope, dead, manager.server_id, timeout=5)
-    manager._after_renewal(unfinished)
+    manager.sessions.on_renewed(unfinished)
     await asyncio.sleep(0.05)
     await settle(manager)
 
@@ -139,22 +137,23 @@ async def test_a_move_that_the_closer_has_not_seen_is_taken_back(
     other = await one.create_session(path="2", **HOW)
     target = other["kernel"]["id"]
     await two.list_sessions()
-    counted, has_users = asyncio.Event(), one._has_users
+    users = one.sessions.kernels
+    counted, has_users = asyncio.Event(), users.has_users
 
     async def counting(*arguments: Any, **how: Any) -> bool:
         used = await has_users(*arguments, **how)
         counted.set()
         return used
 
-    monkeypatch.setattr(one, "_has_users", counting)
-    looked, moved = asyncio.Event(), two._moved
+    monkeypatch.setattr(users, "has_users", counting)
+    looked, move = asyncio.Event(), two.store.move
 
     async def late(*arguments: Any) -> Any:
         looked.set()
         await counted.wait()
-        return await moved(*arguments)
+        return await move(*arguments)
 
-    monkeypatch.setattr(two, "_moved", late)
+    monkeypatch.setattr(two.store, "move", late)
     gateway.ending.clear()
     moving = asyncio.ensure_future(two.change_session(session["id"], kernel_id=target))
     await looked.wait()
@@ -186,7 +185,7 @@ async def test_a_session_that_moves_while_it_is_read_is_shown(
             await go.wait()
         return await ask(method, kernel_id, **how)
 
-    monkeypatch.setattr(gatewayapi, "ask", late)
+    monkeypatch.setattr(api, "request", late)
     read = one.list_sessions() if reading == "list" else one.get_session(session_id=session["id"])
     reader = asyncio.ensure_future(read)
     await asked.wait()
@@ -320,7 +319,7 @@ async def test_a_list_on_its_way_brings_no_ended_kernel_back(
             await go.wait()
         return answer
 
-    monkeypatch.setattr(gatewayapi, "ask", late)
+    monkeypatch.setattr(api, "request", late)
     listing = asyncio.ensure_future(one.list_sessions())
     await answered.wait()
     await one.delete_session(session["id"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
@@ -31,6 +31,16 @@ def manager(database: Database) -> Iterator[PersistentSessionManager]:
     manager = shared_manager(database.url, claim_timeout=0.3)
     yield manager
     assert manager._pending_sessions._records == []
+    manager.close()
+
+
+@pytest.fixture
+def patient(database: Database) -> Iterator[PersistentSessionManager]:
+    """A manager that waits for another server for as long as a test may take."""
+    manager = shared_manager(database.url, claim_timeout=30)
+    kernels: Any = manager.kernel_manager
+    kernels.authority.liveness = Liveness.ALIVE
+    yield manager
     manager.close()
 
 
@@ -82,14 +92,12 @@ async def test_a_claimed_path_starts_no_kernel(
 
 
 async def test_who_waits_gets_the_session_of_the_other_server(
-    manager: PersistentSessionManager, kernels: DummyKernelManager, database: Database
+    patient: PersistentSessionManager, database: Database
 ) -> None:
+    manager, kernels = patient, cast("DummyKernelManager", patient.kernel_manager)
     other = shared_manager(database.url)
     other_kernels: Any = other.kernel_manager
     other_kernels.starting.clear()
-    manager.claim_timeout = 30
-    shared_kernels: Any = manager._kernels
-    shared_kernels.liveness = Liveness.ALIVE
     first = asyncio.ensure_future(other.get_or_create_session(**NOTEBOOK))
     await first_row(other)
     second = asyncio.ensure_future(manager.get_or_create_session(**NOTEBOOK))
@@ -115,8 +123,7 @@ async def test_a_create_that_cannot_be_finished_leaves_nothing(
     assert kernels.shut_down == kernels.started
     assert len(await stored(manager)) == 1
     store.remove, store.update = remove, update  # type: ignore[method-assign]
-    assert manager._heartbeat is not None
-    await asyncio.wrap_future(manager._heartbeat.hurry())
+    await asyncio.wrap_future(manager.lease.renew_now())
     await asyncio.sleep(0)
     await settle(manager)
     assert await stored(manager) == []
@@ -126,7 +133,7 @@ async def test_a_create_that_cannot_be_finished_leaves_nothing(
 async def test_what_an_evicted_server_was_creating_is_finished(
     manager: PersistentSessionManager, liveness: Liveness
 ) -> None:
-    shared_kernels: Any = manager._kernels
+    shared_kernels: Any = manager.kernel_manager.authority
     shared_kernels.liveness = liveness
     half = record("half", SCOPE, state=STARTING, kernel_id="k", server_id="two")
     manager.store.renew(server("two", SCOPE.namespace), [], timeout=30)
@@ -139,7 +146,7 @@ async def test_what_an_evicted_server_was_creating_is_finished(
     )
     # As the heartbeat does when it has found a dead one.
     unfinished = manager.store.evict(SCOPE, [seen], manager.server_id, timeout=30)
-    manager._after_renewal(unfinished)
+    manager.sessions.on_renewed(unfinished)
     await asyncio.sleep(0.05)
     await settle(manager)
     states = {row.session_id: row.state for row in await stored(manager)}
@@ -167,23 +174,20 @@ async def test_the_last_session_is_counted_again_after_its_mark(
 
 
 async def test_who_attaches_gives_way_to_a_closer(
-    manager: PersistentSessionManager,
-    kernels: DummyKernelManager,
-    monkeypatch: pytest.MonkeyPatch,
+    patient: PersistentSessionManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared_kernels: Any = manager._kernels
-    shared_kernels.liveness = Liveness.ALIVE
-    manager.claim_timeout = 30
+    manager, kernels = patient, cast("DummyKernelManager", patient.kernel_manager)
     first = await manager.create_session(**NOTEBOOK)
     kernel_id = first["kernel"]["id"]
     await manager.store.begin_close(SCOPE, first["id"], "another server")
-    gave_way, outlast = asyncio.Event(), manager._outlast_closers
+    users = manager.sessions.kernels
+    gave_way, wait = asyncio.Event(), users.wait_until_not_closing
 
     async def waiting(*arguments: Any) -> None:
         gave_way.set()
-        await outlast(*arguments)
+        await wait(*arguments)
 
-    monkeypatch.setattr(manager, "_outlast_closers", waiting)
+    monkeypatch.setattr(users, "wait_until_not_closing", waiting)
     attaching = asyncio.ensure_future(
         manager.create_session(path="b", type="file", kernel_id=kernel_id)
     )

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from traitlets import TraitError, Unicode
 from traitlets.config import Config, Configurable
 
+from jupyter_session_store.config.settings import Settings
+from jupyter_session_store.config.traits import StoreSettings
 from jupyter_session_store.errors import ConfigurationError
-from jupyter_session_store.kernels import gateway_name_of
-from jupyter_session_store.settings import Settings
-from jupyter_session_store.traits import StoreSettings
+from jupyter_session_store.kernels.gateway.naming import gateway_name_of
 from tests.unit.dummies import make_manager
 
 

@@ -14,15 +14,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import Departure
 from jupyter_session_store.sql import database as databases
-from jupyter_session_store.sql import engine as engines
 from jupyter_session_store.sql import repository as repositories
-from jupyter_session_store.sql import units
 from jupyter_session_store.sql import worker as workers
+from jupyter_session_store.sql.engine import timeouts
+from jupyter_session_store.sql.engine.backend import backend_of
+from jupyter_session_store.sql.queries import session_queries
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.worker import Worker
 from jupyter_session_store.testing import SCOPE, record, server
@@ -224,9 +225,9 @@ async def test_a_server_that_only_reads_is_not_back(
     repository = open_repository(database.url)
     await repository.add(record("a"))
 
-    def write(connection: Connection) -> units.Added:
+    def write(connection: Connection) -> session_queries.Added:
         connection.exec_driver_sql(DEMOTED[database.kind]).close()
-        return units.add(connection, record("b"))
+        return session_queries.add(connection, record("b"))
 
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
@@ -263,14 +264,16 @@ async def test_memory_outlives_an_error_and_idleness(url: str) -> None:
 def test_errors_are_told_by_their_codes() -> None:
     from sqlalchemy.exc import OperationalError
 
-    def codes(*args: object) -> set[object]:
-        return databases._codes(OperationalError("", None, Exception(*args)))
+    backend = backend_of(make_url("mariadb+pymysql://db/x"))
+
+    def is_read_only(*args: object) -> bool:
+        return backend.is_read_only(OperationalError("", None, Exception(*args)))
 
     for number in (1290, 1792, 1836):
-        assert codes(number, "read only") & databases._READ_ONLY
+        assert is_read_only(number, "read only")
     # Some drivers have a dict there.
-    assert not codes({"C": "25006"}) & databases._READ_ONLY
-    assert not codes() & databases._READ_ONLY
+    assert not is_read_only({"C": "25006"})
+    assert not is_read_only()
 
 
 @pytest.mark.only("postgresql", "mysql", reason="a file has no server to lose")
@@ -350,7 +353,7 @@ async def test_a_silent_database_holds_nobody_for_long(
         # Only meanwhile: a busy machine may need longer than that for an answer that comes.
         with monkeypatch.context() as brief:
             brief.setattr(repositories, "REQUEST_TIMEOUT", 0.5)
-            brief.setattr(engines, "STATEMENT_TIMEOUT", 0.1)
+            brief.setattr(timeouts, "STATEMENT_TIMEOUT", 0.1)
             asking = [asyncio.ensure_future(repository.find(SCOPE)) for _ in range(5)]
             outcomes = await asyncio.gather(*asking, return_exceptions=True)
         assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes), outcomes
@@ -396,7 +399,7 @@ async def test_a_locked_file_is_waited_for(
 async def test_a_file_that_stays_locked_is_unavailable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "STATEMENT_TIMEOUT", 0.2)
+    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 0.2)
     monkeypatch.setattr(databases, "ATTEMPTS", 2)
     engine_args = {"connect_args": {"timeout": 0.05}}
     repository = SQLAlchemySessionRepository(
@@ -429,14 +432,17 @@ def test_rolled_back_units_are_told_by_their_codes() -> None:
 
     deadlock = Failed("deadlock detected")
     deadlock.sqlstate = "40P01"
-    assert databases.is_rolled_back(OperationalError("", None, deadlock))
-    assert databases.is_rolled_back(OperationalError("", None, Failed(1213, "Deadlock")))
-    assert databases.is_rolled_back(OperationalError("", None, Failed(1205, "Lock wait")))
-    assert not databases.is_rolled_back(OperationalError("", None, Failed(2003, "no")))
+    postgresql, mysql, sqlite = (
+        backend_of(make_url(f"{name}://")) for name in ("postgresql", "mysql", "sqlite")
+    )
+    assert postgresql.is_rolled_back(OperationalError("", None, deadlock))
+    assert mysql.is_rolled_back(OperationalError("", None, Failed(1213, "Deadlock")))
+    assert mysql.is_rolled_back(OperationalError("", None, Failed(1205, "Lock wait")))
+    assert not mysql.is_rolled_back(OperationalError("", None, Failed(2003, "no")))
     with closing(sqlite3.connect(":memory:")) as connection:
         with pytest.raises(sqlite3.Error) as error:
             connection.execute("SELECT * FROM nothing")
-        assert not databases.is_rolled_back(DBAPIError("", None, error.value))
+        assert not sqlite.is_rolled_back(DBAPIError("", None, error.value))
 
 
 @pytest.mark.only("sqlite", reason="it is the file that is locked")

@@ -143,7 +143,7 @@ class JSONFileSessionRepository(SessionRepository):
             if record is None:
                 return None
             on_kernel = _find(sessions, scope, {"kernel_id": record.kernel_id})
-            return Closing(record, last=not any(other.stays for other in on_kernel))
+            return Closing(record, last=not any(other.keeps_kernel_alive for other in on_kernel))
 
         return await self._run(unit)
 
@@ -163,7 +163,7 @@ class JSONFileSessionRepository(SessionRepository):
             record = _update(sessions, scope, session_id, changes)
             assert record is not None
             others = _find(sessions, scope, {"kernel_id": kernel_id})
-            return Move(record, last=not any(other.stays for other in others))
+            return Move(record, last=not any(other.keeps_kernel_alive for other in others))
 
         return await self._run(unit)
 

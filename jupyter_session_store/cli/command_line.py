@@ -1,0 +1,107 @@
+"""What the command and its subcommands share of the command line, and their exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Sequence
+from enum import IntEnum
+from inspect import cleandoc
+from textwrap import indent
+from typing import Any, Final, NoReturn
+
+from jupyter_core.application import JupyterApp
+from traitlets.config import Configurable
+
+from .._version import __version__
+from ..errors import ConfigurationError
+from .arguments import asks_for_help, check_options
+from .output import escape_controls
+
+#: Settings that every command accepts, though no option sets them.
+_LOGGING: Final = frozenset({"log_datefmt", "log_format", "logging_config"})
+
+
+class ExitCode(IntEnum):
+    """What a subcommand ends with."""
+
+    #: Done, or the answer is yes.
+    DONE = 0
+    #: The answer is no: the schema is behind, a check failed, not found, not confirmed.
+    NO = 1
+    #: What was typed, or a setting, is wrong.
+    WRONG_USAGE = 2
+    #: The database or the output is not available; try again.
+    UNAVAILABLE = 3
+    #: The schema of the database does not fit.
+    SCHEMA_MISMATCH = 4
+    #: Ctrl-C.
+    INTERRUPTED = 130
+    #: The reader closed the pipe.
+    BROKEN_PIPE = 141
+
+
+def exit_with_usage_error(text: str) -> NoReturn:
+    """Print what is wrong with the command line or a setting, and exit."""
+    print_error(text)
+    sys.exit(ExitCode.WRONG_USAGE)
+
+
+def print_error(text: str) -> None:
+    """Write an error to standard error."""
+    sys.stderr.write(f"Error: {escape_controls(text)}\n")
+
+
+class CommandLine(JupyterApp):
+    """What the command and its subcommands share of traitlets' command line."""
+
+    version = __version__
+
+    def parse_command_line(self, argv: Any = None) -> None:
+        """Check the options, then let traitlets read them: it ignores unknown ones."""
+        words: Sequence[str] = sys.argv[1:] if argv is None else argv
+        if not (words and words[0] in (*self.subcommands, "help")) and not asks_for_help(words):
+            try:
+                check_options(words, *self._options(), self.accepts_setting)
+            except ConfigurationError as error:
+                exit_with_usage_error(f"{error} Nothing was changed. See: {self._help}")
+        super().parse_command_line(argv)
+
+    def _options(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the flags, and the options with a value, each with its dashes."""
+        flags = {"-" * min(len(name), 2) + name: value for name, value in self.flags.items()}
+        return flags, {f"--{name}": setting for name, setting in self.aliases.items()}
+
+    @property
+    def _help(self) -> str:
+        return f"jupyter {self.name.removeprefix('jupyter-')} --help"
+
+    def accepts_setting(self, section: str, name: str) -> bool:
+        """Return whether ``--Class.name=`` is an option: whether the setting has an effect."""
+        return name in self._own_settings() and any(
+            section == kind.__name__ and name in kind.class_trait_names(config=True)
+            for kind in type(self).mro()
+            if issubclass(kind, Configurable)
+        )
+
+    def _own_settings(self) -> set[str]:
+        """Return the names of the settings that options set, and those of the log."""
+        flags, aliases = self._options()
+        of_flags = {
+            name for sections, _ in flags.values() for one in sections.values() for name in one
+        }
+        return {*_LOGGING, *of_flags, *(one.rpartition(".")[2] for one in aliases.values())}
+
+    def start_show_config(self) -> None:
+        """Refuse to show the configuration: it may hold passwords."""
+        exit_with_usage_error(
+            "show_config is set, which would show passwords; expected it not to be. Read the "
+            "configuration files; their folders are listed by: jupyter --paths"
+        )
+
+    def emit_examples(self) -> Generator[str, None, None]:
+        """Yield the examples, all with the same margin."""
+        yield from ("Examples", "--------", "", indent(cleandoc(str(self.examples)), "    "), "")
+
+    def exit(self, exit_status: int | str | None = 0) -> None:
+        """Exit; traitlets exits with 1 if it cannot read the command line."""
+        super().exit(ExitCode.WRONG_USAGE if exit_status == 1 else exit_status)

@@ -1,0 +1,90 @@
+"""Take the schema back to a revision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigurationError, SchemaMismatch
+from .command import ExitCode, StoreCommand
+from .schema import MigrationCommand, database_name, schema_status
+
+
+class Downgrade(MigrationCommand):
+    """Take the schema back to a revision."""
+
+    name = "jupyter-session-store downgrade"
+    description = """
+    Take the schema back to a revision: an id, -1 for one step, or base for no
+    tables at all.
+
+    Refused without --yes where it would lose data. A SQLite file is backed up
+    first, beside itself. Stop the servers of the newer release before.
+    """
+    examples = """
+    jupyter session-store downgrade 0001
+    jupyter session-store downgrade -1 --dry-run
+    jupyter session-store downgrade base --yes       # drops the tables, and every session
+    """
+    arguments = ("REVISION",)
+    flags: Any = {
+        **StoreCommand.flags,
+        **{
+            name: ({"JupyterApp": {"answer_yes": True}}, "Go on though data is lost.")
+            for name in ("yes", "y")
+        },
+        "dry-run": (
+            {"Downgrade": {"dry_run": True}},
+            "Say what would be undone and lost, and change nothing.",
+        ),
+        "sql": (
+            {"Downgrade": {"sql": True}},
+            "Print the SQL statements, from START:REVISION, and change nothing.",
+        ),
+    }
+
+    def parse_command_line(self, argv: Any = None) -> None:
+        """Read the command line: ``-1`` is a revision, not an option."""
+        steps = [one for one in argv or () if one[:1] == "-" and one[1:].isdigit()]
+        super().parse_command_line([one for one in argv or () if one not in steps])
+        self.extra_args = [*self.extra_args, *steps]
+
+    def run(self) -> ExitCode:
+        """Downgrade."""
+        from ..sql.schema import compatibility, migrating
+
+        target = self.extra_args[0]
+        if self.sql:
+            start, _, end = target.rpartition(":")
+            if not start:
+                raise ConfigurationError(
+                    f"Found {target!r} for --sql, which does not look at the database; expected "
+                    "START:REVISION, for example 0001:base."
+                )
+            return self.print_script(start, end, downgrade=True)
+        with self.database() as engine:
+            found = schema_status(engine)
+            if found.state is compatibility.State.AHEAD_COMPATIBLE:
+                raise SchemaMismatch(
+                    f"The database ({database_name(engine)}) is at revision {found.revision}, "
+                    "newer than this release, which does not know how to undo it; expected the "
+                    "release that made it. Nothing was changed. Run there: jupyter session-store "
+                    f"downgrade {target}"
+                )
+            if found.state not in (compatibility.State.BEHIND, compatibility.State.CURRENT):
+                raise SchemaMismatch(compatibility.explain(found, database_name(engine)))
+            plan = migrating.downgrade_plan(found.revision, target)
+            self.print_plan(plan, database_name(engine), "undo")
+            lost = [revision for revision in plan if revision.downgrade_loses]
+            for revision in lost:
+                self.output.text(f"Undoing {revision.id} loses {revision.downgrade_loses}.")
+            if self.dry_run or not plan:
+                return ExitCode.DONE
+            if lost and not self.answer_yes:
+                raise ConfigurationError(
+                    "This downgrade loses data, and was refused; expected --yes. Nothing was "
+                    "changed."
+                )
+            end = plan[-1].previous or "base"
+            migrating.downgrade(engine, end, planned=plan, log=self.log)
+            self.output.text(f"Done: revision {schema_status(engine).revision or 'base'}.")
+        return ExitCode.DONE

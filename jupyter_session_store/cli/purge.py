@@ -1,0 +1,73 @@
+"""Remove all of a namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..records import check_text
+from .command import ExitCode
+from .removal import RemovingCommand
+
+
+class Purge(RemovingCommand):
+    """Remove all of a namespace."""
+
+    name = "jupyter-session-store purge"
+    description = """
+    Remove all sessions and server registrations of a namespace: a user has left.
+
+    Refused, with exit code 1, while a server of it is alive, which is seen by
+    watching for as long as the longest lease; and if there is nothing of it.
+    Kernels are not shut down. Asks before it removes anything.
+    """
+    examples = """
+    jupyter session-store purge hub:alice/ --dry-run
+    jupyter session-store purge hub:alice/ --yes
+    """
+    arguments = ("NAMESPACE",)
+    flags: Any = {
+        **RemovingCommand.flags,
+        "force": (
+            {"CleaningCommand": {"force": True}},
+            "Though its servers may be alive: one that is comes back with the sessions of its "
+            "running kernels.",
+        ),
+    }
+
+    def run(self) -> ExitCode:
+        """Observe the servers, count, ask, remove."""
+        from ..sql.admin import listing, pruning
+
+        namespace = self.extra_args[0]
+        check_text("namespace", namespace)
+        if not self.dry_run:
+            self.require_answer()
+        selection = pruning.Selection(listing.Criteria(namespace=namespace), vacated=not self.force)
+        with self.connection() as connection:
+            servers = listing.servers(connection, namespace)
+            counted = pruning.count(connection, selection)
+            if not servers and not counted.sessions:
+                self.note(f"There is nothing of the namespace {namespace!r}.")
+                return ExitCode.NO
+            if not self.force:
+                alive, servers = self.observe_servers(connection, namespace)
+                if alive:
+                    self.report_alive(alive)
+                    return ExitCode.NO
+            if self.dry_run:
+                return self.preview(connection, selection, counted, len(servers))
+            if not self.confirm(
+                f"Remove {counted.sessions} session(s) and {len(servers)} server(s) of the "
+                f"namespace {namespace!r}?"
+            ):
+                return ExitCode.NO
+            evict = pruning.unregister if self.force else pruning.evict
+            self.remove(connection, selection, evict(connection, servers))
+            returned = listing.servers(connection, namespace)
+        if returned and not self.force:
+            self.note(
+                f"The server {returned[0].server_id} came back or was started meanwhile, and "
+                "what it has stays. Stop it and run this again."
+            )
+            return ExitCode.NO
+        return ExitCode.DONE

@@ -1,0 +1,70 @@
+"""List the registered servers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+from traitlets import Bool, Unicode
+
+from ..records import check_text
+from .command import JSON_FLAG, ExitCode, StoreCommand
+
+_COLUMNS: Final = {
+    "namespace": "NAMESPACE",
+    "server_id": "SERVER",
+    "hostname": "HOST",
+    "pid": "PROCESS",
+    "version": "VERSION",
+    "started_at": "STARTED (UTC)",
+    "lease_seconds": "LEASE (S)",
+    "sessions": "SESSIONS",
+    "liveness": "LIVENESS",
+}
+
+
+class Servers(StoreCommand):
+    """List the registered servers."""
+
+    name = "jupyter-session-store servers"
+    description = """
+    List the servers that are registered, and how many sessions each wrote last.
+
+    Whether one is alive cannot be read off a database, only seen: with
+    --observe this watches for as long as the longest lease, or until every
+    server has renewed its own. Without, it is unknown.
+    """
+    examples = """
+    jupyter session-store servers
+    jupyter session-store servers --observe
+    """
+    aliases: Any = {**StoreCommand.aliases, "namespace": "Servers.namespace"}
+    flags: Any = {
+        **StoreCommand.flags,
+        **JSON_FLAG,
+        "observe": ({"Servers": {"observing": True}}, "Watch which renew their leases."),
+    }
+
+    namespace = Unicode(help="Only servers of this namespace.").tag(config=True)
+    observing = Bool(False, help="Watch which servers renew their leases.").tag(config=True)
+
+    def run(self) -> ExitCode:
+        """List them."""
+        from ..sql.admin import listing
+        from .observation import observe
+
+        check_text("namespace", self.namespace)
+        with self.connection() as connection:
+            found = listing.servers(connection, self.namespace or None)
+            liveness = observe(connection, found, self.note) if self.observing else {}
+            sessions = Counter(listing.counts(connection))
+        rows = (
+            {
+                **vars(server),
+                "sessions": sessions[server.namespace, server.server_id],
+                "liveness": liveness.get((server.namespace, server.server_id), "unknown"),
+            }
+            for server in found
+        )
+        self.output.rows(rows, _COLUMNS, empty="No servers.")
+        return ExitCode.DONE

@@ -1,0 +1,52 @@
+"""Show all that is stored of a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigurationError
+from .command import JSON_FLAG, ExitCode, StoreCommand
+from .selection import SelectingCommand, session_row
+
+
+class Show(SelectingCommand):
+    """Show all that is stored of a session."""
+
+    name = "jupyter-session-store show"
+    description = """
+    Show all that is stored of a session, in whichever namespace it is, or of
+    each session that the options select.
+
+    With --json an array, whatever their number. The exit code is 1 if there is
+    none.
+    """
+    examples = """
+    jupyter session-store show 0c9b7b0e-5d0a-4e6e-8c54-0d8e6c2f3a55
+    jupyter session-store show 0c9b7b0e-5d0a-4e6e-8c54-0d8e6c2f3a55 --json
+    jupyter session-store show --namespace hub:alice/ --path Untitled.ipynb
+    """
+    arguments = ("SESSION",)
+    optional_arguments = 1
+    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+
+    def run(self) -> ExitCode:
+        """Show it."""
+        from ..sql.admin import listing
+
+        session_id = self.extra_args[0] if self.extra_args else None
+        criteria = self.criteria(session_id)
+        if criteria == listing.Criteria():
+            raise ConfigurationError(
+                "Found neither SESSION nor an option that says which sessions; expected one of "
+                "them, for example --path PATH. To show all of them: jupyter session-store list"
+            )
+        with self.connection() as connection:
+            rows = map(session_row, listing.sessions(connection, criteria))
+            if not self.output.each(rows):
+                self.note(
+                    f"There is no session of the id {session_id!r}."
+                    if session_id and criteria == listing.Criteria(session_id=session_id)
+                    else "There is no such session."
+                )
+                return ExitCode.NO
+        return ExitCode.DONE

@@ -1,0 +1,78 @@
+"""Bring the schema to the newest revision, or to the one that is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import SchemaMismatch
+from .command import ExitCode, StoreCommand
+from .schema import MigrationCommand, database_name, schema_status
+
+
+class Upgrade(MigrationCommand):
+    """Bring the schema to the newest revision, or to the one that is named."""
+
+    name = "jupyter-session-store upgrade"
+    description = """
+    Bring the schema to the newest revision, or to the one that is named.
+
+    Any number of these may run at once: one takes the migration lock, the
+    others wait and find nothing to do. A SQLite file is backed up first,
+    beside itself. Servers go on working while an expanding revision is run;
+    `history` says which are contracting.
+    """
+    examples = """
+    jupyter session-store upgrade
+    jupyter session-store upgrade --dry-run
+    jupyter session-store upgrade --sql > upgrade.sql    # for a database administrator
+    jupyter session-store upgrade --url env:DB_URL
+    """
+    arguments = ("REVISION",)
+    optional_arguments = 1
+    flags: Any = {
+        **StoreCommand.flags,
+        "dry-run": ({"Upgrade": {"dry_run": True}}, "Say what would be run, and change nothing."),
+        "sql": (
+            {"Upgrade": {"sql": True}},
+            "Print the SQL statements for a database without tables, and change nothing. "
+            "START:REVISION begins at another revision.",
+        ),
+    }
+
+    def _missing_file(self) -> str | None:
+        """Return the name of a SQLite file if it does not exist."""
+        from ..sql.engine.factory import check
+        from ..sql.engine.url import describe, sqlite_file
+
+        url = check(self.settings(self.url).url)
+        file = sqlite_file(url)
+        return None if file is None or file.exists() else describe(url)
+
+    def run(self) -> ExitCode:
+        """Upgrade."""
+        from ..sql.schema import compatibility, migrating
+
+        target = self.extra_args[0] if self.extra_args else "head"
+        if self.sql:
+            start, _, end = target.rpartition(":")
+            return self.print_script(start or None, end)
+        if self.dry_run and (missing := self._missing_file()):
+            self.output.text(f"The {missing} is not there, and would be made.")
+            self.print_plan(migrating.upgrade_plan(None, target), missing, "run")
+            return ExitCode.DONE
+        with self.database(create=True) as engine:
+            found = schema_status(engine)
+            states = compatibility.State
+            if found.state not in (states.EMPTY, states.BEHIND, states.CURRENT):
+                explanation = compatibility.explain(found, database_name(engine))
+                if not found.usable:
+                    raise SchemaMismatch(explanation)
+                self.output.text(explanation)
+                return ExitCode.DONE
+            plan = migrating.upgrade_plan(found.revision, target)
+            self.print_plan(plan, database_name(engine), "run")
+            if plan and not self.dry_run:
+                # The id, since another process may upgrade meanwhile: +1 would then go too far.
+                migrating.upgrade(engine, plan[-1].id, log=self.log)
+                self.output.text(f"Done: revision {schema_status(engine).revision}.")
+        return ExitCode.DONE

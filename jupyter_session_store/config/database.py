@@ -1,0 +1,142 @@
+"""The traits that name the database and how to reach it, for servers and commands.
+
+Jupyter Server is not imported: it would double the time that a command takes to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl
+
+from jupyter_core.paths import jupyter_data_dir
+from traitlets import Dict, TraitError, Unicode, default, validate
+from traitlets.config import Configurable
+
+from ..errors import ConfigurationError
+from ..repository import SessionRepository, garbage_kept, load_repository
+
+URL_VARIABLE = "JUPYTER_SESSION_STORE_URL"
+OPTIONS_VARIABLE = "JUPYTER_SESSION_STORE_ENGINE_OPTIONS"
+
+#: As SQLAlchemy reads a URL: only the "@" of a password has to be encoded.
+_USER_AND_PASSWORD: Final = re.compile(r"[^:/]*://[^:/]*:[^@]*@")
+
+
+class EngineOptions(Dict):
+    """A dict whose errors do not repeat its value, which may hold a password."""
+
+    def error(
+        self, obj: Any, value: Any, error: Exception | None = None, info: str | None = None
+    ) -> NoReturn:
+        """Raise an error with the type that was found."""
+        raise TraitError(
+            f"c.PersistentSessionManager.engine_options is of type {type(value).__name__}; "
+            "expected a dict of keyword arguments of sqlalchemy.create_engine."
+        )
+
+
+class DatabaseSettings(Configurable):
+    """The traits of :class:`.PersistentSessionManager` that a command reads too."""
+
+    database_filepath = Unicode(
+        help="""
+        Where sessions are kept: the path of a SQLite file, ``:memory:``, or a
+        database URL: ``sqlite:///``, ``postgresql://``, ``mysql://`` or
+        ``mariadb://``. Special characters of a password are percent-encoded.
+        By default the environment variable JUPYTER_SESSION_STORE_URL, else a
+        file in Jupyter's data directory.
+        """
+    ).tag(config=True)
+
+    repository = Unicode(
+        "sqlalchemy",
+        help="""
+        What keeps the sessions: a name in the entry-point group
+        jupyter_session_store.repositories. ``sqlalchemy`` and ``memory`` are
+        always there.
+        """,
+    ).tag(config=True)
+
+    engine_options = EngineOptions(
+        key_trait=Unicode(),
+        help="""
+        Keyword arguments of sqlalchemy.create_engine (connect_args among
+        them), and password_file or password_provider, read at each connect.
+        By default the JSON object in the environment variable
+        JUPYTER_SESSION_STORE_ENGINE_OPTIONS.
+        """,
+    ).tag(config=True)
+
+    def repository_class(self) -> type[SessionRepository]:
+        """Return the class that the trait ``repository`` names, or raise a TraitError."""
+        try:
+            return load_repository(self.repository)
+        except ConfigurationError as error:
+            raise TraitError(str(error)) from error
+
+    @default("database_filepath")
+    def _default_database_filepath(self) -> str:
+        given = os.environ.get(URL_VARIABLE)
+        if given is not None and self.repository == "sqlalchemy":
+            if not given:
+                raise TraitError(
+                    f"The environment variable {URL_VARIABLE} is empty; expected a path or a "
+                    "database URL, or that it is not set: then the default is used."
+                )
+            # Traitlets does not validate defaults.
+            return self._checked(given)
+        data_dir = jupyter_data_dir()
+        url = self.repository_class().default_url(data_dir)
+        if url.startswith(data_dir):
+            os.makedirs(data_dir, mode=0o700, exist_ok=True)
+        return url
+
+    @validate("database_filepath")
+    def _validate_database_filepath(self, proposal: Any) -> str:
+        return self._checked(proposal["value"])
+
+    def _checked(self, url: str) -> str:
+        if holds_password(url) and any(url in argument for argument in sys.argv):
+            raise TraitError(
+                "c.SessionManager.database_filepath was given on the command line with a password, "
+                "where others can read it; expected it in jupyter_server_config.py, in the "
+                f"environment variable {URL_VARIABLE}, or the password in "
+                "c.PersistentSessionManager.engine_options['password_file']."
+            )
+        try:
+            # This may import a driver.
+            with garbage_kept():
+                self.repository_class().validate_url(url)
+        except ConfigurationError as error:
+            raise TraitError(str(error)) from None
+        return url
+
+    @default("engine_options")
+    def _default_engine_options(self) -> dict[str, Any]:
+        given = os.environ.get(OPTIONS_VARIABLE)
+        if not given or self.repository != "sqlalchemy":
+            return {}
+        try:
+            options = json.loads(given)
+        except ValueError as error:
+            raise TraitError(
+                f"{OPTIONS_VARIABLE} is not JSON ({error}); expected an object, for example "
+                '{"pool_size": 1}.'
+            ) from None
+        if not isinstance(options, dict):
+            raise TraitError(
+                f"{OPTIONS_VARIABLE} holds a {type(options).__name__}; expected a JSON object."
+            )
+        return options
+
+
+def holds_password(url: str) -> bool:
+    """Return whether a URL holds a password, before its host or in its parameters."""
+    if _USER_AND_PASSWORD.match(url):
+        return True
+    names = [name.lower() for name, _ in parse_qsl(url.partition("?")[2])]
+    return "://" in url and any("pass" in name and name != "passfile" for name in names)

@@ -1,0 +1,137 @@
+"""The manager's settings: what users may type, and what is refused at start."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+from urllib.parse import quote
+
+from jupyter_server.services.sessions.sessionmanager import SessionManager
+from traitlets import Enum, Float, Int, TraitError, Unicode, default, validate
+
+from ..errors import InvalidValue
+from ..kernels.gateway.naming import gateway_name_of
+from ..records import LIMITS, check_namespace
+from .database import DatabaseSettings
+
+#: Seconds; a shorter lease would be lost to a busy machine.
+SHORTEST_LEASE = 3
+LONGEST_LEASE = 86_400
+
+
+class StoreSettings(DatabaseSettings, SessionManager):
+    """The traits of :class:`.PersistentSessionManager`, their defaults and their checks."""
+
+    namespace = Unicode(
+        help="""
+        Whose sessions these are. Servers of one namespace share their
+        sessions; all others' are invisible. By default the user and the server
+        name under JupyterHub, else the server's root directory.
+        """
+    ).tag(config=True)
+
+    lease_seconds = Int(
+        90,
+        help="""
+        Seconds after which the other servers of the namespace take this one
+        for dead if it has not renewed its registration, which it does three
+        times a lease. At least 3.
+        """,
+    ).tag(config=True)
+
+    claim_timeout = Float(
+        60.0,
+        help="""
+        Seconds that a request waits for a session that another server is
+        creating at the same path, with its kernel on a gateway. Then it is
+        answered with 503. More than 0.
+        """,
+    ).tag(config=True)
+
+    auto_upgrade = Enum(
+        ["safe", "always", "never"],
+        default_value="safe",
+        help="""
+        Whether a server may bring the schema to the newest at start.
+        ``safe``: an empty database and a SQLite file. ``always``: a database
+        server that is behind, too. ``never``: leave it all to
+        ``jupyter session-store upgrade``.
+        """,
+    ).tag(config=True)
+
+    gateway_name = Unicode(
+        help="""
+        The name of the gateway that hosts the kernels, equal on every server
+        that uses it. By default its normalised URL without credentials,
+        completed by the host's name where it is a loopback address.
+        """
+    ).tag(config=True)
+
+    @default("namespace")
+    def _default_namespace(self) -> str:
+        user = os.environ.get("JUPYTERHUB_USER")
+        if user:
+            # Neither part holds a slash once it is quoted, so no two pairs collide.
+            server = os.environ.get("JUPYTERHUB_SERVER_NAME", "")
+            name = f"hub:{_quoted(user)}/{_quoted(server)}"
+        else:
+            root = getattr(self.parent, "root_dir", None) or self.kernel_manager.root_dir
+            # The directory's bytes, whatever encoding this server's locale names.
+            raw = os.fsencode(os.path.abspath(root))
+            name = f"dir:{raw.decode(errors='surrogateescape')}"
+        if _namespace_fault(name) is None:
+            return name
+        whole = name.encode(errors="surrogateescape")
+        return f"{name[:3]}-sha256:{hashlib.sha256(whole).hexdigest()}"
+
+    @validate("namespace")
+    def _validate_namespace(self, proposal: Any) -> str:
+        return self._checked_namespace(proposal["value"])
+
+    def _checked_namespace(self, value: str) -> str:
+        fault = _namespace_fault(value)
+        if fault is not None:
+            raise TraitError(
+                f"c.PersistentSessionManager.namespace {fault}; expected 1 to "
+                f"{LIMITS['namespace']} characters without white space at the edges."
+            )
+        return value
+
+    @validate("lease_seconds")
+    def _validate_lease_seconds(self, proposal: Any) -> int:
+        seconds: int = proposal["value"]
+        if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
+            raise TraitError(
+                f"c.PersistentSessionManager.lease_seconds is {seconds}; expected "
+                f"{SHORTEST_LEASE} to {LONGEST_LEASE} seconds."
+            )
+        return seconds
+
+    @validate("claim_timeout")
+    def _validate_claim_timeout(self, proposal: Any) -> float:
+        seconds: float = proposal["value"]
+        if not 0 < seconds <= LONGEST_LEASE:
+            raise TraitError(
+                f"c.PersistentSessionManager.claim_timeout is {seconds:g}; expected more than "
+                f"0 and at most {LONGEST_LEASE} seconds."
+            )
+        return seconds
+
+    @default("gateway_name")
+    def _default_gateway_name(self) -> str:
+        from jupyter_server.gateway.gateway_client import GatewayClient
+
+        return gateway_name_of(GatewayClient.instance().url or "")
+
+
+def _quoted(text: str) -> str:
+    return quote(os.fsencode(text), safe="")
+
+
+def _namespace_fault(value: str) -> str | None:
+    try:
+        check_namespace(value)
+    except InvalidValue as error:
+        return error.found
+    return None

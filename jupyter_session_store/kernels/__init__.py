@@ -1,0 +1,1 @@
+"""Who may say that a kernel is gone, and the kernel managers."""

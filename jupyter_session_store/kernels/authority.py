@@ -1,0 +1,147 @@
+"""Who alone can say that a kernel is gone: the interface."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from uuid import uuid4
+
+from ..records import Liveness
+
+if TYPE_CHECKING:
+    from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+
+#: Returns those of some kernels that sessions use.
+InUseCheck = Callable[[Collection[str]], Awaitable[Collection[str]]]
+
+_server_ids: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
+
+
+def server_id_of(kernel_manager: MappingKernelManager) -> str:
+    """Return the id of the server that runs a kernel manager's kernels.
+
+    Two session managers over one kernel manager are the same server: a
+    session whose kernel is in it belongs to both.
+    """
+    return _server_ids.setdefault(kernel_manager, str(uuid4()))
+
+
+class KernelAuthority(ABC):
+    """What alone can say that the kernels of a kernel manager are gone.
+
+    For the tasks of one event loop, but for :meth:`local_kernel_ids`.
+
+    Parameters
+    ----------
+    kernel_manager : MappingKernelManager
+        The server's.
+
+    Attributes
+    ----------
+    name : str
+        As the store has it, in the column ``authority``.
+    is_shared : bool
+        Whether other servers use kernels of this authority too.
+    supports_preassigned_ids : bool
+        Whether a kernel can be started under an id that a row of the store names before.
+    can_attach : bool
+        Whether the kernel manager can use a kernel that another server has started. Such a
+        kernel manager has the methods of
+        :class:`~jupyter_session_store.gateway.PersistentGatewayKernelManager`.
+    limitation : str or None
+        What the log says at start of what does not work, and the setting that mends it.
+    """
+
+    name: str
+    is_shared: bool = False
+    supports_preassigned_ids: bool = False
+    can_attach: bool = False
+    limitation: str | None = None
+
+    def __init__(self, kernel_manager: MappingKernelManager) -> None:
+        self.kernel_manager = kernel_manager
+
+    @property
+    def launch_seconds(self) -> float:
+        """Seconds after which a kernel cannot appear any more whose start was not answered."""
+        return 0.0
+
+    @abstractmethod
+    async def check_liveness(self, kernel_id: str) -> Liveness:
+        """Ask whether a kernel is alive that the kernel manager does not hold.
+
+        Never raises: a question without an answer is :attr:`.Liveness.UNKNOWN`.
+        """
+
+    @abstractmethod
+    async def refresh_liveness(self, kernel_ids: Collection[str]) -> Mapping[str, Liveness]:
+        """Ask whether the kernels of some sessions are alive, in bounded time; never raises.
+
+        May attach the kernel manager to kernels that are alive: afterwards a
+        kernel that the kernel manager does not hold is as the answer says.
+        """
+
+    async def refuse_without_kernel(self, kernel_id: str) -> None:
+        """Refuse an entry of the kernel manager that has no kernel behind it.
+
+        Raises
+        ------
+        NoSuchKernel
+            After the entry was taken out again.
+        """
+
+    async def shut_down(self, kernel_id: str) -> Liveness:
+        """Shut down a kernel that the kernel manager does not hold.
+
+        Returns
+        -------
+        Liveness
+            :attr:`.Liveness.GONE` if the kernel is known to be gone now, else
+            :attr:`.Liveness.UNKNOWN`. Never raises.
+        """
+        return Liveness.GONE
+
+    def local_kernel_ids(self) -> frozenset[str] | None:
+        """Return the kernels that this server alone runs, from any thread.
+
+        Returns
+        -------
+        frozenset of str or None
+            ``None`` if the kernels are not this server's.
+        """
+        return None
+
+    def start_may_have_begun(self, error: BaseException) -> bool:
+        """Return whether a start of a kernel that failed with `error` may have begun."""
+        return True
+
+    def start_is_over(self, error: BaseException) -> bool:
+        """Return whether no kernel can appear any more after a start failed with `error`."""
+        return True
+
+    def set_in_use_check(self, in_use: InUseCheck) -> None:
+        """Have the kernel manager ask which kernels sessions use, before it shuts any down.
+
+        Parameters
+        ----------
+        in_use : callable
+            A bound method, to which the kernel manager holds no reference.
+        """
+
+
+class AuthoritySettings(Protocol):
+    """What the session manager's settings say to an authority."""
+
+    @property
+    def gateway_name(self) -> str:
+        """The name of the gateway, equal on every server that uses it."""
+
+
+@runtime_checkable
+class BringsAuthority(Protocol):
+    """A kernel manager that says itself who its kernels' authority is."""
+
+    def create_kernel_authority(self, settings: AuthoritySettings) -> KernelAuthority:
+        """Return the authority over this kernel manager's kernels."""

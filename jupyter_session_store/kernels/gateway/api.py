@@ -1,0 +1,169 @@
+"""What a gateway says of its kernels, told apart from what others answer in its place.
+
+For the tasks of one event loop. Every request ends in bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from ...records import Liveness
+
+#: Seconds to wait for any answer of a gateway.
+TIMEOUT: Final = 5.0
+#: How many kernels are asked for at once where each has to be asked for singly. Tornado's client
+#: makes ten requests at once, and starts of kernels need some of them.
+_AT_ONCE: Final = 6
+
+
+class Answer(NamedTuple):
+    """What came back.
+
+    Parameters
+    ----------
+    status : int
+        Of HTTP; 0 if there was no answer, or none in JSON.
+    body : object
+        As JSON has it.
+    """
+
+    status: int
+    body: Any
+
+
+class KernelStatus(NamedTuple):
+    """What a gateway says of one kernel.
+
+    Parameters
+    ----------
+    liveness : Liveness
+    model : dict or None
+        The kernel's, where it is alive.
+    """
+
+    liveness: Liveness
+    model: dict[str, Any] | None = None
+
+
+UNKNOWN: Final = KernelStatus(Liveness.UNKNOWN)
+
+
+async def request(method: str, kernel_id: str | None = None, *, timeout: float = TIMEOUT) -> Answer:
+    """Send a request about one kernel, or about all; never raises."""
+    from jupyter_server.gateway.gateway_client import GatewayClient
+    from jupyter_server.utils import url_escape, url_path_join
+    from tornado.httpclient import AsyncHTTPClient
+
+    client = GatewayClient.instance()
+    parts = [] if kernel_id is None else [url_escape(kernel_id)]
+    url = url_path_join(client.url or "", client.kernels_endpoint or "", *parts)
+    try:
+        arguments = client.load_connection_args(method=method)  # type: ignore[no-untyped-call]
+        arguments |= {"request_timeout": timeout, "connect_timeout": TIMEOUT}
+        response = await AsyncHTTPClient().fetch(url, raise_error=False, **arguments)
+        return Answer(response.code, json.loads(response.body or b"null"))
+    except Exception:
+        return Answer(0, None)
+
+
+def is_kernel_not_found(answer: Answer, kernel_id: str) -> bool:
+    """Return whether it is a 404 of the gateway's own, for this kernel.
+
+    A failed name look-up, a proxy and a wrong prefix answer 404 too; only one
+    whose JSON message names the kernel is the gateway's word. Some proxies
+    answer in JSON, and quote the path.
+    """
+    if answer.status != 404 or not isinstance(answer.body, dict):
+        return False
+    message = str(answer.body.get("message"))
+    return kernel_id in message and f"/{kernel_id}" not in message
+
+
+async def get_status(kernel_id: str) -> KernelStatus:
+    """Ask for one kernel."""
+    answer = await request("GET", kernel_id)
+    body = answer.body
+    if answer.status == 200 and isinstance(body, dict) and body.get("id") == kernel_id:
+        return KernelStatus(Liveness.ALIVE, body)
+    return KernelStatus(Liveness.GONE) if is_kernel_not_found(answer, kernel_id) else UNKNOWN
+
+
+async def shut_down(kernel_id: str) -> Liveness:
+    """Have a kernel shut down.
+
+    Returns
+    -------
+    Liveness
+        Gone if it is known to be gone now (a 404 of the gateway says that too), else unknown.
+    """
+    from jupyter_server.gateway.gateway_client import GatewayClient
+
+    # To end a kernel may take as long as to start it.
+    timeout = float(GatewayClient.instance().request_timeout or TIMEOUT)
+    answer = await request("DELETE", kernel_id, timeout=timeout)
+    gone = answer.status == 204 or is_kernel_not_found(answer, kernel_id)
+    return Liveness.GONE if gone else Liveness.UNKNOWN
+
+
+async def list_models() -> dict[str, dict[str, Any]] | None:
+    """Ask for the list of kernels.
+
+    Returns
+    -------
+    dict or None
+        The models of the kernels that the gateway named, by their ids. One that is not among
+        them is not gone: the list may be incomplete. It is empty where the gateway answers, but
+        keeps its list to itself (jupyter_kernel_gateway does by default) or fails to make it
+        (as that does while it starts a kernel); ``None`` if it did not answer.
+    """
+    answer = await request("GET")
+    if answer.status == 200 and isinstance(answer.body, list):
+        models = [one for one in answer.body if isinstance(one, dict)]
+        return {one["id"]: one for one in models if isinstance(one.get("id"), str)}
+    return {} if answer.status in (403, 405, 500) and isinstance(answer.body, dict) else None
+
+
+class SingleRequests:
+    """Requests for single kernels: each kernel once at a time, and not too many at once.
+
+    Parameters
+    ----------
+    on_status : callable, optional
+        Called with the id of a kernel and its :class:`KernelStatus`, whenever one arrives.
+    """
+
+    def __init__(self, on_status: Callable[[str, KernelStatus], None] | None = None) -> None:
+        self._on_status = on_status
+        self._limit = asyncio.Semaphore(_AT_ONCE)
+        self._running: dict[str, asyncio.Task[KernelStatus]] = {}
+
+    async def get(self, kernel_ids: Iterable[str], timeout: float) -> dict[str, KernelStatus]:
+        """Ask for kernels, and return what is known after `timeout` seconds at most.
+
+        Those that were not answered by then are unknown, and go on being asked for.
+        """
+        tasks = {kernel_id: self._task(kernel_id) for kernel_id in kernel_ids}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=timeout)
+        return {
+            kernel_id: task.result() if task.done() and not task.cancelled() else UNKNOWN
+            for kernel_id, task in tasks.items()
+        }
+
+    def _task(self, kernel_id: str) -> asyncio.Task[KernelStatus]:
+        task = self._running.get(kernel_id)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._request(kernel_id))
+            self._running[kernel_id] = task
+            task.add_done_callback(lambda _: self._running.pop(kernel_id, None))
+        return task
+
+    async def _request(self, kernel_id: str) -> KernelStatus:
+        async with self._limit:
+            status = await get_status(kernel_id)
+        if self._on_status is not None:
+            self._on_status(kernel_id, status)
+        return status

@@ -1,0 +1,71 @@
+"""Which kernels sessions are about to use, and which are being shut down, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class KernelUsage:
+    """Orders, in this process, what begins to use a kernel and what shuts it down.
+
+    A session that attaches to a kernel while another's delete shuts it down
+    waits for the shutdown, and then finds the kernel gone. For the tasks of one
+    event loop.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._shutdowns: dict[str, asyncio.Future[None]] = {}
+        self._reserved: set[str] = set()
+
+    @asynccontextmanager
+    async def attaching(self, kernel_id: str) -> AsyncIterator[None]:
+        """Wait until the kernel is not being shut down; meanwhile hold off all counting."""
+        while True:
+            await self.wait_for_shutdown(kernel_id)
+            async with self._lock:
+                if kernel_id not in self._shutdowns:
+                    yield
+                    return
+
+    @asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Hold off every task that would attach, to count the sessions on a kernel."""
+        async with self._lock:
+            yield
+
+    def begin_shutdown(self, kernel_id: str) -> asyncio.Future[None]:
+        """Begin to shut down a kernel, within :meth:`counting`; set the result when it is done."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._shutdowns[kernel_id] = future
+        future.add_done_callback(lambda _: self._shutdowns.pop(kernel_id, None))
+        return future
+
+    def is_shutting_down(self, kernel_id: str | None) -> bool:
+        """Return whether a kernel is being shut down now."""
+        return kernel_id in self._shutdowns
+
+    async def wait_for_shutdown(self, kernel_id: str | None) -> bool:
+        """Wait until a kernel is not being shut down; return whether that took a wait."""
+        waited = False
+        while kernel_id is not None and (future := self._shutdowns.get(kernel_id)) is not None:
+            waited = True
+            await asyncio.wait([future])
+        return waited
+
+    def reserve(self, kernel_id: str) -> bool:
+        """Reserve the id of a kernel that is going to be started; ``False`` if it is reserved."""
+        if kernel_id in self._reserved:
+            return False
+        self._reserved.add(kernel_id)
+        return True
+
+    def is_reserved(self, kernel_id: str) -> bool:
+        """Return whether a kernel of this id is being started."""
+        return kernel_id in self._reserved
+
+    def release(self, kernel_id: str) -> None:
+        """Release a reserved id."""
+        self._reserved.discard(kernel_id)

@@ -1,0 +1,157 @@
+"""The repository as a registered server uses it: opened, its lease kept, and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from logging import Logger
+from typing import Final
+
+from ..errors import StoreUnavailable
+from ..records import Departure, Scope, ServerRecord, SessionRecord
+from ..repository import SessionRepository
+from .heartbeat import RENEWAL_TIMEOUT, Heartbeat
+
+#: Seconds that :meth:`RegisteredStore.open` waits for the schema's check.
+OPEN_TIMEOUT: Final = 5.0
+#: Seconds that :meth:`RegisteredStore.close` waits for the store, and then for the heartbeat.
+CLOSE_TIMEOUT: Final = 2.0
+_HEARTBEAT_CLOSE_TIMEOUT: Final = 0.5
+
+
+class RegisteredStore:
+    """A repository, and this server's place among the servers that share it.
+
+    Parameters
+    ----------
+    repository : SessionRepository
+        Not opened yet.
+    scope : Scope
+    server : ServerRecord
+        This one.
+    log : logging.Logger
+    """
+
+    def __init__(
+        self, repository: SessionRepository, scope: Scope, server: ServerRecord, log: Logger
+    ) -> None:
+        self._repository: SessionRepository | None = repository
+        self._scope = scope
+        self._server = server
+        self._log = log
+        self._lease: Heartbeat | None = None
+
+    def open(
+        self,
+        *,
+        local_sessions: Callable[[], list[SessionRecord]],
+        on_renewed: Callable[[list[SessionRecord]], None],
+    ) -> None:
+        """Open the repository, register this server and begin to keep its lease.
+
+        Parameters
+        ----------
+        local_sessions, on_renewed : callable
+            As :class:`.Heartbeat` has them.
+
+        Raises
+        ------
+        SchemaMismatch
+            If the schema does not fit.
+        """
+        repository = self.repository
+        repository.open(self._scope, self._server, timeout=OPEN_TIMEOUT)
+        self._lease = Heartbeat(
+            repository,
+            self._scope,
+            self._server,
+            local_sessions=local_sessions,
+            on_renewed=on_renewed,
+            log=self._log,
+        )
+        self._lease.start()
+
+    @property
+    def repository(self) -> SessionRepository:
+        """The repository.
+
+        Raises
+        ------
+        StoreUnavailable
+            If the store has been closed.
+        """
+        if self._repository is None:
+            raise StoreUnavailable("the session manager has been closed")
+        return self._repository
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the store has been closed."""
+        return self._repository is None
+
+    @property
+    def lease(self) -> Heartbeat:
+        """The lease of this server, once the store has been opened."""
+        assert self._lease is not None
+        return self._lease
+
+    async def current(self) -> SessionRepository:
+        """Return the repository once this server is registered in it.
+
+        A server that was suspended for longer than its lease was perhaps
+        evicted, and its sessions are back only after it has renewed.
+
+        Raises
+        ------
+        StoreUnavailable
+            If the store is closed, or the lease has run out and cannot be renewed.
+        """
+        if self.lease.overdue:
+            await self._renew()
+        return self.repository
+
+    async def check(self) -> None:
+        """Ask the store, as a request for one session does.
+
+        After a renewal that failed the lease is renewed first: a read does not
+        show that the store cannot be written.
+
+        Raises
+        ------
+        SessionStoreError
+            If the store cannot answer.
+        """
+        if self.lease.failing:
+            await self._renew()
+        repository = await self.current()
+        # No session has the id of a server.
+        await repository.find(self._scope, session_id=self._server.server_id)
+
+    def close(self, local_kernel_ids: frozenset[str] | None) -> None:
+        """Remove the sessions whose kernels were shut down, and give up the store.
+
+        Waits 2 s at most, leaves neither a thread nor a connection, and may be
+        called again.
+
+        Parameters
+        ----------
+        local_kernel_ids : frozenset of str or None
+            As :attr:`.Departure.running`.
+        """
+        repository, self._repository = self._repository, None
+        if repository is None:
+            return
+        if self._lease is not None:
+            self._lease.stop()
+        departure = Departure(self._scope, self._server.server_id, local_kernel_ids)
+        repository.close(departure, timeout=CLOSE_TIMEOUT)
+        if self._lease is not None:
+            # A renewal that is running ends with the store.
+            self._lease.join(_HEARTBEAT_CLOSE_TIMEOUT)
+
+    async def _renew(self) -> None:
+        renewed = asyncio.wrap_future(self.lease.renew_now())
+        try:
+            await asyncio.wait_for(asyncio.shield(renewed), RENEWAL_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise StoreUnavailable("the lease of this server cannot be renewed") from None

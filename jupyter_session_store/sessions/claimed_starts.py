@@ -1,0 +1,157 @@
+"""Creating a session with a new kernel on a gateway: take the path first, then start the kernel.
+
+Wherever this server stops, a row says what it was about to do, and, where the
+kernel manager can, which kernel to look for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
+
+from ..errors import PathClaimed, StoreUnavailable
+from ..records import READY, STARTING, SessionRecord
+from .attaching import KernelAttacher
+from .context import NewSession, SessionContext
+from .kernels import SessionKernels
+from .models import rest_model, stored_of_kernel
+from .reading import SessionReader
+from .recovery import Recovery
+from .writing import SessionWriter
+
+
+class ClaimedStarts:
+    """Creates sessions with new kernels in two statements. For the tasks of one event loop."""
+
+    def __init__(
+        self,
+        context: SessionContext,
+        reader: SessionReader,
+        writer: SessionWriter,
+        kernels: SessionKernels,
+        attacher: KernelAttacher,
+        recovery: Recovery,
+    ) -> None:
+        self._context = context
+        self._reader = reader
+        self._writer = writer
+        self._kernels = kernels
+        self._attacher = attacher
+        self._recovery = recovery
+        #: The rows that were added and are not ready yet, by the ids of their sessions.
+        self._starting: dict[str, SessionRecord] = {}
+
+    async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
+        """Create a session and return its model; no exit leaves a kernel or a row behind.
+
+        Parameters
+        ----------
+        pending : KernelSessionRecord
+            Is given the id of the kernel.
+        wanted : NewSession
+        """
+        session_id = str(pending.session_id)
+        authority = self._context.authority
+        kernel_id = wanted.kernel_id
+        started = chosen = None
+        if authority.supports_preassigned_ids:
+            if kernel_id is not None:
+                await self._attacher.refuse_running(kernel_id)
+            else:
+                kernel_id = chosen = str(uuid4())
+        record = self._context.new_record(session_id, wanted, kernel_id, STARTING)
+        try:
+            with self._recovery.starting(session_id):
+                await self._add(record)
+                try:
+                    started = await self._kernels.start(session_id, wanted, kernel_id)
+                except BaseException as error:
+                    begun = authority.start_may_have_begun(error)
+                    await self._recovery.roll_back_start(
+                        record,
+                        chosen if begun else None,
+                        may_appear=not authority.start_is_over(error),
+                    )
+                    raise
+                pending.kernel_id = started
+                return await self._save(record, wanted, started)
+        finally:
+            if started is not None:
+                # Else nothing is reserved here: the id may be another create's.
+                self._kernels.release(kernel_id, started)
+
+    async def _add(self, record: SessionRecord) -> None:
+        try:
+            await self._writer.add(record)
+        except (StoreUnavailable, asyncio.CancelledError):
+            # It was perhaps added.
+            await self._recovery.roll_back_start(record)
+            raise
+
+    async def _save(
+        self, record: SessionRecord, wanted: NewSession, started: str
+    ) -> dict[str, Any]:
+        self._starting[record.session_id] = record
+        try:
+            model = await self._context.save(record.session_id, wanted, started)
+        except BaseException:
+            if self._starting.pop(record.session_id, None) is not None:
+                await self._recovery.roll_back_start(record, started)
+            else:
+                # An override has failed after the row was made ready.
+                await self._context.tasks.finish(
+                    self._kernels.discard_saved(record.replace(kernel_id=started))
+                )
+            raise
+        if self._starting.pop(record.session_id, None) is not None:
+            # An override has kept the session elsewhere; the kernel is its own.
+            await self._recovery.roll_back_start(record)
+        return model
+
+    def is_starting(self, session_id: str) -> bool:
+        """Return whether a session has a row that :meth:`finish` makes ready."""
+        return session_id in self._starting
+
+    async def finish(self, session_id: str, wanted: NewSession, kernel_id: str) -> dict[str, Any]:
+        """Make the row of a create ready, and return the session's model.
+
+        Raises
+        ------
+        PathClaimed
+            If the row is not this server's any more: it was evicted meanwhile,
+            and the path may be another's by now.
+        """
+        row = self._starting[session_id]
+        kernel_model = await self._context.kernel_model(kernel_id)
+        given = {"path": wanted.path, "name": wanted.name, "type": wanted.type}
+        changes = {
+            **{field: value for field, value in given.items() if value != getattr(row, field)},
+            "kernel_id": kernel_id,
+            **stored_of_kernel(kernel_model),
+            "state": READY,
+        }
+        saved = await self._mark_ready(session_id, kernel_id, changes)
+        if saved is None:
+            raise PathClaimed(wanted.path)
+        del self._starting[session_id]
+        if self._context.hooks.overrides("get_session", "kernel_culled", "row_to_model"):
+            return await self._reader.current_model_of(saved)
+        return rest_model(saved, kernel_model)
+
+    async def _mark_ready(
+        self, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
+    ) -> SessionRecord | None:
+        """Make the row of a create ready; ``None`` if it is not this server's any more."""
+        context = self._context
+        mine = {"state": STARTING, "server_id": context.server_id}
+        saved = await context.repository.update(context.scope, session_id, changes, expected=mine)
+        if saved is None:
+            # Its answer was lost, and it was repeated; or another server took it over and did it.
+            found = await context.repository.find(context.scope, session_id=session_id)
+            if found and (found[0].state, found[0].kernel_id) == (READY, kernel_id):
+                return found[0]
+        return saved

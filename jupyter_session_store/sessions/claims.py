@@ -1,0 +1,182 @@
+"""Get or create: one session a path, however many requests ask for it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..errors import PathClaimed, StoreUnavailable
+from ..records import STARTING
+from ..telemetry import metrics
+from .context import NewSession, SessionContext
+from .reading import SessionReader
+
+Model = dict[str, Any]
+
+_CLAIM_ATTEMPTS: Final = 3
+#: Seconds between two looks at a session that another server is creating.
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 0.5
+
+
+@dataclass(eq=False)
+class _Leader:
+    kernel: tuple[str | None, str | None]
+    task: asyncio.Task[Model]
+    needs_claim: bool = True
+
+
+class PathLeaders:
+    """The tasks of this process that create the session at a path, one a path.
+
+    For the tasks of one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._leaders: dict[str | None, _Leader] = {}
+
+    async def create_once(
+        self, wanted: NewSession, spawn: Callable[[], asyncio.Task[Model]]
+    ) -> Model:
+        """Create a session, or wait for the task that creates one at the same path.
+
+        Parameters
+        ----------
+        wanted : NewSession
+        spawn : callable
+            Starts the task that creates it, which no cancelled request ends.
+
+        Returns
+        -------
+        dict
+            The session's model, which is the caller's own.
+        """
+        path, kernel = wanted.path, (wanted.kernel_name, wanted.kernel_id)
+        waited = False
+        while (leader := self._leaders.get(path)) is not None:
+            if not waited:
+                metrics.claim_waits.inc()
+                waited = True
+            try:
+                return dict(await asyncio.shield(leader.task))
+            except Exception:
+                # The leader's kernel failed. A request for the same kernel would fail alike.
+                if leader.kernel == kernel:
+                    raise
+            # Its callback may be still to come, and this would ask a finished task for ever.
+            self._forget(path, leader)
+        leading = self._leaders[path] = _Leader(kernel, spawn())
+        leading.task.add_done_callback(lambda _: self._forget(path, leading))
+        return await asyncio.shield(leading.task)
+
+    def needs_claim(self, path: str | None) -> bool:
+        """Return whether the running task creates the one session at a path, for a request.
+
+        Such a session is stored with the claim, or not at all. Any other
+        ``create_session`` stays permissive, as the stock manager's is.
+        """
+        leader = self._leaders.get(path)
+        return leader is not None and leader.needs_claim and leader.task is asyncio.current_task()
+
+    def waive_claim(self, path: str | None) -> None:
+        """Let the running task create a second session at a path, as an override wants it."""
+        if self.needs_claim(path):
+            self._leaders[path].needs_claim = False
+
+    def _forget(self, path: str | None, leader: _Leader) -> None:
+        if self._leaders.get(path) is leader:
+            del self._leaders[path]
+
+
+class SessionCreator:
+    """Returns the session at a path, and creates it if there is none.
+
+    For the tasks of one event loop.
+    """
+
+    def __init__(
+        self, context: SessionContext, reader: SessionReader, leaders: PathLeaders
+    ) -> None:
+        self._context = context
+        self._reader = reader
+        self._leaders = leaders
+
+    async def get_or_create(self, wanted: NewSession) -> Model:
+        """Return the model of the session at a path; a caller who goes away changes nothing.
+
+        Raises
+        ------
+        StoreUnavailable
+            If another server does not finish creating it in time.
+        """
+        return await self._leaders.create_once(
+            wanted, lambda: self._context.tasks.spawn(self._get_or_create(wanted))
+        )
+
+    async def _get_or_create(self, wanted: NewSession) -> dict[str, Any]:
+        deadline = self._context.deadline()
+        path = str(wanted.path)
+        for _attempt in range(_CLAIM_ATTEMPTS):
+            model = await self._existing(path)
+            if model is not None:
+                return model
+            try:
+                created: dict[str, Any] = await self._context.hooks.create_session(
+                    path=wanted.path,
+                    name=wanted.name,
+                    type=wanted.type,
+                    kernel_name=wanted.kernel_name,
+                    kernel_id=wanted.kernel_id,
+                )
+                return created
+            except PathClaimed:
+                # Another server was first: its session is there, or is being started.
+                await self._wait_for_another_server(path, deadline)
+                if self._context.hooks.overrides("session_exists"):
+                    # It is asked once more. If it says again that there is none, there are two.
+                    self._leaders.waive_claim(wanted.path)
+        raise StoreUnavailable(f"the path {path!r} is held by a session that does not show")
+
+    async def _existing(self, path: str) -> dict[str, Any] | None:
+        hooks = self._context.hooks
+        if not hooks.overrides("session_exists", "get_session"):
+            return await self._reader.session_at(path)
+        if not await hooks.session_exists(path=path):
+            return None
+        model: dict[str, Any] = await hooks.get_session(path=path)
+        return model
+
+    async def _wait_for_another_server(self, path: str, deadline: float) -> None:
+        """Wait until no other server is creating a session at a path.
+
+        Only where other servers use the kernels too: those of this server are its own.
+
+        Raises
+        ------
+        StoreUnavailable
+            When the time is over.
+        """
+        context = self._context
+        if not context.authority.is_shared:
+            return
+        loop = asyncio.get_running_loop()
+        pause = _FIRST_PAUSE
+        waited = False
+        while True:
+            repository = await context.current_repository()
+            holders = await repository.find(context.scope, path=path)
+            if not any(holder.state == STARTING and holder.claim for holder in holders):
+                return
+            if loop.time() > deadline:
+                raise StoreUnavailable(
+                    f"another server has been creating the session at {path!r} for "
+                    f"{context.claim_timeout:g} s (c.PersistentSessionManager.claim_timeout)"
+                )
+            if not waited:
+                metrics.claim_waits.inc()
+                waited = True
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+            pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,0 +1,215 @@
+"""What the parts of the session manager share, and what they do with it alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from logging import Logger
+from typing import TYPE_CHECKING, Any
+
+from jupyter_core.utils import ensure_async
+from tornado import web
+
+from ..errors import InvalidValue
+from ..kernels.authority import KernelAuthority
+from ..kernels.usage import KernelUsage
+from ..records import READY, STARTING, Scope, SessionRecord, check_text
+from ..repository import SessionRepository
+from ..servers.registered_store import RegisteredStore
+from ..telemetry.events import CLOSED, SessionEvents
+from .hooks import Hooks
+from .tasks import BackgroundTasks
+
+if TYPE_CHECKING:
+    from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+
+
+@dataclass(frozen=True)
+class NewSession:
+    """What a client wants a session to be.
+
+    Parameters
+    ----------
+    path, name, type : str or None
+        As in the REST API.
+    kernel_name : str or None
+        The kernel specification; the default one if ``None``.
+    kernel_id : str or None
+        A kernel to attach to, or the id to start a new one under.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    type: str | None = None
+    kernel_name: str | None = None
+    kernel_id: str | None = None
+
+    def check(self) -> None:
+        """Check that every text can be stored.
+
+        Raises
+        ------
+        InvalidValue
+        """
+        for field in ("path", "name", "type", "kernel_name", "kernel_id"):
+            check_text(field, getattr(self, field))
+        if self.kernel_id is not None and ("/" in self.kernel_id or "\\" in self.kernel_id):
+            # It becomes part of the name of a connection file.
+            raise InvalidValue("kernel_id", "contains a slash", "an id without slashes")
+
+
+@dataclass(frozen=True)
+class SessionContext:
+    """What all parts share, read-only. For the tasks of one event loop.
+
+    Parameters
+    ----------
+    scope : Scope
+        The namespace, and the authority over the kernels.
+    server_id : str
+        The id of this server.
+    store : RegisteredStore
+    kernel_manager : MappingKernelManager
+        Jupyter Server's.
+    authority : KernelAuthority
+    usage : KernelUsage
+    events : SessionEvents
+    tasks : BackgroundTasks
+    hooks : Hooks
+    claim_timeout : float
+        Seconds that a request waits for another server.
+    log : logging.Logger
+    """
+
+    scope: Scope
+    server_id: str
+    store: RegisteredStore
+    kernel_manager: MappingKernelManager
+    authority: KernelAuthority
+    usage: KernelUsage
+    events: SessionEvents
+    tasks: BackgroundTasks
+    hooks: Hooks
+    claim_timeout: float
+    log: Logger
+
+    @property
+    def repository(self) -> SessionRepository:
+        """The repository; raises :class:`.StoreUnavailable` if the manager has been closed."""
+        return self.store.repository
+
+    async def current_repository(self) -> SessionRepository:
+        """Return the repository once this server is registered in it."""
+        self.tasks.use_running_loop()
+        return await self.store.current()
+
+    async def find(self, **criteria: Any) -> list[SessionRecord]:
+        """Find sessions that are not just being started; what cannot be stored equals none."""
+        if not all(is_storable(field, value) for field, value in criteria.items()):
+            return []
+        repository = await self.current_repository()
+        found = await repository.find(self.scope, **criteria)
+        return [record for record in found if record.state != STARTING]
+
+    def new_record(
+        self, session_id: str, wanted: NewSession, kernel_id: str | None, state: str = READY
+    ) -> SessionRecord:
+        """Return the record of a new session.
+
+        Raises
+        ------
+        InvalidValue
+            If a text cannot be stored.
+        """
+        now = datetime.now(timezone.utc)
+        record = SessionRecord(
+            namespace=self.scope.namespace,
+            authority=self.scope.authority,
+            session_id=session_id,
+            path=wanted.path,
+            name=wanted.name,
+            type=wanted.type,
+            kernel_id=kernel_id,
+            kernel_name=None,
+            kernel_model=None,
+            server_id=self.server_id,
+            state=state,
+            claim=None,
+            created_at=now,
+            updated_at=now,
+        )
+        record.check()
+        return record
+
+    def emit(self, action: str, records: Iterable[SessionRecord]) -> None:
+        """Emit an event for each session, which the store has confirmed."""
+        for record in records:
+            self.events.emit(
+                action,
+                session_id=record.session_id,
+                path=record.path,
+                kernel_id=record.kernel_id,
+            )
+
+    async def remove(self, record: SessionRecord) -> None:
+        """Remove a session that was deleted, and emit an event if it was still there."""
+        if await self.repository.remove(self.scope, [record]):
+            self.emit(CLOSED, [record])
+
+    def deadline(self) -> float:
+        """Return when a request that waits from now on for another server gives up."""
+        return asyncio.get_running_loop().time() + self.claim_timeout
+
+    async def save(self, session_id: str, wanted: NewSession, kernel_id: str) -> dict[str, Any]:
+        """Have ``save_session`` store a session, and return its model."""
+        model: dict[str, Any] = await self.hooks.save_session(
+            session_id,
+            path=wanted.path,
+            name=wanted.name,
+            type=wanted.type,
+            kernel_id=kernel_id,
+        )
+        return model
+
+    async def holds_kernel(self, kernel_id: str) -> bool:
+        """Return whether this server's kernel manager holds a kernel."""
+        if not self.hooks.overrides("kernel_culled"):
+            return kernel_id in self.kernel_manager
+        # An override may be a plain function, as in older releases of Jupyter Server.
+        culled: Any = self.hooks.kernel_culled(kernel_id)
+        return not await ensure_async(culled)
+
+    async def kernel_model(self, kernel_id: str) -> Any:
+        """Return a held kernel's model; ``None`` if it went away this very moment."""
+        try:
+            kernel_manager: Any = self.kernel_manager
+            return await ensure_async(kernel_manager.kernel_model(kernel_id))
+        except (KeyError, web.HTTPError):
+            return None
+
+
+def check_texts(given: Mapping[str, Any]) -> None:
+    """Check that each value can be stored in the field of its name; raises ``InvalidValue``."""
+    for field, value in given.items():
+        check_text(field, value)
+
+
+def is_storable(field: str, value: object) -> bool:
+    """Return whether a session can have this value in a field."""
+    try:
+        check_text(field, value)
+    except InvalidValue:
+        return False
+    return True
+
+
+def not_found(session_id: str) -> web.HTTPError:
+    """Return the error of a session that is not there."""
+    return web.HTTPError(404, f"Session not found: session_id={session_id!r}")
+
+
+def being_deleted(session_id: str) -> web.HTTPError:
+    """Return the error of a session that is just being deleted."""
+    return web.HTTPError(404, f"Session not found: {session_id!r} is being deleted")

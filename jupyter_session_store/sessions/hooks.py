@@ -1,0 +1,59 @@
+"""The methods of the session manager that Jupyter's extensions override."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+#: What the stock REST handlers call on the session manager, directly or through its methods.
+HOOKS = frozenset(
+    {
+        "create_session",
+        "delete_session",
+        "get_kernel_env",
+        "get_session",
+        "kernel_culled",
+        "list_sessions",
+        "new_session_id",
+        "row_to_model",
+        "save_session",
+        "session_exists",
+        "start_kernel_for_session",
+        "update_session",
+    }
+)
+
+
+class Hooks:
+    """Calls a method of the session manager, a subclass's where there is one.
+
+    The parts of the manager call these methods through this object alone, so
+    that an override counts wherever the method is needed. Where there is none
+    (:meth:`overrides`), a part takes its own, faster way.
+
+    ``hooks.save_session(...)`` calls ``manager.save_session(...)``, and so on.
+
+    Parameters
+    ----------
+    manager : PersistentSessionManager
+        To which this object holds no reference.
+    base : type
+        The class whose own methods are no overrides.
+    """
+
+    def __init__(self, manager: object, base: type) -> None:
+        self._manager = weakref.ref(manager)
+        self._base = base
+
+    def overrides(self, *names: str) -> bool:
+        """Return whether a subclass overrides any of these methods."""
+        manager = self._manager()
+        return manager is not None and any(
+            getattr(type(manager), name) is not getattr(self._base, name) or name in vars(manager)
+            for name in names
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in HOOKS:
+            raise AttributeError(name)
+        return getattr(self._manager(), name)

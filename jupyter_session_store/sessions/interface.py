@@ -1,0 +1,94 @@
+"""What the manager asks of its sessions, wherever their kernels run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
+
+from ..records import SessionRecord
+from .attaching import KernelAttacher
+from .claims import PathLeaders
+from .context import NewSession, SessionContext
+from .kernels import SessionKernels
+from .reading import SessionReader
+
+
+class Sessions(ABC):
+    """The sessions of one scope. For the tasks of one event loop, but where it is said.
+
+    What each method raises is said at the method of :class:`.PersistentSessionManager`
+    that calls it.
+
+    Parameters
+    ----------
+    context : SessionContext
+    leaders : PathLeaders
+        Says which session must have the claim to its path.
+
+    Attributes
+    ----------
+    reader : SessionReader
+    kernels : SessionKernels
+    attacher : KernelAttacher
+    """
+
+    reader: SessionReader
+    kernels: SessionKernels
+    attacher: KernelAttacher
+
+    @abstractmethod
+    def __init__(self, context: SessionContext, leaders: PathLeaders) -> None: ...
+
+    @abstractmethod
+    async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
+        """Create a session, with a new kernel or on one that is there, and return its model.
+
+        `pending` names the session, and is given the id of its kernel. Raises
+        :class:`.PathClaimed` if the session must have the claim and another holds it.
+        """
+
+    @abstractmethod
+    async def save(
+        self, session_id: str, wanted: NewSession, kernel_id: str | None
+    ) -> dict[str, Any]:
+        """Store a session and return its model."""
+
+    @abstractmethod
+    async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change columns of a session and return its model; a kernel that it leaves goes on."""
+
+    @abstractmethod
+    async def move(
+        self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Move a session to another kernel and return its model; to be run to its end.
+
+        The kernel that it leaves is shut down if no other session uses it.
+
+        Parameters
+        ----------
+        session_id : str
+        kernel_name : str or None
+            The specification of a new kernel, if `changes` has no ``kernel_id``. Without
+            either, an override of ``update_session`` may move the session.
+        changes : dict
+            Columns to change.
+        """
+
+    @abstractmethod
+    async def close(self, session_id: str) -> None:
+        """Close a session; its kernel is shut down if no other session uses it.
+
+        To be run to its end.
+        """
+
+    @abstractmethod
+    def live_local_sessions(self) -> list[SessionRecord]:
+        """Return the sessions on kernels that this server alone runs; from any thread."""
+
+    @abstractmethod
+    def on_renewed(self, unfinished: list[SessionRecord]) -> None:
+        """Take over what evicted servers left unfinished; from the heartbeat's thread."""

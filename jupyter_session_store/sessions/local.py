@@ -1,0 +1,192 @@
+"""Sessions on this server's own kernels: nothing but this process competes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
+from tornado import web
+
+from ..errors import StoreUnavailable
+from ..records import READY, SessionRecord
+from .attaching import KernelAttacher
+from .claims import PathLeaders
+from .context import NewSession, SessionContext, being_deleted, not_found
+from .interface import Sessions
+from .kernels import SessionKernels, StoredMove
+from .models import stored_of_kernel
+from .reading import SessionReader
+from .recovery import UnsettledMove
+from .views import InvalidRows, LocalViews, PendingRemovals
+from .writing import SessionWriter
+
+
+class LocalSessions(Sessions):
+    """The sessions of this server's kernels, kept in the store.
+
+    No other server shuts such a kernel down or attaches to it, so that sessions
+    are counted without marks, and a session is stored once its kernel runs.
+    """
+
+    def __init__(self, context: SessionContext, leaders: PathLeaders) -> None:
+        self._context = context
+        #: Stored sessions by their ids, to be put back if this server was evicted.
+        self._remembered: dict[str, SessionRecord] = {}
+        invalid_rows = InvalidRows(context)
+        removals = PendingRemovals(context, self._forget)
+        self.reader = SessionReader(
+            context, LocalViews(context, invalid_rows, removals), invalid_rows
+        )
+        self.kernels = SessionKernels(context)
+        self.attacher = KernelAttacher(context)
+        self._writer = SessionWriter(context, self.reader, leaders)
+
+    async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
+        """Use a kernel that is there, or start one, and store the session."""
+        context, kernels, kernel_id = self._context, self.kernels, wanted.kernel_id
+        session_id = str(pending.session_id)
+        kernels.refuse_reserved(kernel_id)
+        if kernel_id is not None and kernel_id in context.kernel_manager:
+            async with context.usage.attaching(kernel_id):
+                if kernel_id in context.kernel_manager:
+                    pending.kernel_id = kernel_id
+                    return await context.save(session_id, wanted, kernel_id)
+        started = pending.kernel_id = await kernels.start(session_id, wanted, kernel_id)
+        try:
+            return await context.save(session_id, wanted, started)
+        except BaseException:
+            record = context.new_record(session_id, wanted, started)
+            await context.tasks.finish(kernels.discard_saved(record))
+            self._forget([record])
+            raise
+        finally:
+            # Until now: a session that attached before this one was saved would lose the kernel.
+            kernels.release(started)
+
+    async def save(
+        self, session_id: str, wanted: NewSession, kernel_id: str | None
+    ) -> dict[str, Any]:
+        """Add a row, with the claim to its path if that is free."""
+        record = self._context.new_record(session_id, wanted, kernel_id)
+        model = await self.reader.model_of(record)
+        record = record.replace(**stored_of_kernel(model["kernel"]))
+        await self._writer.add(record)
+        self._remembered[record.session_id] = record
+        return await self.reader.after_save(record, model)
+
+    async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change the row."""
+        record = await self._store(session_id, changes)
+        return await self._writer.finish_update(record, changes)
+
+    async def _store(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:
+        record = await self._writer.update(session_id, changes)
+        # The session may have got another id.
+        self._remembered.pop(session_id, None)
+        self._remembered[record.session_id] = record
+        return record
+
+    async def move(
+        self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Change the row, and count the sessions on the kernel that the session leaves."""
+        context, kernels = self._context, self.kernels
+        before = await self.reader.get_for_change(session_id)
+        started = None
+        if "kernel_id" not in changes and kernel_name is not None:
+            started = await kernels.start_for_move(session_id, before, kernel_name)
+            changes = {**changes, "kernel_id": started}
+        previous = before["kernel"]["id"]
+        target = changes.get("kernel_id", previous)
+        try:
+            moved = None
+            if context.hooks.overrides("update_session"):
+                if target != previous:
+                    kernels.refuse_missing(target)
+                # No lock is held meanwhile: the override may do whatever it likes.
+                await context.hooks.update_session(session_id, **changes)
+            else:
+                moved = await self._store_move(session_id, changes)
+        except StoreUnavailable:
+            await UnsettledMove(
+                context, kernels, session_id, previous, target, started=started is not None
+            ).settle()
+            raise
+        except BaseException:
+            if started is not None:
+                await kernels.discard_after_move(started)
+            raise
+        if moved is None:
+            model = await self.reader.get_for_change(session_id)
+            await kernels.shut_down_unused(*{previous, target} - {model["kernel"]["id"]})
+            return model
+        try:
+            return await self._writer.finish_update(moved.record, changes)
+        finally:
+            await kernels.shut_down_abandoned(moved.left, moved.shutdown)
+
+    async def _store_move(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
+        """Store a move, while no task of this process shuts the target down, or counts."""
+        context, usage, target = self._context, self._context.usage, changes["kernel_id"]
+        async with usage.attaching(target):
+            self.kernels.refuse_missing(target)
+            records = await context.find()
+            left = find_by_id(records, session_id).kernel_id
+            if usage.is_shutting_down(left):
+                raise being_deleted(session_id)
+            record = await self._store(session_id, {**changes, "state": READY})
+            if left is None or left == target or has_others(records, left):
+                return StoredMove(record)
+            return StoredMove(record, left, usage.begin_shutdown(left))
+
+    async def close(self, session_id: str) -> None:
+        """Count, shut down, remove."""
+        context, usage = self._context, self._context.usage
+        shutdown = None
+        async with usage.counting():
+            records = await context.find()
+            record = find_by_id(records, session_id)
+            kernel_id = record.kernel_id
+            if kernel_id is not None and not has_others(records, kernel_id):
+                shutdown = usage.begin_shutdown(kernel_id)
+            else:
+                await context.remove(record)
+        if shutdown is None:
+            gone = await self.reader.is_gone(record)
+        else:
+            try:
+                gone = await self.reader.is_gone(record)
+                if not gone:
+                    await self.kernels.shut_down(str(kernel_id))
+                await context.remove(record)
+            finally:
+                shutdown.set_result(None)
+        self._forget([record])
+        if gone:
+            raise web.HTTPError(404, f"Session not found: its kernel {kernel_id!r} is gone")
+
+    def _forget(self, records: Collection[SessionRecord]) -> None:
+        for record in records:
+            self._remembered.pop(record.session_id, None)
+
+    def live_local_sessions(self) -> list[SessionRecord]:
+        """Return the stored sessions on kernels that still run."""
+        running = self._context.authority.local_kernel_ids() or frozenset()
+        return [one for one in list(self._remembered.values()) if one.kernel_id in running]
+
+    def on_renewed(self, unfinished: list[SessionRecord]) -> None:
+        """Take over nothing: the kernels of a server that was evicted have ended with it."""
+
+
+def find_by_id(records: Sequence[SessionRecord], session_id: str) -> SessionRecord:
+    """Return the session of this id; raises 404 if there is none."""
+    for record in records:
+        if record.session_id == session_id:
+            return record
+    raise not_found(session_id)
+
+
+def has_others(records: Sequence[SessionRecord], kernel_id: str | None) -> bool:
+    """Return whether more than one of some sessions is on a kernel."""
+    return sum(record.kernel_id == kernel_id for record in records) > 1

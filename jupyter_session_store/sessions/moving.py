@@ -1,0 +1,196 @@
+"""Moving a session on a shared kernel to another kernel."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from tornado import web
+
+from ..errors import KernelNotStarted, StoreUnavailable
+from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
+from .attaching import KernelAttacher
+from .context import NewSession, SessionContext, being_deleted, not_found
+from .kernels import SessionKernels, StoredMove
+from .models import stored_of_kernel
+from .reading import SessionReader
+from .recovery import Recovery, UnsettledMove
+from .writing import SessionWriter
+
+
+class SessionMover:
+    """Moves sessions between kernels that other servers use too. For one event loop's tasks."""
+
+    def __init__(
+        self,
+        context: SessionContext,
+        reader: SessionReader,
+        writer: SessionWriter,
+        kernels: SessionKernels,
+        attacher: KernelAttacher,
+        recovery: Recovery,
+    ) -> None:
+        self._context = context
+        self._reader = reader
+        self._writer = writer
+        self._kernels = kernels
+        self._attacher = attacher
+        self._recovery = recovery
+
+    async def move(
+        self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Move a session; as :meth:`.Sessions.move` has it."""
+        before = await self._reader.get_for_change(session_id)
+        previous = before["kernel"]["id"]
+        if "kernel_id" in changes or kernel_name is None:
+            if "kernel_id" in changes:
+                await self._attacher.attach(changes["kernel_id"], ask=True)
+            async with self._shutdown_guard(previous):
+                return await self._move(session_id, previous, changes)
+        async with self._shutdown_guard(previous), self._shutdown_guard(str(uuid4())) as guard:
+            started = await self._start_kernel(session_id, before, kernel_name, guard)
+            return await self._move(
+                session_id, previous, {**changes, "kernel_id": started}, started
+            )
+
+    @asynccontextmanager
+    async def _shutdown_guard(self, kernel_id: str) -> AsyncIterator[SessionRecord | None]:
+        """Store that a kernel has to end if no session is on it and this server dies meanwhile.
+
+        The guard is the row of a create that was given up: the server that evicts
+        this one shuts the kernel down, unless a session is on it, and removes the
+        row. Yields ``None`` where no row is needed or none can name the kernel
+        before it starts.
+        """
+        context, recovery = self._context, self._recovery
+        if not context.authority.supports_preassigned_ids:
+            yield None
+            return
+        session_id = context.hooks.new_session_id()
+        guard = context.new_record(session_id, NewSession(), kernel_id, STARTING)
+        with recovery.starting(session_id):
+            try:
+                await self._writer.add(guard)
+                yield guard
+            finally:
+                failed = kernel_id if kernel_id in self._kernels.failed_shutdowns else None
+                self._kernels.failed_shutdowns.discard(kernel_id)
+                # Else the kernel may still appear, and recovery removes the row.
+                if not recovery.is_unfinished(session_id):
+                    await recovery.roll_back_start(guard, failed)
+
+    async def _start_kernel(
+        self,
+        session_id: str,
+        before: dict[str, Any],
+        kernel_name: str | None,
+        guard: SessionRecord | None,
+    ) -> str:
+        """Start the kernel that a session is to move to."""
+        authority = self._context.authority
+        chosen = None if guard is None else guard.kernel_id
+        try:
+            return await self._kernels.start_for_move(session_id, before, kernel_name, chosen)
+        except KernelNotStarted as error:
+            reason = error.__cause__
+            if guard is not None and reason and authority.start_may_have_begun(reason):
+                await self._recovery.roll_back_start(
+                    guard, chosen, may_appear=not authority.start_is_over(reason)
+                )
+            raise
+        finally:
+            self._kernels.release(chosen)
+
+    async def _move(
+        self, session_id: str, previous: str, changes: dict[str, Any], started: str | None = None
+    ) -> dict[str, Any]:
+        """Move a session to a kernel that is there, perhaps `started` for it."""
+        context, kernels = self._context, self._kernels
+        target = changes.get("kernel_id", previous)
+        try:
+            if started is None and await kernels.is_closing(target):
+                await kernels.wait_until_not_closing(target, context.deadline())
+                await self._attacher.attach(target, ask=True)
+            moved = None
+            if context.hooks.overrides("update_session"):
+                if target != previous:
+                    kernels.refuse_missing(target)
+                # No lock is held meanwhile: the override may do whatever it likes.
+                await context.hooks.update_session(session_id, **changes)
+            else:
+                moved = await self._store(session_id, changes)
+        except StoreUnavailable:
+            await UnsettledMove(
+                context, kernels, session_id, previous, target, started=started is not None
+            ).settle()
+            raise
+        except BaseException:
+            if started is not None:
+                await kernels.discard_after_move(started)
+            raise
+        if moved is None:
+            model = await self._reader.get_for_change(session_id)
+            await kernels.shut_down_unused(*{previous, target} - {model["kernel"]["id"]})
+            return model
+        if started is None and await self._undo_move_to_dead_kernel(session_id, previous, target):
+            if moved.shutdown is not None:
+                moved.shutdown.set_result(None)
+            raise web.HTTPError(400, f"No such kernel: {target}")
+        try:
+            return await self._writer.finish_update(moved.record, changes)
+        finally:
+            await kernels.shut_down_abandoned(moved.left, moved.shutdown)
+
+    async def _store(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
+        """Store a move, while no task of this process shuts the target down, or counts."""
+        context, kernels, target = self._context, self._kernels, changes["kernel_id"]
+        async with context.usage.attaching(target):
+            kernels.refuse_missing(target)
+            await self._recovery.uncertain_closes.take_back()
+            # A task that was deleting it finds it on another kernel, and leaves it alone.
+            kernel_model = await context.kernel_model(target)
+            changes = {**changes, **stored_of_kernel(kernel_model), "state": READY}
+            left: str | None = None
+            while True:
+                found = await context.find(session_id=session_id)
+                if not found:
+                    raise not_found(session_id)
+                record = found[0]
+                if record.state == CLOSING and context.usage.is_shutting_down(record.kernel_id):
+                    raise being_deleted(session_id)
+                if record.kernel_id in (None, target):
+                    if left is None:
+                        return StoredMove(await self._writer.update(session_id, changes))
+                    # Moved by a statement that was repeated, since its answer was lost.
+                    last = True
+                    break
+                left = record.kernel_id
+                move = await context.repository.move(context.scope, session_id, left, changes)
+                # Else another server has moved it, or deleted it, since it was looked at.
+                if move is not None:
+                    record, last = move.record, move.last
+                    break
+            return StoredMove(record, left, await kernels.begin_if_unused(left, last=last))
+
+    async def _undo_move_to_dead_kernel(self, session_id: str, previous: str, target: str) -> bool:
+        """Move a session back whose new kernel another server has ended, not having seen it.
+
+        Both write first and look then: the server that closes the last session on
+        a kernel counts once more after its mark, and here the mark is looked for
+        after the move. Where that has gone already, so has the kernel.
+        """
+        context = self._context
+        try:
+            await self._kernels.wait_until_not_closing(target, context.deadline())
+            if (await context.authority.refresh_liveness([target]))[target] is not Liveness.GONE:
+                return False
+            kernel_model = await context.kernel_model(previous)
+            back = {"kernel_id": previous, **stored_of_kernel(kernel_model)}
+            return (
+                await context.repository.move(context.scope, session_id, target, back) is not None
+            )
+        except StoreUnavailable:
+            return False

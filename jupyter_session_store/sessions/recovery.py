@@ -1,0 +1,289 @@
+"""Finishing what a failure has left unfinished, here or on a server that was evicted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from ..errors import SessionStoreError, StoreUnavailable
+from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
+from ..servers.clock import now
+from ..telemetry.events import ADOPTED
+from .context import SessionContext
+from .kernels import SessionKernels
+
+T = TypeVar("T")
+
+#: Seconds between two attempts to learn the outcome of a move whose answer was lost.
+_SETTLE_SECONDS: Final = 1.0
+
+
+class UncertainCloses:
+    """Sessions whose delete failed half way: a mark ``closing`` of theirs is to be taken back.
+
+    A mark that stays would let another session take itself for its kernel's
+    last. For the tasks of one event loop.
+    """
+
+    def __init__(self, context: SessionContext) -> None:
+        self._context = context
+        self._session_ids: set[str] = set()
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._session_ids
+
+    def __bool__(self) -> bool:
+        return bool(self._session_ids)
+
+    def track(self, session_id: str) -> None:
+        """Have the session's mark taken back."""
+        self._session_ids.add(session_id)
+
+    async def track_failure(self, session_id: str, step: Awaitable[T]) -> T:
+        """Take a step of a delete; if it fails, track the session."""
+        try:
+            return await step
+        except BaseException:
+            self.track(session_id)
+            raise
+
+    async def take_back(self) -> None:
+        """Make the sessions ready again, within ``usage.counting()``.
+
+        Raises
+        ------
+        StoreUnavailable
+            Then the rest is still tracked.
+        """
+        context = self._context
+        mine = {"state": CLOSING, "server_id": context.server_id}
+        for session_id in tuple(self._session_ids):
+            await context.repository.update(
+                context.scope, session_id, {"state": READY}, expected=mine
+            )
+            self._session_ids.discard(session_id)
+
+
+@dataclass
+class UnfinishedStart:
+    """A create that was not finished, until it is known what became of it.
+
+    Parameters
+    ----------
+    record : SessionRecord
+        Its row, which is perhaps there.
+    kernel_id : str or None
+        The kernel that was perhaps started for it. The row stays as long as the
+        kernel is not known to be gone.
+    adopt_if_alive : bool
+        Whether it becomes a session if its kernel lives.
+    deadline : float
+        Until when the kernel may still appear, on the clock of :func:`.now`.
+    """
+
+    record: SessionRecord
+    kernel_id: str | None
+    adopt_if_alive: bool
+    deadline: float
+
+
+class UnsettledMove:
+    """A move whose answer was lost: one of its two kernels is perhaps left unused.
+
+    Parameters
+    ----------
+    context : SessionContext
+    kernels : SessionKernels
+    session_id, previous, target : str
+        The session, and its kernel before and after.
+    started : bool
+        Whether the latter was started for the move.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        kernels: SessionKernels,
+        session_id: str,
+        previous: str,
+        target: str,
+        *,
+        started: bool,
+    ) -> None:
+        self._context = context
+        self._kernels = kernels
+        self._session_id = session_id
+        self._previous = previous
+        self._target = target
+        self._started = started
+
+    async def settle(self) -> None:
+        """Shut down the unused kernel now, or as soon as the store can say which one that is."""
+        if not await self._try():
+            self._context.tasks.spawn(self._settle_later())
+
+    async def _settle_later(self) -> None:
+        while not self._context.store.is_closed:
+            await asyncio.sleep(_SETTLE_SECONDS)
+            if await self._try():
+                return
+
+    async def _try(self) -> bool:
+        """Return whether the store could say what became of the move."""
+        usage = self._context.usage
+        try:
+            async with usage.counting():
+                found = await self._context.find(session_id=self._session_id)
+                moved = bool(found) and found[0].kernel_id == self._target
+                if not moved and not self._started:
+                    return True
+                unused = self._previous if moved else self._target
+                if await self._kernels.has_users(unused) or usage.is_shutting_down(unused):
+                    return True
+                shutdown = usage.begin_shutdown(unused)
+        except StoreUnavailable:
+            return False
+        await self._kernels.shut_down_abandoned(unused, shutdown)
+        return True
+
+
+class Recovery:
+    """All unfinished business with sessions on shared kernels, tried again after each renewal.
+
+    For the tasks of one event loop, but for :meth:`on_renewed`.
+
+    Parameters
+    ----------
+    context : SessionContext
+    uncertain_closes : UncertainCloses
+    kernels : SessionKernels
+    """
+
+    def __init__(
+        self, context: SessionContext, uncertain_closes: UncertainCloses, kernels: SessionKernels
+    ) -> None:
+        self._context = context
+        self._kernels = kernels
+        self.uncertain_closes = uncertain_closes
+        #: By the id of the session.
+        self._unfinished_starts: dict[str, UnfinishedStart] = {}
+        #: The sessions that are being created here now.
+        self._in_progress: set[str] = set()
+
+    def on_renewed(self, unfinished: list[SessionRecord]) -> None:
+        """Take over what evicted servers were starting; called in the heartbeat's thread."""
+        for record in unfinished:
+            if record.session_id not in self._in_progress:
+                # A row without its path was given up already.
+                adopt = record.path is not None
+                deadline = now() + self._context.authority.launch_seconds
+                start = UnfinishedStart(record, record.kernel_id, adopt, deadline)
+                self._unfinished_starts.setdefault(record.session_id, start)
+        if self._unfinished_starts or self.uncertain_closes:
+            # No client may have asked this server for anything yet.
+            self._context.tasks.call_from_thread(self._schedule)
+
+    def _schedule(self) -> None:
+        self._context.tasks.spawn(self.recover())
+
+    async def recover(self) -> None:
+        """Finish what can be finished now; the rest is tried after the next renewal."""
+        with suppress(SessionStoreError):
+            async with self._context.usage.counting():
+                await self.uncertain_closes.take_back()
+        for session_id, start in list(self._unfinished_starts.items()):
+            await self._try(session_id, start)
+
+    @contextmanager
+    def starting(self, session_id: str) -> Iterator[None]:
+        """Mark a session as being created here: a renewal is not to take it over."""
+        self._in_progress.add(session_id)
+        try:
+            yield
+        finally:
+            self._in_progress.discard(session_id)
+
+    def is_starting(self, session_id: str) -> bool:
+        """Return whether a session is being created here now."""
+        return session_id in self._in_progress
+
+    def is_unfinished(self, session_id: str) -> bool:
+        """Return whether a create of this session is to be rolled back, or finished."""
+        return session_id in self._unfinished_starts
+
+    async def roll_back_start(
+        self, record: SessionRecord, kernel_id: str | None = None, *, may_appear: bool = False
+    ) -> None:
+        """Undo a create that came to nothing, now or after a later renewal.
+
+        A cancelled caller does not stop it.
+
+        Parameters
+        ----------
+        record : SessionRecord
+            Its row, which is perhaps there.
+        kernel_id : str, optional
+            The kernel that was perhaps started for it.
+        may_appear : bool
+            Whether the kernel may still be started.
+        """
+        deadline = now() + (self._context.authority.launch_seconds if may_appear else 0)
+        start = UnfinishedStart(record, kernel_id, adopt_if_alive=False, deadline=deadline)
+        self._unfinished_starts[record.session_id] = start
+        await self._context.tasks.finish(self._try(record.session_id, start))
+
+    async def _try(self, session_id: str, start: UnfinishedStart) -> None:
+        with suppress(SessionStoreError):
+            if await self._finish(start):
+                self._unfinished_starts.pop(session_id, None)
+
+    async def _finish(self, start: UnfinishedStart) -> bool:
+        """Return whether there is no more to do."""
+        context, repository = self._context, self._context.repository
+        record, kernel_id = start.record, start.kernel_id
+        session_id = record.session_id
+        mine = {"state": STARTING, "server_id": context.server_id}
+        if start.adopt_if_alive:
+            liveness = await self._check_liveness(kernel_id)
+            if liveness is Liveness.UNKNOWN:
+                return False
+            if liveness is Liveness.ALIVE:
+                adopted = await repository.update(
+                    context.scope, session_id, {"state": READY}, expected=mine
+                )
+                if adopted is not None:
+                    context.emit(ADOPTED, [adopted])
+                return True
+            start.adopt_if_alive = False
+        if kernel_id is not None:
+            found = await repository.find(context.scope, session_id=session_id)
+            if found and (found[0].state, found[0].server_id) != tuple(mine.values()):
+                # It was saved after all, or another server has taken it over.
+                return True
+            if not await self._kernels.has_users(kernel_id, other_than=session_id):
+                try:
+                    await self._kernels.shut_down(kernel_id)
+                except Exception as error:
+                    context.log.debug("Kernel %s cannot be shut down yet: %s", kernel_id, error)
+                    gone = False
+                else:
+                    gone = now() >= start.deadline
+                if not gone:
+                    # Its row still names it, and does not hold the path any more.
+                    changes = {"path": None}
+                    await repository.update(context.scope, session_id, changes, expected=mine)
+                    return False
+        # Whether or not its last update, whose answer was lost, has given it the kernel.
+        kernels = {record.kernel_id, kernel_id, None}
+        await repository.remove(context.scope, [record.replace(kernel_id=one) for one in kernels])
+        return True
+
+    async def _check_liveness(self, kernel_id: str | None) -> Liveness:
+        if not kernel_id:
+            return Liveness.GONE
+        if kernel_id in self._context.kernel_manager:
+            return Liveness.ALIVE
+        return await self._context.authority.check_liveness(kernel_id)

@@ -1,0 +1,120 @@
+"""Sessions on kernels that other servers use too, a gateway's: the store is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
+from tornado import web
+
+from ..records import Liveness, SessionRecord
+from .attaching import KernelAttacher
+from .claimed_starts import ClaimedStarts
+from .claims import PathLeaders
+from .closing import SessionCloser
+from .context import NewSession, SessionContext
+from .interface import Sessions
+from .kernels import SessionKernels
+from .models import stored_of_kernel
+from .moving import SessionMover
+from .reading import SessionReader
+from .recovery import Recovery, UncertainCloses
+from .views import InvalidRows, PendingRemovals, SharedViews
+from .writing import SessionWriter
+
+
+class SharedSessions(Sessions):
+    """The sessions of a gateway's kernels: claims, marks and takeovers keep servers in step."""
+
+    def __init__(self, context: SessionContext, leaders: PathLeaders) -> None:
+        self._context = context
+        invalid_rows = InvalidRows(context)
+        views = SharedViews(context, invalid_rows, PendingRemovals(context))
+        self.reader = SessionReader(context, views, invalid_rows)
+        uncertain_closes = UncertainCloses(context)
+        self.kernels = kernels = SessionKernels(context, uncertain_closes)
+        self.attacher = attacher = KernelAttacher(context)
+        self._writer = writer = SessionWriter(context, self.reader, leaders)
+        self.recovery = recovery = Recovery(context, uncertain_closes, kernels)
+        self._starts = ClaimedStarts(context, self.reader, writer, kernels, attacher, recovery)
+        self._closer = SessionCloser(context, self.reader, kernels, uncertain_closes)
+        self._mover = SessionMover(context, self.reader, writer, kernels, attacher, recovery)
+
+    async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
+        """Attach to a kernel that is there, or take the path and start one."""
+        kernel_id = wanted.kernel_id
+        self.kernels.refuse_reserved(kernel_id)
+        if kernel_id is not None:
+            await self.attacher.attach(kernel_id, ask=True)
+            if kernel_id in self._context.kernel_manager:
+                attached = await self._attach(pending, wanted, kernel_id)
+                if attached is not None:
+                    return attached
+        return await self._starts.create(pending, wanted)
+
+    async def _attach(
+        self, pending: KernelSessionRecord, wanted: NewSession, kernel_id: str
+    ) -> dict[str, Any] | None:
+        """Create a session on a kernel that is there; ``None`` if it ended meanwhile."""
+        context, kernels = self._context, self.kernels
+        session_id = str(pending.session_id)
+        deadline = context.deadline()
+        while True:
+            async with context.usage.attaching(kernel_id):
+                if kernel_id not in context.kernel_manager:
+                    return None
+                pending.kernel_id = kernel_id
+                try:
+                    model = await context.save(session_id, wanted, kernel_id)
+                except web.HTTPError as error:
+                    if error.status_code == 404:
+                        return None
+                    raise
+            closing = await kernels.is_closing(kernel_id)
+            # A server that closed the kernel's last session has ended it before the mark went.
+            if not closing:
+                liveness = await context.authority.check_liveness(kernel_id)
+                if liveness is not Liveness.GONE:
+                    return model
+            # Another server took its session for the last, or has seen this one: which, the
+            # end of its mark will tell.
+            record = context.new_record(session_id, wanted, kernel_id)
+            await self.recovery.roll_back_start(record)
+            if not closing:
+                return None
+            await kernels.wait_until_not_closing(kernel_id, deadline)
+
+    async def save(
+        self, session_id: str, wanted: NewSession, kernel_id: str | None
+    ) -> dict[str, Any]:
+        """Make the row of a create ready, or add one."""
+        if kernel_id is not None and self._starts.is_starting(session_id):
+            return await self._starts.finish(session_id, wanted, kernel_id)
+        record = self._context.new_record(session_id, wanted, kernel_id)
+        model = await self.reader.model_of(record)
+        await self._writer.add(record.replace(**stored_of_kernel(model["kernel"])))
+        return await self.reader.after_save(record, model)
+
+    async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change the row."""
+        record = await self._writer.update(session_id, changes)
+        return await self._writer.finish_update(record, changes)
+
+    async def move(
+        self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Move, and count in the same unit of work."""
+        return await self._mover.move(session_id, kernel_name, changes)
+
+    async def close(self, session_id: str) -> None:
+        """Mark, count, shut down, remove."""
+        await self._closer.close(session_id)
+
+    def live_local_sessions(self) -> list[SessionRecord]:
+        """Return nothing: the kernels are not this server's."""
+        return []
+
+    def on_renewed(self, unfinished: list[SessionRecord]) -> None:
+        """Have recovery take them over."""
+        self.recovery.on_renewed(unfinished)

@@ -1,0 +1,212 @@
+"""A session as a client sees it, from what is known of its kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, cast
+
+from tornado import web
+
+from ..errors import SessionStoreError
+from ..records import READY, STATES, Liveness, SessionRecord
+from ..telemetry.events import CLOSED
+from .context import SessionContext
+from .models import last_known_model, rest_model
+
+#: The model of each of some sessions, ``None`` where the kernel is gone.
+Models = list["dict[str, Any] | None"]
+
+
+class PendingRemovals:
+    """Sessions that are going to be removed. For the tasks of one event loop.
+
+    Parameters
+    ----------
+    context : SessionContext
+    on_removed : callable, optional
+        Called with the sessions once they are not in the store any more.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        on_removed: Callable[[Collection[SessionRecord]], None] | None = None,
+    ) -> None:
+        self._context = context
+        self._on_removed = on_removed
+        self._pending: dict[str, SessionRecord] = {}
+
+    def schedule(self, record: SessionRecord) -> None:
+        """Remove a session soon; all that one list schedules go in one statement."""
+        first = not self._pending
+        self._pending[record.session_id] = record
+        if first:
+            self._context.tasks.spawn(self._remove())
+
+    async def _remove(self) -> None:
+        await asyncio.sleep(0)
+        records, self._pending = list(self._pending.values()), {}
+        try:
+            count = await self._context.repository.remove(self._context.scope, records)
+        except SessionStoreError:
+            # The next read finds them again.
+            return
+        if self._on_removed is not None:
+            self._on_removed(records)
+        if count:
+            self._context.emit(CLOSED, records)
+            self._context.log.warning(
+                "Removed %d session(s) whose kernels are gone: %s",
+                count,
+                ", ".join(f"{r.session_id} (kernel {r.kernel_id})" for r in records),
+            )
+
+
+class InvalidRows:
+    """Warns, once for each session, of a row that no server writes: it was edited by hand."""
+
+    def __init__(self, context: SessionContext) -> None:
+        self._context = context
+        self._warned: set[str] = set()
+
+    def warn_if_invalid(self, record: SessionRecord) -> None:
+        """Warn if a row has an unknown state, or no kernel."""
+        if record.state not in STATES:
+            found = f"the unknown state {record.state!r}, and is taken as {READY!r}"
+        elif not record.kernel_id:
+            found = "no kernel, and is left alone"
+        else:
+            return
+        if record.session_id not in self._warned:
+            self._warned.add(record.session_id)
+            self._context.log.warning(
+                "The session %s in the store has %s. If nobody needs it: DELETE /api/sessions/%s.",
+                record.session_id,
+                found,
+                record.session_id,
+            )
+
+
+class SessionViews(ABC):
+    """Makes the models of sessions, and has those removed whose kernels are gone.
+
+    Parameters
+    ----------
+    context : SessionContext
+    invalid_rows : InvalidRows
+    removals : PendingRemovals
+    """
+
+    def __init__(
+        self, context: SessionContext, invalid_rows: InvalidRows, removals: PendingRemovals
+    ) -> None:
+        self._context = context
+        self._invalid_rows = invalid_rows
+        self._removals = removals
+
+    @abstractmethod
+    async def models_of(self, records: Sequence[SessionRecord]) -> Models:
+        """Return the models of sessions; ``None`` for each whose kernel is gone.
+
+        However many there are, the authority over their kernels is asked once.
+        """
+
+    async def _model_if_known(
+        self, record: SessionRecord, known: Mapping[str, Liveness]
+    ) -> dict[str, Any] | None:
+        """Return a session's model, given what is known of its kernel; ``None`` if it is gone."""
+        kernel_id = record.kernel_id
+        if not kernel_id:
+            self._invalid_rows.warn_if_invalid(record)
+            return None
+        kernel_model = None
+        held = await self._context.holds_kernel(kernel_id)
+        if held:
+            kernel_model = await self._context.kernel_model(kernel_id)
+        if kernel_model is None:
+            kept = held and self._context.hooks.overrides("kernel_culled")
+            if known[kernel_id] is Liveness.GONE and not kept:
+                self._removals.schedule(record)
+                return None
+            kernel_model = last_known_model(record)
+        return rest_model(record, kernel_model)
+
+
+class LocalViews(SessionViews):
+    """Models of sessions on this server's own kernels, which its kernel manager holds."""
+
+    async def models_of(self, records: Sequence[SessionRecord]) -> Models:
+        """Ask the authority only for kernels that the kernel manager does not hold."""
+        models: Models = [self._model_now(record) for record in records]
+        if None not in models:
+            return models
+        unclear = {
+            record.kernel_id
+            for record, model in zip(records, models, strict=True)
+            if model is None and record.kernel_id
+        }
+        known = await self._context.authority.refresh_liveness(unclear) if unclear else {}
+        return [
+            model or await self._model_if_known(record, known)
+            for record, model in zip(records, models, strict=True)
+        ]
+
+    def _model_now(self, record: SessionRecord) -> dict[str, Any] | None:
+        """Return a session's model if that takes no question and no wait, else ``None``.
+
+        A list does this for each session, where coroutines would cost the most.
+        """
+        kernel_id, kernel_manager = record.kernel_id, cast("Any", self._context.kernel_manager)
+        if self._context.hooks.overrides("kernel_culled") or kernel_id not in kernel_manager:
+            return None
+        try:
+            kernel_model: Any = kernel_manager.kernel_model(kernel_id)
+        except (KeyError, web.HTTPError):
+            return None
+        if isinstance(kernel_model, dict):
+            return rest_model(record, kernel_model)
+        if isinstance(kernel_model, Coroutine):
+            kernel_model.close()
+        return None
+
+
+class SharedViews(SessionViews):
+    """Models of sessions on kernels that other servers may shut down at any time."""
+
+    async def models_of(self, records: Sequence[SessionRecord]) -> Models:
+        """Ask the authority for every kernel, whether it is held here or not."""
+        kernel_ids = {record.kernel_id for record in records if record.kernel_id}
+        known = await self._context.authority.refresh_liveness(kernel_ids) if kernel_ids else {}
+        models = [await self._model_if_known(record, known) for record in records]
+        if Liveness.GONE in known.values():
+            await self._follow_moved(records, models)
+        return models
+
+    async def _follow_moved(self, records: Sequence[SessionRecord], models: Models) -> None:
+        """Put in the models of sessions that another server has moved since they were read.
+
+        The kernel that such a session has left is gone, and the session is not.
+        """
+        now = {record.session_id: record for record in await self._context.find()}
+        moved = {
+            place: now[old.session_id]
+            for place, (old, model) in enumerate(zip(records, models, strict=True))
+            if model is None
+            and old.session_id in now
+            and now[old.session_id].kernel_id not in (None, old.kernel_id)
+        }
+        if moved:
+            kernel_ids = {str(new.kernel_id) for new in moved.values()}
+            known = await self._context.authority.refresh_liveness(kernel_ids)
+            for place, new in moved.items():
+                models[place] = await self._model_if_known(new, known)
+
+
+def culled(record: SessionRecord) -> str:
+    """Say, as the stock manager does, why there is no session any more."""
+    return (
+        f"Kernel '{record.kernel_id}' appears to have been culled or died unexpectedly, "
+        f"invalidating session '{record.session_id}'. The session has been removed."
+    )

@@ -1,0 +1,158 @@
+"""An operator's way to a whole database: every namespace, and no server behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+from ..database import ATTEMPTS, pause
+from ..engine import factory as engines
+from ..engine.backend import backend_of
+from ..engine.passwords import OPTIONS
+from ..engine.url import describe, is_memory, reason_of, redact, sqlite_file
+from ..schema import compatibility
+
+T = TypeVar("T")
+
+_CURE: Final = "Examine it: jupyter session-store doctor"
+
+
+@contextmanager
+def engine(
+    url: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    create: bool = False,
+    statement_timeout: bool = False,
+    writes: bool = True,
+) -> Iterator[Engine]:
+    """Yield an engine for an operator's statements.
+
+    Parameters
+    ----------
+    url : str
+        A path or a URL.
+    options : mapping, optional
+        As ``PersistentSessionManager.engine_options``.
+    create : bool
+        Whether a SQLite file that is not there may be made.
+    statement_timeout : bool
+        Whether a long statement is given up.
+    writes : bool
+        Whether anything will be written, as :func:`.engine.create` has it.
+
+    Raises
+    ------
+    ConfigurationError
+        If the URL can never work, or names a database in memory, which ends
+        with the process that has it.
+    SchemaMismatch
+        If there is no such SQLite file, and none may be made.
+    StoreUnavailable
+        If the database fails while the engine is in use.
+    """
+    made = engines.create(url, options, statement_timeout=statement_timeout, writes=writes)
+    if is_memory(made.url):
+        raise ConfigurationError(
+            "The database is in the memory of a process that has ended or is another; expected "
+            "a SQLite file or a database server: --url, or c.SessionManager.database_filepath."
+        )
+    file = sqlite_file(made.url)
+    if file is not None and not create and not file.exists():
+        raise SchemaMismatch(
+            f"The {describe(made.url)} is not there; expected one that a server or "
+            "this command has made. Run: jupyter session-store upgrade"
+        )
+    try:
+        with translate_errors(made):
+            yield made
+    finally:
+        made.dispose()
+
+
+@contextmanager
+def connected(made: Engine) -> Iterator[Connection]:
+    """Yield a connection on which each statement commits by itself.
+
+    Raises
+    ------
+    StoreUnavailable
+        If the database fails.
+    ConfigurationError
+        If its driver does not have an argument that is configured.
+    """
+    with translate_errors(made):
+        try:
+            connection = made.connect()
+        except OSError as error:
+            # A SQLite file that cannot be made.
+            raise _unavailable(made, f"{type(error).__name__}: {error.strerror}") from None
+        except TypeError as error:
+            # A driver's argument that another does not have.
+            raise ConfigurationError(
+                f"{OPTIONS} cannot be used for {made.url.get_backend_name()}: "
+                f"{redact(str(error), made.url)}. Expected keyword arguments of the "
+                "driver's connect function in connect_args; they are the configured ones, "
+                "whatever database is named."
+            ) from None
+        with connection:
+            yield connection
+
+
+@contextmanager
+def translate_errors(made: Engine) -> Iterator[None]:
+    """Raise an error of the database as one of the package, which names that database.
+
+    Raises
+    ------
+    StoreUnavailable
+        If the database fails.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise _unavailable(made, reason_of(error, made.url)) from error
+
+
+def _unavailable(made: Engine, reason: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{describe(made.url)}: {reason}. {_CURE}")
+
+
+def require_usable(connection: Connection) -> compatibility.Status:
+    """Return how the schema stands, if this code can work with it.
+
+    Raises
+    ------
+    SchemaMismatch
+        If it cannot.
+    """
+    found = compatibility.status(connection)
+    if not found.usable:
+        raise SchemaMismatch(compatibility.explain(found, describe(connection.engine.url)))
+    return found
+
+
+def retry_if_rolled_back(connection: Connection, unit: Callable[[], T]) -> T:
+    """Run a unit of work; repeat it whenever the database has rolled it back for another's sake.
+
+    Parameters
+    ----------
+    connection : Connection
+        That the unit uses.
+    unit : callable
+        One statement, or one transaction.
+    """
+    attempt = 0
+    while True:
+        try:
+            return unit()
+        except SQLAlchemyError as error:
+            if attempt == ATTEMPTS or not backend_of(connection).is_rolled_back(error):
+                raise
+        attempt += 1
+        pause(attempt)

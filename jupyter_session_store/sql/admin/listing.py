@@ -1,0 +1,154 @@
+"""Every session and every server, of all namespaces, for operators.
+
+Read in batches along the primary key: no statement is long, no transaction
+stays open, and memory does not grow with the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
+from sqlalchemy.exc import DBAPIError
+
+from ...records import ServerRecord, SessionRecord, path_digest
+from ..models import Server, Session
+from ..queries.leases import to_server
+from ..queries.rows import COLUMNS, readable, to_record
+
+_SESSIONS: Final = cast("Table", Session.__table__)
+_SERVERS: Final = cast("Table", Server.__table__)
+
+#: Rows that are read at once.
+BATCH: Final = 1000
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Which sessions: those that equal everything that is given, compared exactly.
+
+    Parameters
+    ----------
+    namespace, session_id, path, kernel_id, server_id, state : str, optional
+        As in :class:`.SessionRecord`.
+    unchanged_since : datetime, optional
+        Aware: only sessions that were not written since.
+    """
+
+    namespace: str | None = None
+    session_id: str | None = None
+    path: str | None = None
+    kernel_id: str | None = None
+    server_id: str | None = None
+    state: str | None = None
+    unchanged_since: datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return them as SQL."""
+        names = ("namespace", "session_id", "kernel_id", "server_id", "state")
+        values = ((_SESSIONS.c[name], getattr(self, name)) for name in names)
+        found = [column == value for column, value in values if value is not None]
+        if self.path is not None:
+            found.append(_SESSIONS.c.path_digest == path_digest(self.path))
+        if self.unchanged_since is not None:
+            found.append(_SESSIONS.c.updated_at < self.unchanged_since)
+        return found
+
+
+def sessions(
+    connection: Connection, criteria: Criteria | None = None, *, batch: int = BATCH
+) -> Iterator[SessionRecord]:
+    """Yield sessions in the order of their namespaces and ids.
+
+    One that is added or removed meanwhile is there or not; every other comes once.
+
+    Parameters
+    ----------
+    connection : Connection
+    criteria : Criteria, optional
+        By default all.
+    batch : int
+        Rows that are read at once.
+    """
+    conditions = (criteria or Criteria()).conditions()
+    for row in keyset(connection, select(*COLUMNS).where(*conditions), batch=batch):
+        yield to_record(row)
+
+
+def keyset(
+    connection: Connection, statement: Select[Any], *, batch: int = BATCH
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a select from the sessions, in the order of the primary key.
+
+    Parameters
+    ----------
+    connection, statement, batch
+        As :func:`pages` has them.
+    """
+    for page in pages(connection, statement, batch=batch):
+        yield from page
+
+
+def pages(
+    connection: Connection, statement: Select[Any], *, batch: int = BATCH
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the rows of a select from the sessions in lists, in the order of the primary key.
+
+    Parameters
+    ----------
+    connection : Connection
+    statement : Select
+        Its first columns, or others labelled so, are ``namespace``, ..., ``session_id``.
+        Each value comes as the driver gives it.
+    batch : int
+        Rows that are read at once.
+    """
+    key = (_SESSIONS.c.namespace, _SESSIONS.c.session_id)
+    ordered = statement.order_by(*key)
+    names = [column.name for column in statement.selected_columns]
+    at = (names.index("namespace"), names.index("session_id"))
+    last: tuple[str, str] | None = None
+    while True:
+        rows = []
+        if last is not None:
+            # First the rest of a namespace, then the next ones: two ranges of the key, where
+            # one condition for both is read as a whole table on some databases.
+            rest = ordered.where(key[0] == last[0], key[1] > last[1]).limit(batch)
+            rows = _fetch(connection, rest)
+        if len(rows) < batch:
+            following = ordered if last is None else ordered.where(key[0] > last[0])
+            rows += _fetch(connection, following.limit(batch - len(rows)))
+        if rows:
+            yield rows
+        if len(rows) < batch:
+            return
+        last = (rows[-1][at[0]], rows[-1][at[1]])
+
+
+def _fetch(connection: Connection, statement: Select[Any]) -> list[tuple[Any, ...]]:
+    # Straight from the driver: SQLAlchemy's rows are a third of what a whole table takes.
+    with closing(connection.execute(statement)) as result:
+        assert result.cursor is not None
+        try:
+            return list(result.cursor.fetchall())
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise DBAPIError(str(statement), None, error, hide_parameters=True) from error
+
+
+def servers(connection: Connection, namespace: str | None = None) -> list[ServerRecord]:
+    """Return the registered servers, of one namespace or of all, in the order of their keys."""
+    statement = select(*readable(_SERVERS)).order_by(_SERVERS.c.namespace, _SERVERS.c.server_id)
+    if namespace is not None:
+        statement = statement.where(_SERVERS.c.namespace == namespace)
+    return [to_server(row) for row in connection.execute(statement).mappings()]
+
+
+def counts(connection: Connection) -> dict[tuple[str, str | None], int]:
+    """Return how many sessions there are, by namespace and server id."""
+    by = (_SESSIONS.c.namespace, _SESSIONS.c.server_id)
+    rows = connection.execute(select(*by, func.count()).group_by(*by))
+    return {(namespace, server_id): count for namespace, server_id, count in rows}

@@ -1,0 +1,123 @@
+"""What may be wrong with a database and with the way to it, each thing examined by itself.
+
+Nothing is changed. What cannot be examined is unknown, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from ..engine.backend import backend_of
+from ..engine.url import describe, sqlite_file
+from ..schema import compatibility
+from . import common
+from .connection import connect
+from .findings import Examinations, Finding, Outcome, Verdict, reason, unknown
+
+__all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
+
+#: The finding after which, if it failed, there are no more.
+CONNECTION: Final = "connection"
+
+#: For a dialect that another package brings.
+_DEFAULT: Final = Examinations({"server": common.server})
+_TABLES: Final[Mapping[str, Callable[[Connection], Outcome]]] = {
+    "rights": common.rights,
+    "sessions": common.sessions,
+    "strangers": common.unknown_authorities,
+}
+
+
+def _examinations_of(engine: Engine) -> Examinations:
+    module = backend_of(engine).examinations
+    if module is None:
+        return _DEFAULT
+    found: Examinations = import_module(f".{module}", __name__).EXAMINATIONS
+    return found
+
+
+def examine(engine: Engine) -> Iterator[Finding]:
+    """Yield what is found, one after the other.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose statements have a time-out: an examination that takes longer is
+        given up.
+
+    Yields
+    ------
+    Finding
+        After one of :data:`CONNECTION` that failed there are no more.
+    """
+    for name, look in (
+        ("database", common.database),
+        ("packages", common.packages),
+        ("driver", common.driver),
+    ):
+        yield Finding(name, *look(engine))
+    examinations = _examinations_of(engine)
+    yield from _file(engine, examinations)
+    connected = Finding(CONNECTION, *connect(engine))
+    yield connected
+    if connected.verdict is Verdict.FAILED:
+        return
+    for name, examination in examinations.server.items():
+        yield _examine(name, engine, examination)
+    yield from _tables(engine, examinations)
+
+
+def _file(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
+    path = sqlite_file(engine.url)
+    if path is None or not path.exists():
+        return
+    for name, look in examinations.file.items():
+        try:
+            outcome = look(path)
+        except Exception as error:
+            outcome = _not_examined(error, engine)
+        yield Finding(name, *outcome)
+
+
+def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
+    found: compatibility.Status | None = None
+    try:
+        with engine.connect() as connection:
+            found = compatibility.status(connection)
+        outcome = common.revision(found, describe(engine.url))
+    except Exception as error:
+        outcome = _not_examined(error, engine)
+    yield Finding("revision", *outcome)
+    may = examinations.may_change_schema
+    if found is not None and may is not None:
+        yield _examine("schema rights", engine, partial(_schema_rights, may, found))
+    if found is not None and not found.usable:
+        return
+    # Those whose revision cannot be told have to be asked for the reason.
+    for name, look in {**_TABLES, **examinations.tables}.items():
+        yield _examine(name, engine, look)
+
+
+def _schema_rights(
+    may: Callable[[Connection], bool | None], found: compatibility.Status, connection: Connection
+) -> Outcome:
+    return common.schema_rights(may(connection), found)
+
+
+def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -> Finding:
+    try:
+        # One of its own: the last examination may have broken its connection.
+        with engine.connect() as connection:
+            outcome = look(connection)
+    except Exception as error:
+        outcome = _not_examined(error, engine)
+    return Finding(name, *outcome)
+
+
+def _not_examined(error: Exception, engine: Engine) -> Outcome:
+    return unknown(f"It could not be examined: {reason(error, engine.url)}.")

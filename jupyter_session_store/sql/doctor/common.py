@@ -1,0 +1,280 @@
+"""What is examined on every database."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
+from typing import Any, Final
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, distinct, func, select
+from sqlalchemy.exc import DBAPIError
+
+from ..._version import __version__
+from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
+from ..engine.backend import backend_of
+from ..engine.url import describe
+from ..models import Base, Meta, Server, Session, to_utc
+from ..queries.leases import UNKNOWN_AUTHORITY
+from ..schema import compatibility
+from .findings import Outcome, failed, ok, unknown, warning
+
+#: Seconds that the clocks of a database and of this machine may differ.
+_SKEW: Final = 60
+#: The part of a server's connections that may be in use.
+_CROWDED: Final = 0.8
+
+
+def database(engine: Engine) -> Outcome:
+    """Say which it is."""
+    return ok(f"{describe(engine.url)}.")
+
+
+def packages(_engine: Engine) -> Outcome:
+    """Say what this process runs."""
+    return ok(
+        f"jupyter_session_store {__version__}, SQLAlchemy {sqlalchemy.__version__}, "
+        f"Alembic {version('alembic')}, Python {platform.python_version()}."
+    )
+
+
+def driver(engine: Engine) -> Outcome:
+    """Say by what it is spoken to."""
+    used = backend_of(engine).driver
+    release = None
+    with suppress(PackageNotFoundError):
+        # Not the module's own word, which may be that of the driver whose place it takes.
+        release = version(used.distribution)
+    return ok(f"{used.describe(engine.dialect.dbapi, release)}.")
+
+
+def server(connection: Connection) -> Outcome:
+    """Judge the release of the server."""
+    dialect: Any = connection.dialect
+    backend = backend_of(connection)
+    title = backend.title
+    # What follows is the maker's or the packager's.
+    found = tuple(dialect.server_version_info or ())[:3]
+    if not found:
+        return unknown(f"{title}, which does not say its version.")
+    text = f"{title} {_dotted(found)}"
+    oldest = backend.oldest_release
+    if oldest is None or found >= oldest:
+        return ok(f"{text}.")
+    return warning(
+        f"{text}; expected {_dotted(oldest)} or later.",
+        f"Upgrade the server to {title} {_dotted(oldest)} or later.",
+    )
+
+
+def _dotted(numbers: Sequence[Any]) -> str:
+    return ".".join(map(str, numbers))
+
+
+def revision(found: compatibility.Status, name: str) -> Outcome:
+    """Judge how the schema stands to this code.
+
+    Parameters
+    ----------
+    found : Status
+    name : str
+        The database, as :func:`.engine.describe` shows it.
+    """
+    if found.state is compatibility.State.CURRENT:
+        return ok(f"{found.revision}, the newest.")
+    explained = compatibility.explain(found, name)
+    if found.usable:
+        return ok(explained)
+    text, cure = _CURE.split(explained, maxsplit=1)
+    return failed(text, cure.splitlines()[0])
+
+
+#: Where an explanation turns to what mends it.
+_CURE: Final = re.compile(r"(?<=\.) (?:Run: |Nothing was changed\. )")
+
+
+#: What servers need on each table.
+_NEEDED: Final[Mapping[str, Sequence[str]]] = {
+    Session.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    Server.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    Meta.__tablename__: ("SELECT",),
+    compatibility.VERSION_TABLE: ("SELECT",),
+}
+
+
+def rights(connection: Connection) -> Outcome:
+    """Try what servers do to each table, on no row of it."""
+    denied = {
+        table: [verb for verb in verbs if not _may(connection, verb, table)]
+        for table, verbs in _NEEDED.items()
+    }
+    lacking = {table: ", ".join(verbs) for table, verbs in denied.items() if verbs}
+    if not lacking:
+        return ok("All that servers need: SELECT, INSERT, UPDATE and DELETE.")
+    backend = backend_of(connection)
+    name = backend.role(connection)
+    found = "; ".join(f"{verbs} on {table}" for table, verbs in lacking.items())
+    grants = (
+        f"GRANT {verbs} ON {backend.qualify(connection, table)} TO {name};"
+        for table, verbs in lacking.items()
+    )
+    return failed(f"{name} may not {found}; expected that servers may.", " ".join(grants))
+
+
+def _may(connection: Connection, verb: str, table: str) -> bool:
+    try:
+        connection.exec_driver_sql(_attempt(verb, table))
+    except DBAPIError as error:
+        if backend_of(connection).is_denied(error):
+            return False
+        raise
+    return True
+
+
+def _attempt(verb: str, table: str) -> str:
+    columns = ["version_num"]
+    if table in Base.metadata.tables:
+        columns = [column.name for column in Base.metadata.tables[table].columns]
+    # None reads a column or a row: each needs the one right alone.
+    nulls = ", ".join("NULL" for _ in columns)
+    return {
+        "SELECT": f"SELECT {columns[0]} FROM {table} WHERE 1 = 0",
+        "INSERT": (
+            f"INSERT INTO {table} ({', '.join(columns)}) "
+            f"SELECT {nulls} FROM (SELECT 1 AS one) AS no_row WHERE 1 = 0"
+        ),
+        "UPDATE": f"UPDATE {table} SET {columns[0]} = '' WHERE 1 = 0",
+        "DELETE": f"DELETE FROM {table} WHERE 1 = 0",
+    }[verb]
+
+
+def schema_rights(may: bool | None, found: compatibility.Status) -> Outcome:
+    """Judge what a role may do to the schema.
+
+    Parameters
+    ----------
+    may : bool or None
+        Whether it may change the schema; ``None`` if that cannot be told.
+    found : Status
+        How the schema stands.
+    """
+    if may:
+        return ok("The role may create and change the tables.")
+    if may is None:
+        return unknown("The role has been given none by itself; one that it is in may have some.")
+    if found.state not in (compatibility.State.EMPTY, compatibility.State.BEHIND):
+        return ok("The role may not change the schema, and servers do not need to.")
+    return warning(
+        "The role may not change the schema, which is not the newest; expected one that may "
+        "for the upgrade, not for servers.",
+        "With the URL of such a role in DDL_URL: jupyter session-store upgrade --url env:DDL_URL",
+    )
+
+
+def room(used: int, most: int, cure: str) -> Outcome:
+    """Judge how many more connections a server takes.
+
+    Parameters
+    ----------
+    used, most : int
+        How many connections there are, of all clients, and may be.
+    cure : str
+    """
+    text = f"{used} of {most} are in use; each server that is busy holds one"
+    if used <= most * _CROWDED:
+        return ok(f"{text}.")
+    return warning(f"{text}. Expected at most {_CROWDED:.0%}.", cure)
+
+
+def clock(connection: Connection) -> Outcome:
+    """Compare the database's clock with this machine's."""
+    statement = backend_of(connection).clock
+    assert statement is not None
+    before = time.time()
+    theirs = to_utc(connection.exec_driver_sql(statement).scalar_one()).timestamp()
+    after = time.time()
+    ahead = theirs - (before + after) / 2
+    direction = "ahead of" if ahead > 0 else "behind"
+    if abs(ahead) <= _SKEW + (after - before) / 2:
+        return ok(f"The database's differs from this machine's by {abs(ahead):.1f} s.")
+    return warning(
+        f"The database's is {abs(ahead):.0f} s {direction} this machine's; expected at most "
+        f"{_SKEW} s. Ages are shown wrong; no decision rests on them.",
+        "Let both machines follow a time server: timedatectl set-ntp true",
+    )
+
+
+def sessions(connection: Connection) -> Outcome:
+    """Count what is stored."""
+    table = Session.__table__
+    count, namespaces = connection.execute(
+        select(func.count(), func.count(distinct(table.c.namespace))).select_from(table)
+    ).one()
+    servers = connection.execute(select(func.count()).select_from(Server.__table__)).scalar_one()
+    return ok(f"Sessions: {count}. Namespaces: {namespaces}. Registered servers: {servers}.")
+
+
+def unknown_authorities(connection: Connection) -> Outcome:
+    """Look for sessions that no server will ever finish or remove."""
+    table = Session.__table__
+    count = connection.execute(
+        select(func.count()).select_from(table).where(UNKNOWN_AUTHORITY)
+    ).scalar_one()
+    if not count:
+        return ok("None: each session belongs to a server or to a gateway.")
+    return warning(
+        f"{count} sessions have an authority that is neither a server nor a gateway, and are "
+        "left alone by all servers.",
+        f"If nobody needs them: DELETE FROM {Session.__tablename__} WHERE authority NOT LIKE "
+        f"'{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%';",
+    )
+
+
+def judge_tls(host: str | None, protocol: str | None, verified: bool | None, how: str) -> Outcome:
+    """Judge the TLS of a connection.
+
+    Parameters
+    ----------
+    host : str or None
+        A name, an address, or the path of a socket.
+    protocol : str or None
+        Which is spoken; ``None`` if none.
+    verified : bool or None
+        Whether the server has to prove that it is the right one; ``None`` if
+        that cannot be told.
+    how : str
+        What says so.
+    """
+    cure = (
+        "PostgreSQL: ?sslmode=verify-full&sslrootcert=PATH in the URL. MySQL: engine_options = "
+        '{"connect_args": {"ssl": {"ca": "PATH", "check_hostname": True}}}'
+    )
+    local = _is_local(host)
+    if protocol is None:
+        if local:
+            return ok(f"Off, {how}: the server is on this machine.")
+        return warning(
+            f"Off, {how}: what is sent can be read and changed on its way; expected TLS.", cure
+        )
+    text = f"{protocol}, {how}"
+    if verified is False and not local:
+        return warning(
+            f"{text}: whoever is on the way can pass for the server; expected that its "
+            "certificate is verified.",
+            cure,
+        )
+    return ok(f"{text}.")
+
+
+def _is_local(host: str | None) -> bool:
+    if not host or host == "localhost" or host.startswith(("/", "@")):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

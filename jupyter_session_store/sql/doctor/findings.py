@@ -1,0 +1,107 @@
+"""What an examination finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TypeAlias
+
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...errors import StoreUnavailable
+from ..engine.url import reason_of, redact
+
+
+class Verdict(Enum):
+    """The result of an examination."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    #: It could not be examined.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one thing.
+
+    Parameters
+    ----------
+    name : str
+        What was examined.
+    verdict : Verdict
+    text : str
+        What was found and, if it is not well, what was expected. Without a
+        password or a whole URL.
+    cure : str or None
+        The command, the statement or the setting that mends it; ``None`` if
+        there is nothing to mend, or the fix is not known.
+    """
+
+    name: str
+    verdict: Verdict
+    text: str
+    cure: str | None = None
+
+
+#: A finding without its name.
+Outcome: TypeAlias = tuple[Verdict, str, str | None]
+
+
+@dataclass(frozen=True)
+class Examinations:
+    """What is examined on one kind of database, by name and in order.
+
+    Parameters
+    ----------
+    server : mapping
+        What does not need the tables.
+    file : mapping, optional
+        What can be seen of a file before it is opened.
+    tables : mapping, optional
+        What needs the tables, besides what every database is asked.
+    may_change_schema : callable, optional
+        Returns whether the role may create and change the tables, or ``None`` if that
+        cannot be told.
+    """
+
+    server: Mapping[str, Callable[[Connection], Outcome]]
+    file: Mapping[str, Callable[[Path], Outcome]] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[Connection], Outcome]] = field(default_factory=dict)
+    may_change_schema: Callable[[Connection], bool | None] | None = None
+
+
+def ok(text: str) -> Outcome:
+    """Return that all is well."""
+    return (Verdict.OK, text, None)
+
+
+def warning(text: str, cure: str) -> Outcome:
+    """Return that it works, but not for all or not for ever."""
+    return (Verdict.WARNING, text, cure)
+
+
+def failed(text: str, cure: str) -> Outcome:
+    """Return that servers cannot work so."""
+    return (Verdict.FAILED, text, cure)
+
+
+def unknown(text: str) -> Outcome:
+    """Return that it could not be examined."""
+    return (Verdict.UNKNOWN, text, None)
+
+
+def reason(error: Exception, url: URL) -> str:
+    """Return what may be shown of any error, in one line."""
+    if isinstance(error, SQLAlchemyError):
+        return reason_of(error, url)
+    if isinstance(error, StoreUnavailable):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__}: {error.strerror}"
+    first, *_ = redact(str(error), url).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first}"

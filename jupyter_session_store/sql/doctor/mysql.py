@@ -1,0 +1,149 @@
+"""What is examined on MySQL and MariaDB."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from ..engine.backend import backend_of
+from ..engine.mysql import MySQL
+from ..models import Base
+from .common import clock, judge_tls, room, server
+from .findings import Examinations, Outcome, failed, ok, unknown, warning
+
+_OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
+_DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})
+
+
+def writable(connection: Connection) -> Outcome:
+    """Judge whether this is the primary server."""
+    found = str(connection.exec_driver_sql("SELECT @@global.read_only").scalar_one()).upper()
+    if found in ("0", "OFF"):
+        return ok("It takes writes.")
+    return failed(
+        "It is read-only, as a replica is; expected the primary.",
+        "Name the primary in the URL, or if this is to be it: SET GLOBAL read_only = OFF;",
+    )
+
+
+def tls(connection: Connection) -> Outcome:
+    """Judge how the connection is protected."""
+    status = dict(
+        tuple(row)
+        for row in connection.exec_driver_sql(
+            "SHOW SESSION STATUS WHERE Variable_name IN ('Ssl_version', 'Ssl_cipher')"
+        )
+    )
+    driver: Any = connection.connection.dbapi_connection
+    host = getattr(driver, "unix_socket", None) or connection.engine.url.host
+    if not status.get("Ssl_cipher"):
+        return judge_tls(host, None, None, "no cipher is in use")
+    protocol = f"{status.get('Ssl_version') or 'TLS'}, {status['Ssl_cipher']}"
+    context = getattr(driver, "ctx", None)
+    if not isinstance(context, ssl.SSLContext):
+        return judge_tls(host, protocol, None, "whether verified is not known")
+    verified = context.verify_mode is ssl.CERT_REQUIRED
+    how = "the certificate is not verified"
+    if verified:
+        how = "the certificate is verified, the host's name "
+        how += "too" if context.check_hostname else "is not"
+    return judge_tls(host, protocol, verified, how)
+
+
+def pooler(connection: Connection) -> Outcome:
+    """Look for a proxy between this process and the server.
+
+    The connection that answers has then another number than was told at connect.
+    """
+    comment, answering = connection.exec_driver_sql(
+        "SELECT @@version_comment, connection_id()"
+    ).one()
+    driver: Any = connection.connection.dbapi_connection
+    if "proxy" not in str(comment).lower():
+        if not hasattr(driver, "thread_id"):
+            return unknown(f"It cannot be seen with the driver {connection.dialect.driver}.")
+        if answering == driver.thread_id():
+            return ok("None is seen: the server itself answers.")
+    return warning(
+        "A proxy is in between; where it gives each transaction another connection, the lock "
+        "of migrations does not hold.",
+        "Give migrations the direct URL: jupyter session-store upgrade --url env:DIRECT_URL",
+    )
+
+
+def connections(connection: Connection) -> Outcome:
+    """Judge how many more connections there is room for."""
+    most = connection.exec_driver_sql("SELECT @@max_connections").scalar_one()
+    _, used = connection.exec_driver_sql(
+        "SHOW GLOBAL STATUS WHERE Variable_name = 'Threads_connected'"
+    ).one()
+    return room(int(used), most, f"SET GLOBAL max_connections = {most * 2};")
+
+
+def collation(connection: Connection) -> Outcome:
+    """Judge whether the columns tell apart what differs."""
+    backend = backend_of(connection)
+    assert isinstance(backend, MySQL)
+    expected = backend.collation
+    wrong = connection.exec_driver_sql(
+        "SELECT table_name, column_name, collation_name FROM information_schema.columns"
+        f" WHERE table_schema = database() AND table_name IN ({_OURS})"
+        f" AND collation_name <> '{expected}'"
+    ).all()
+    if not wrong:
+        return ok(f"{expected}, in every column.")
+    table, column, found = wrong[0]
+    return failed(
+        f"{len(wrong)} columns have another, such as {found} in {table}.{column}; expected "
+        f"{expected}, which tells case, accents and trailing spaces apart.",
+        " ".join(
+            f"ALTER TABLE {name} CONVERT TO CHARACTER SET utf8mb4 COLLATE {expected};"
+            for name in sorted({row[0] for row in wrong})
+        ),
+    )
+
+
+def storage_engine(connection: Connection) -> Outcome:
+    """Judge whether the tables have transactions."""
+    wrong = connection.exec_driver_sql(
+        "SELECT t.table_name, t.engine FROM information_schema.tables t"
+        " JOIN information_schema.engines e ON e.engine = t.engine"
+        f" WHERE t.table_schema = database() AND t.table_name IN ({_OURS})"
+        " AND e.transactions <> 'YES'"
+    ).all()
+    if not wrong:
+        return ok("One with transactions, for every table.")
+    return failed(
+        f"{', '.join(f'{engine} of {table}' for table, engine in wrong)}; expected one with "
+        "transactions.",
+        " ".join(f"ALTER TABLE {table} ENGINE = InnoDB;" for table, _ in wrong),
+    )
+
+
+def may_change_schema(connection: Connection) -> bool | None:
+    """Return whether this user may create and change the tables; roles are not looked into."""
+    given = connection.execute(
+        text(
+            "SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = :user"
+            " UNION SELECT privilege_type FROM information_schema.schema_privileges"
+            " WHERE grantee = :user AND database() LIKE table_schema"
+        ),
+        {"user": backend_of(connection).role(connection)},
+    ).scalars()
+    return True if set(given) >= _DDL else None
+
+
+EXAMINATIONS: Final = Examinations(
+    server={
+        "server": server,
+        "writes": writable,
+        "TLS": tls,
+        "pooler": pooler,
+        "connections": connections,
+        "clock": clock,
+    },
+    tables={"collation": collation, "storage engine": storage_engine},
+    may_change_schema=may_change_schema,
+)

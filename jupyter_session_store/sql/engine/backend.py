@@ -1,0 +1,303 @@
+"""What differs between the databases: one object a dialect, and one a driver.
+
+To support another database, write its file in this folder, name it in
+:data:`_BACKENDS` and, if its driver needs settings, in :data:`_DRIVERS`. A
+dialect that is not named here gets the defaults of :class:`Backend`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, String, Text, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.types import TypeEngine
+
+#: What a user may type before ``://``, and the class of its object: module and name.
+_BACKENDS: Final[Mapping[str, str]] = {
+    "sqlite": "sqlite:SQLite",
+    "postgres": "postgresql:PostgreSQL",
+    "postgresql": "postgresql:PostgreSQL",
+    "mysql": "mysql:MySQL",
+    "mariadb": "mysql:MariaDB",
+}
+#: The drivers that need more than the defaults.
+_DRIVERS: Final[Mapping[str, str]] = {
+    "pysqlite": "sqlite:PySQLite",
+    "psycopg": "postgresql:Psycopg",
+    "pymysql": "mysql:PyMySQL",
+    "mysqldb": "mysql:MySQLClient",
+}
+
+#: Rows as the driver takes them, in the order of a statement's columns.
+Rows = Sequence[tuple[Any, ...]]
+
+
+class Driver:
+    """A Python package that speaks to a database. The defaults suit any.
+
+    Parameters
+    ----------
+    name : str
+        As SQLAlchemy calls it.
+    """
+
+    #: What pip calls it; by default its name.
+    distribution: str = ""
+    #: The extra of this package that installs it.
+    extra: ClassVar[str | None] = None
+    #: Arguments of its connect function, where neither the URL nor the options give them.
+    connect_args: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: Arguments of :func:`sqlalchemy.create_engine`.
+    engine_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.distribution = type(self).distribution or name
+
+    def describe(self, module: Any, release: str | None) -> str:
+        """Return its name and release, for operators."""
+        return self.name if release is None else f"{self.name} {release}"
+
+    def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
+        """Set up the connections of an engine.
+
+        Parameters
+        ----------
+        engine : Engine
+        given : mapping
+            The connect arguments that the options give.
+        statement_timeout : bool
+            Whether a long statement is given up.
+        """
+
+    def set_migration_limits(self, connection: Connection) -> bool:
+        """Lift the time-out of statements, and limit the wait for a lock.
+
+        Returns
+        -------
+        bool
+            Whether the connection has settings now that no other work may have.
+        """
+        return False
+
+    def row_writer(
+        self, connection: Connection, table: str, columns: Sequence[str]
+    ) -> Callable[[Rows], object] | None:
+        """Return the driver's own fast way to add rows, or ``None`` if it has none."""
+        return None
+
+
+class Backend:
+    """A database. The defaults suit a dialect that another package brings.
+
+    Parameters
+    ----------
+    name : str
+        As SQLAlchemy calls the dialect.
+    driver : Driver
+    """
+
+    #: Its name as its makers write it; by default that of the dialect.
+    title: str = ""
+    #: The dialect and the driver that a URL without a driver means; ``None``: SQLAlchemy's choice.
+    drivername: ClassVar[str | None] = None
+    port: ClassVar[int | None] = None
+    #: The oldest release that this package is made for.
+    oldest_release: ClassVar[tuple[int, ...] | None] = None
+
+    #: How a transaction of several statements begins.
+    begin: ClassVar[str] = "BEGIN"
+    #: Whether no other connection writes after that until it ends.
+    begin_excludes_writers: ClassVar[bool] = False
+    #: Whether it is a file of this machine, opened by a library in this process.
+    is_embedded: ClassVar[bool] = False
+    #: Whether a database may be the stock manager's, with its table.
+    may_hold_stock_table: ClassVar[bool] = False
+    #: Whether a column holds values of its type alone.
+    is_typed: ClassVar[bool] = True
+    #: The level of a migration's connection, which has real transactions.
+    migration_isolation: ClassVar[str | None] = "READ COMMITTED"
+    #: Has a transaction wait for a lock no longer than a server does.
+    lock_wait_limit: ClassVar[str | None] = None
+    #: Has a connection refuse a text that is too long, not cut it off.
+    strict_mode: ClassVar[str | None] = None
+    #: A query whose answer is the same on all connections to one database, and on no others.
+    identity: ClassVar[str | None] = None
+    #: A query for its clock.
+    clock: ClassVar[str | None] = None
+    #: The module of :mod:`..doctor` that examines it; without one, only the general things are.
+    examinations: ClassVar[str | None] = None
+
+    #: Codes of errors: SQLSTATEs, and a driver's numbers. It rolled back a unit of work for
+    #: another's sake (a deadlock, a wait for a lock that took too long).
+    rolled_back_codes: ClassVar[frozenset[object]] = frozenset({"40001", "40P01"})
+    #: The server takes no writes. One that was a primary keeps its connections when another
+    #: takes its place, and goes on answering reads.
+    read_only_codes: ClassVar[frozenset[object]] = frozenset({"25006"})
+    #: The role lacks a right.
+    denied_codes: ClassVar[frozenset[object]] = frozenset({"42501"})
+    #: Another transaction held a table for too long.
+    lock_timeout_codes: ClassVar[frozenset[object]] = frozenset({"55P03"})
+    #: A column is missing, or has to be given, where the driver does not call that a
+    #: ``ProgrammingError``.
+    schema_changed_codes: ClassVar[frozenset[object]] = frozenset()
+
+    def __init__(self, name: str, driver: Driver) -> None:
+        self.name = name
+        self.title = type(self).title or name
+        self.driver = driver
+
+    def is_memory(self, url: URL) -> bool:
+        """Return whether the database lives in this process's memory alone."""
+        return False
+
+    def file(self, url: URL) -> Path | None:
+        """Return the file that a URL names, or ``None`` if it names none."""
+        return None
+
+    def describe(self, url: URL) -> str:
+        """Return what may be shown of a URL."""
+        return f"{self.name} on {url.host}" if url.host else self.name
+
+    def prepare(self, engine: Engine) -> None:
+        """Set up the connections of an engine."""
+
+    def keep_journal(self, connection: Connection) -> None:
+        """Give a file a journal with which readers and a writer do not wait for each other.
+
+        Now, and at each later connect of this engine. Only for a file with this package's
+        tables: another may be another program's, or a backup. `connection` has no transaction.
+        """
+
+    def exact_text(self, length: int | None) -> TypeEngine[Any]:
+        """Return the type of a text that compares by its code points; of a long one if `None`."""
+        return String(length) if length else Text()
+
+    def date_time(self) -> TypeEngine[Any]:
+        """Return the type of a date to the microsecond."""
+        return DateTime()
+
+    def date_parameter(self, value: datetime) -> Any:
+        """Turn an aware datetime into what the driver takes."""
+        return in_utc(value).replace(tzinfo=None)
+
+    def readable_date(self, column: str) -> str:
+        """Return the SQL that reads a date, and never one at which the driver fails."""
+        return column
+
+    def is_rolled_back(self, error: SQLAlchemyError) -> bool:
+        """Return whether the database undid a unit of work for another's sake."""
+        return isinstance(error, DatabaseError) and _has_code(error, self.rolled_back_codes)
+
+    def is_read_only(self, error: SQLAlchemyError) -> bool:
+        """Return whether the server is one that takes no writes."""
+        return _has_code(error, self.read_only_codes)
+
+    def is_write_denied(self, error: SQLAlchemyError) -> bool:
+        """Return whether the role may only read, or the server is one that only reads."""
+        return _has_code(error, self.denied_codes | self.read_only_codes)
+
+    def is_denied(self, error: SQLAlchemyError) -> bool:
+        """Return whether the role lacks a right."""
+        return _has_code(error, self.denied_codes)
+
+    def is_lock_timeout(self, error: SQLAlchemyError) -> bool:
+        """Return whether another transaction held a table for too long."""
+        return _has_code(error, self.lock_timeout_codes)
+
+    def is_schema_changed(self, error: SQLAlchemyError) -> bool:
+        """Return whether a table, a column or a right may be missing."""
+        return isinstance(error, ProgrammingError) or _has_code(error, self.schema_changed_codes)
+
+    def migration_lock(
+        self, connection: Connection, attempts: Iterator[None]
+    ) -> AbstractContextManager[None]:
+        """Hold the lock under which alone a schema changes; by default there is none.
+
+        Parameters
+        ----------
+        connection : Connection
+        attempts : iterator
+            Waits before each attempt but the first, and raises when there are no more.
+        """
+        return nullcontext()
+
+    @contextmanager
+    def _session_lock(
+        self,
+        connection: Connection,
+        attempts: Iterator[None],
+        *,
+        take: str,
+        release: str,
+        values: dict[str, Any],
+    ) -> Iterator[None]:
+        """Hold a lock that belongs to the connection, and outlives its transactions."""
+        for _attempt in attempts:
+            held = connection.execute(text(take), values).scalar_one()
+            # Between two polls, and during the migrations, no transaction stays open.
+            connection.commit()
+            if held:
+                break
+        try:
+            yield
+        finally:
+            connection.rollback()
+            connection.execute(text(release), values)
+            connection.commit()
+
+    def role(self, connection: Connection) -> str:
+        """Return the role of this connection, as the database's statements name it."""
+        name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
+        return connection.dialect.identifier_preparer.quote(name)
+
+    def qualify(self, connection: Connection, table: str) -> str:
+        """Return a table as a GRANT names it."""
+        return table
+
+
+def backend_of(what: URL | Engine | Connection | Dialect | type[Dialect]) -> Backend:
+    """Return what is special about a database.
+
+    MariaDB that is spoken to as ``mysql://`` is known as such from the first connect on.
+    """
+    if isinstance(what, URL):
+        name, _, driver = what.drivername.partition("+")
+        return _make(name, driver)
+    dialect: Any = what.dialect if isinstance(what, (Connection, Engine)) else what
+    name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
+    return _make(name, dialect.driver)
+
+
+@lru_cache(maxsize=32)
+def _make(name: str, driver: str) -> Backend:
+    driver_class: type[Driver] = _import(_DRIVERS[driver]) if driver in _DRIVERS else Driver
+    backend_class: type[Backend] = _import(_BACKENDS[name]) if name in _BACKENDS else Backend
+    return backend_class(name, driver_class(driver))
+
+
+def _import(name: str) -> Any:
+    # Late: a process imports what belongs to its own database alone.
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(f".{module}", __package__), attribute)
+
+
+def in_utc(value: datetime) -> datetime:
+    """Return an aware datetime in UTC."""
+    return value if value.tzinfo is timezone.utc else value.astimezone(timezone.utc)
+
+
+def _has_code(error: SQLAlchemyError, codes: frozenset[object]) -> bool:
+    """Return whether a driver names an error by one of these SQLSTATEs or numbers."""
+    orig = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(orig, "sqlstate", None) in codes or any(
+        isinstance(code, int) and code in codes for code in getattr(orig, "args", ())[:1]
+    )

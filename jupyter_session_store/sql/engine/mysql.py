@@ -1,0 +1,159 @@
+"""MySQL and MariaDB, through PyMySQL."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from ssl import SSLContext
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeEngine
+
+from .backend import Backend, Driver
+from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT
+
+#: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
+_READ_TIMEOUT_ARGS: Final = frozenset({"read_timeout", "write_timeout"})
+
+
+class PyMySQL(Driver):
+    """PyMySQL."""
+
+    extra = "mysql"
+    connect_args = {  # noqa: RUF012
+        "connect_timeout": CONNECT_TIMEOUT,
+        "read_timeout": SILENCE_TIMEOUT,
+        "write_timeout": SILENCE_TIMEOUT,
+        # The first is for rows, the second for tables.
+        "init_command": (
+            f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
+        ),
+    }
+
+    def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
+        """Share a TLS context, and lift the time-outs of a connection if asked."""
+        _share_default_context(engine)
+        if statement_timeout:
+            return
+        names = _READ_TIMEOUT_ARGS - engine.url.query.keys() - given.keys()
+
+        @event.listens_for(engine, "connect")
+        def _lift(connection: Any, _record: Any) -> None:
+            # Not before: PyMySQL's connect_timeout ends with the TCP connection, and a host
+            # that accepts it and says nothing would be waited for for ever.
+            _lift_timeouts(connection, names)
+
+    def set_migration_limits(self, connection: Connection) -> bool:
+        """Lift the time-outs: the wait for a table was limited at connect."""
+        _lift_timeouts(connection.connection.dbapi_connection, _READ_TIMEOUT_ARGS)
+        return True
+
+
+class MySQLClient(Driver):
+    """mysqlclient, whose module is called MySQLdb."""
+
+    distribution = "mysqlclient"
+
+
+class MySQL(Backend):
+    """MySQL."""
+
+    title = "MySQL"
+    drivername = "mysql+pymysql"
+    port = 3306
+    #: The first that has the collation.
+    oldest_release: ClassVar[tuple[int, ...] | None] = (8, 0, 17)
+    #: Compares byte by byte and does not ignore trailing spaces. ``utf8mb4_bin`` ignores
+    #: them: under it the namespace ``'bob '`` reads ``'bob'``.
+    collation: ClassVar[str] = "utf8mb4_0900_bin"
+    identity = (
+        "SELECT @@hostname, @@port, @@datadir, table_schema, create_time "
+        "FROM information_schema.tables "
+        "WHERE table_schema = database() AND table_name = 'jupyter_sessions'"
+    )
+    clock = "SELECT utc_timestamp(6)"
+    strict_mode = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
+    examinations = "mysql"
+
+    rolled_back_codes = Backend.rolled_back_codes | {1213, 1205}
+    read_only_codes = Backend.read_only_codes | {1290, 1792, 1836}
+    denied_codes = Backend.denied_codes | {1044, 1142, 1143, 1227, 1370}
+    lock_timeout_codes = Backend.lock_timeout_codes | {1205}
+    schema_changed_codes = Backend.schema_changed_codes | {1054, 1364}
+
+    def exact_text(self, length: int | None) -> TypeEngine[Any]:
+        exact = {"charset": "utf8mb4", "collation": self.collation}
+        return mysql.VARCHAR(length, **exact) if length else mysql.MEDIUMTEXT(**exact)
+
+    def date_time(self) -> TypeEngine[Any]:
+        return mysql.DATETIME(fsp=6)
+
+    def migration_lock(
+        self, connection: Connection, attempts: Iterator[None]
+    ) -> AbstractContextManager[None]:
+        """Hold a named lock: names are short, and the server's, not the database's."""
+        database = connection.execute(text("SELECT database()")).scalar_one()
+        return self._session_lock(
+            connection,
+            attempts,
+            take="SELECT GET_LOCK(:name, 0)",
+            release="SELECT RELEASE_LOCK(:name)",
+            values={"name": "jss-" + hashlib.sha256(str(database).encode()).hexdigest()[:32]},
+        )
+
+    def role(self, connection: Connection) -> str:
+        name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
+        user, _, host = name.rpartition("@")
+        return f"'{user}'@'{host}'"
+
+    def qualify(self, connection: Connection, table: str) -> str:
+        quote = connection.dialect.identifier_preparer.quote
+        return f"{quote(connection.engine.url.database or 'DATABASE')}.{table}"
+
+
+class MariaDB(MySQL):
+    """MariaDB."""
+
+    title = "MariaDB"
+    drivername = "mariadb+pymysql"
+    oldest_release = (10, 11)
+    collation = "utf8mb4_nopad_bin"
+
+
+def _lift_timeouts(connection: Any, names: frozenset[str]) -> None:
+    """Let a connection of PyMySQL wait for an answer for as long as it takes."""
+    for name in names:
+        # It puts them on its socket before each statement, and has no public way to change them.
+        setattr(connection, f"_{name}", None)
+
+
+def _share_default_context(engine: Engine) -> None:
+    """Let all connections of an engine share the context of a TLS that verifies nothing.
+
+    Without a setting PyMySQL 1.2 makes one at each connect, and reads all of the
+    system's certificates for it: tens of milliseconds, in which no other
+    thread of the process runs and the event loop stands still. A context for
+    certificates that a setting names is made at each connect, since the files
+    may have changed.
+    """
+    from pymysql.connections import Connection
+
+    shared: list[SSLContext] = []
+
+    class SharingConnection(Connection):
+        def _create_ssl_ctx(self, sslp: Any) -> SSLContext:
+            if sslp:
+                return self._own(sslp)
+            if not shared:
+                shared.append(self._own(sslp))
+            return shared[0]
+
+        def _own(self, sslp: Any) -> SSLContext:
+            context: SSLContext = super()._create_ssl_ctx(sslp)  # type: ignore[misc]
+            return context
+
+    # Not in a listener of do_connect: those that come after it would not be called.
+    engine.dialect.connect = SharingConnection  # type: ignore[method-assign, assignment]

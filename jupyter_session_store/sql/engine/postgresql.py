@@ -1,0 +1,138 @@
+"""PostgreSQL, through psycopg 3."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event
+from sqlalchemy.types import TypeEngine
+
+from . import timeouts
+from .backend import Backend, Driver, Rows
+
+
+class Psycopg(Driver):
+    """psycopg 3, also where another dialect uses it."""
+
+    extra = "postgresql"
+    connect_args = {  # noqa: RUF012
+        "application_name": "jupyter_session_store",
+        "connect_timeout": timeouts.CONNECT_TIMEOUT,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        # Prepared statements belong to a connection; behind PgBouncer in
+        # transaction mode the next statement runs on another.
+        "prepare_threshold": None,
+        "tcp_user_timeout": timeouts.SILENCE_TIMEOUT * 1000,
+    }
+    # Looking for the type hstore costs a statement on each new connection.
+    engine_options = {"use_native_hstore": False}  # noqa: RUF012
+
+    def describe(self, module: Any, release: str | None) -> str:
+        major, minor = divmod(module.pq.version(), 10_000)
+        return f"{super().describe(module, release)} ({module.pq.__impl__}), libpq {major}.{minor}"
+
+    def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
+        """Limit statements at each connect."""
+        if not statement_timeout:
+            return
+
+        @event.listens_for(engine, "connect")
+        def _set(connection: Any, _record: Any) -> None:
+            # Not as a start-up parameter, which PgBouncer refuses.
+            autocommit, connection.autocommit = connection.autocommit, True
+            limit = _limit(connection, "statement_timeout", timeouts.STATEMENT_TIMEOUT)
+            connection.execute(limit)
+            connection.autocommit = autocommit
+
+    def set_migration_limits(self, connection: Connection) -> bool:
+        """Set both on the server."""
+        driver: Any = connection.connection.dbapi_connection
+        connection.exec_driver_sql(_limit(driver, "statement_timeout", 0))
+        connection.exec_driver_sql(_limit(driver, "lock_timeout", timeouts.BUSY_TIMEOUT))
+        connection.commit()
+        return True
+
+    def row_writer(
+        self, connection: Connection, table: str, columns: Sequence[str]
+    ) -> Callable[[Rows], object]:
+        """Return COPY: many statements, even sent at once, take the server twice as long."""
+        event.listen(connection.engine, "do_executemany", _copy_in)
+        event.listen(
+            connection.engine,
+            "do_execute",
+            lambda cursor, sql, row, context: _copy_in(cursor, sql, [row], context),
+        )
+        return partial(
+            connection.exec_driver_sql, f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        )
+
+
+class PostgreSQL(Backend):
+    """PostgreSQL."""
+
+    title = "PostgreSQL"
+    drivername = "postgresql+psycopg"
+    port = 5432
+    oldest_release = (14,)
+    identity = "SELECT pg_postmaster_start_time(), current_database(), current_schema()"
+    clock = "SELECT clock_timestamp()"
+    # Of the transaction: behind a pooler, what is set for longer is set for other clients.
+    lock_wait_limit = f"SET LOCAL lock_timeout = '{timeouts.BUSY_TIMEOUT}s'"
+    examinations = "postgresql"
+
+    def exact_text(self, length: int | None) -> TypeEngine[Any]:
+        return String(length, collation="C") if length else Text()
+
+    def date_time(self) -> TypeEngine[Any]:
+        return TIMESTAMP(timezone=True)
+
+    def date_parameter(self, value: datetime) -> Any:
+        return value
+
+    def readable_date(self, column: str) -> str:
+        """Return a date within the years that Python has: psycopg fails at ``infinity``."""
+        return f"least(greatest({column}, timestamptz '0001-01-03Z'), timestamptz '9999-12-29Z')"
+
+    def migration_lock(
+        self, connection: Connection, attempts: Iterator[None]
+    ) -> AbstractContextManager[None]:
+        """Hold an advisory lock of two keys: the package, and the schema of the tables."""
+        package = int.from_bytes(hashlib.sha256(b"jupyter_session_store").digest()[:4], "big")
+        keys = "CAST(:package AS int), hashtext(coalesce(current_schema(), ''))"
+        return self._session_lock(
+            connection,
+            attempts,
+            take=f"SELECT pg_try_advisory_lock({keys})",
+            release=f"SELECT pg_advisory_unlock({keys})",
+            values={"package": package - 2**31},
+        )
+
+
+def _limit(connection: Any, name: str, seconds: float) -> str:
+    """Return the statement that sets a limit of a psycopg connection, or at 0 lifts it.
+
+    It does nothing behind a pooler, where the process that answers is not the
+    one that was named at connect: the limit would stay on the pooler's
+    connection, for its next client.
+    """
+    return (
+        f"SELECT set_config('{name}', '{seconds}s', false) "
+        f"WHERE pg_backend_pid() = {connection.info.backend_pid:d}"
+    )
+
+
+def _copy_in(cursor: Any, statement: str, rows: Rows, _context: object) -> bool:
+    """Do what psycopg has a method of its own for, in the place of `executemany`."""
+    if not statement.startswith("COPY "):
+        return False
+    with cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+    return True

@@ -1,0 +1,115 @@
+"""What can be known of a SQLite file before it is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from ...errors import ConfigurationError
+
+#: What a user types for a database without a file.
+MEMORY: Final = ":memory:"
+
+_HEADER: Final = b"SQLite format 3\x00"
+#: Where the header says how a file may be read: 1 as it is, 2 with a write-ahead log beside it.
+_READ_VERSION: Final = 19
+
+#: File systems that are shared between hosts (the names that Linux and macOS give them).
+# fmt: off
+NETWORK_FILE_SYSTEMS: Final = frozenset({
+    "9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "efs", "fuse.ceph",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "gfs", "gfs2", "glusterfs",
+    "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs", "virtiofs",
+    "vboxsf", "webdav",
+})
+# fmt: on
+
+
+def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None:
+    """Refuse a path at which SQLite cannot keep a database.
+
+    Parameters
+    ----------
+    path : Path
+        Of a file that may not be there yet; its folder must be.
+    trait : str
+        The setting to name in the error.
+    writes : bool
+        Whether it will be written.
+
+    Raises
+    ------
+    ConfigurationError
+        A directory, another program's file, or a folder or file that is not writable;
+        where nothing will be written, only if SQLite has to write there to read.
+    """
+    if path.is_dir():
+        raise ConfigurationError(
+            f"{trait} expected a file path, but {str(path)!r} is a directory. Name a file in it."
+        )
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"{trait} names a file in {str(folder)!r}, which is not a folder. Create it "
+            "first, or name another."
+        )
+    if not writes and _can_be_read_alone(path):
+        return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{trait} names a file in {str(folder)!r}, where this user may not write; "
+            "SQLite keeps its journal beside the file. Name a file in a writable folder."
+        )
+    if not path.exists():
+        return
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigurationError(
+            f"{trait} names {str(path)!r}, which this user may not read and write. "
+            "Change its mode or name another file."
+        )
+    if not is_sqlite_file(path):
+        raise ConfigurationError(
+            f"{trait} names {str(path)!r}, which is not an SQLite database file. "
+            "Name another file, or one that does not exist yet."
+        )
+
+
+def _can_be_read_alone(path: Path) -> bool:
+    """Return whether a file is a database that needs nothing beside itself to be read."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_READ_VERSION + 1)
+    except OSError:
+        return False
+    return header.startswith(_HEADER) and header[_READ_VERSION:] == b"\x01"
+
+
+def is_sqlite_file(path: Path) -> bool:
+    """Return whether a file is a SQLite database, or empty, which is one too.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(_HEADER)) in (b"", _HEADER)
+
+
+def is_on_network_file_system(path: Path) -> bool:
+    """Return whether a file lies on a file system that other hosts may mount.
+
+    A mount that cannot be told is taken for a local one.
+    """
+    # Imported late: only a file needs it, and it takes a while.
+    import psutil
+
+    target = os.path.realpath(path)
+    best, kind = "", ""
+    for partition in psutil.disk_partitions(all=True):
+        mount = partition.mountpoint
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, partition.fstype
+    return kind.lower() in NETWORK_FILE_SYSTEMS

@@ -1,0 +1,15 @@
+"""How long each step may take, in seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: To connect.
+CONNECT_TIMEOUT: Final = 5
+#: For one statement of a server. The database itself gives up a longer one: a change that was
+#: refused to a client must not happen later.
+STATEMENT_TIMEOUT: Final = 5
+#: For a lock of another process: SQLite's, a row's or a table's.
+BUSY_TIMEOUT: Final = 4
+#: For an answer from a host that has gone silent.
+SILENCE_TIMEOUT: Final = 10

@@ -1,0 +1,1 @@
+"""The statements on sessions and servers that running servers make."""

@@ -1,0 +1,202 @@
+"""The units of work: each takes a connection that commits by itself, and blocks.
+
+Each is one statement wherever it can be. The exceptions: an insert that is
+refused asks why; an update to a claimed path is made again without the claim;
+where a database has no ``UPDATE ... RETURNING`` (MySQL, MariaDB, SQLite before
+3.35), the row is read by a statement of its own.
+
+Each may be repeated: every write carries its session's id and finds the row
+either as it was or as it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from enum import Enum, auto
+from functools import lru_cache
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+from sqlalchemy import (
+    Connection,
+    Delete,
+    Select,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy import (
+    update as update_statement,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.elements import ColumnElement
+
+from ...records import Scope, SessionRecord, path_digest
+from ..models import Session
+from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
+
+_SESSIONS: Final = cast("Table", Session.__table__)
+_BATCH: Final = 500
+_ANYTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+#: Parameters of a WHERE clause have a prefix: in an UPDATE the plain names are the new values.
+IN_SCOPE: Final = and_(
+    _SESSIONS.c.namespace == bindparam("in_namespace"),
+    _SESSIONS.c.authority == bindparam("in_authority"),
+)
+#: The session that a statement is about, within a scope.
+THIS: Final = _SESSIONS.c.session_id == bindparam("this_id")
+
+
+class Added(Enum):
+    """What became of an insert."""
+
+    DONE = auto()
+    ID_TAKEN = auto()
+    PATH_CLAIMED = auto()
+
+
+def scoped(scope: Scope, **parameters: Any) -> dict[str, Any]:
+    """Return the parameters of :data:`IN_SCOPE`, and more."""
+    return {"in_namespace": scope.namespace, "in_authority": scope.authority, **parameters}
+
+
+@lru_cache(maxsize=64)
+def _find(names: tuple[str, ...]) -> Select[Any]:
+    conditions: list[ColumnElement[bool]] = [IN_SCOPE]
+    for name in names:
+        column = "path_digest" if name == "path" else name
+        conditions.append(_SESSIONS.c[column] == bindparam(f"is_{name}"))
+    return (
+        select(*SCOPED_COLUMNS)
+        .where(*conditions)
+        .order_by(_SESSIONS.c.created_at, _SESSIONS.c.session_id)
+    )
+
+
+def find(
+    connection: Connection, scope: Scope, criteria: Mapping[str, str | None]
+) -> list[SessionRecord]:
+    """Read sessions; a path is compared by its digest, which is exact everywhere."""
+    parameters = {
+        f"is_{name}": path_digest(value) if name == "path" else value
+        for name, value in criteria.items()
+    }
+    rows = connection.execute(_find(tuple(criteria)), scoped(scope, **parameters))
+    return to_records(scope, rows.all())
+
+
+_INSERT: Final = insert(_SESSIONS)
+_RIVALS: Final = select(*COLUMNS).where(
+    _SESSIONS.c.namespace == bindparam("in_namespace"),
+    or_(THIS, _SESSIONS.c.claim == bindparam("is_claim")),
+)
+
+
+def add(connection: Connection, record: SessionRecord) -> Added:
+    """Insert a session; one that is there already, with the same kernel, is a success."""
+    try:
+        connection.execute(_INSERT, to_row(record))
+    except IntegrityError:
+        parameters = {
+            "in_namespace": record.namespace,
+            "this_id": record.session_id,
+            "is_claim": record.claim,
+        }
+        rivals = [to_record(row) for row in connection.execute(_RIVALS, parameters).all()]
+        for rival in rivals:
+            if rival.session_id == record.session_id:
+                same = rival.replace(updated_at=record.updated_at, state=record.state) == record
+                return Added.DONE if same else Added.ID_TAKEN
+        return Added.PATH_CLAIMED
+    return Added.DONE
+
+
+@lru_cache(maxsize=64)
+def _update(names: tuple[str, ...], expected: tuple[str, ...], returning: bool) -> Update:
+    statement = (
+        update_statement(_SESSIONS)
+        .where(
+            IN_SCOPE, THIS, *(_SESSIONS.c[name] == bindparam(f"was_{name}") for name in expected)
+        )
+        .values({name: bindparam(f"new_{name}") for name in names})
+    )
+    return statement.returning(*COLUMNS) if returning else statement
+
+
+def update(
+    connection: Connection,
+    scope: Scope,
+    session_id: str,
+    values: Mapping[str, Any],
+    expected: Mapping[str, str] = _ANYTHING,
+) -> SessionRecord | None:
+    """Update a session; without the claim to its new path if another holds that."""
+    try:
+        return change(connection, scope, session_id, values, expected)
+    except IntegrityError:
+        if values.get("claim") is None:
+            from ...errors import SessionConflict
+
+            raise SessionConflict(str(values.get("session_id"))) from None
+    return update(connection, scope, session_id, {**values, "claim": None}, expected)
+
+
+def change(
+    connection: Connection,
+    scope: Scope,
+    session_id: str,
+    values: Mapping[str, Any],
+    expected: Mapping[str, str] = _ANYTHING,
+) -> SessionRecord | None:
+    """Update a session as `values` say, if it is as `expected`."""
+    returning = connection.dialect.update_returning
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    parameters |= {f"was_{name}": value for name, value in expected.items()}
+    result = connection.execute(
+        _update(tuple(values), tuple(expected), returning),
+        scoped(scope, this_id=session_id, **parameters),
+    )
+    if returning:
+        row = result.first()
+        return None if row is None else to_record(row)
+    if not result.rowcount:
+        return None
+    found = find(connection, scope, {"session_id": values.get("session_id", session_id)})
+    return found[0] if found else None
+
+
+@lru_cache(maxsize=2)
+def _remove_one(with_kernel: bool) -> Delete:
+    kernel = _SESSIONS.c.kernel_id
+    condition = kernel == bindparam("is_kernel_id") if with_kernel else kernel.is_(None)
+    return delete(_SESSIONS).where(IN_SCOPE, THIS, condition)
+
+
+_REMOVE_MANY: Final = delete(_SESSIONS).where(
+    IN_SCOPE,
+    tuple_(_SESSIONS.c.session_id, _SESSIONS.c.kernel_id).in_(bindparam("pairs", expanding=True)),
+)
+
+
+def remove(connection: Connection, scope: Scope, records: Collection[SessionRecord]) -> int:
+    """Delete sessions that still have the kernel that their record names."""
+    single = [record for record in records if record.kernel_id is None or len(records) == 1]
+    pairs = [(r.session_id, r.kernel_id) for r in records if r not in single]
+    count = 0
+    for record in single:
+        parameters = scoped(scope, this_id=record.session_id)
+        if record.kernel_id is not None:
+            parameters["is_kernel_id"] = record.kernel_id
+        count += connection.execute(_remove_one(record.kernel_id is not None), parameters).rowcount
+    rest = iter(pairs)
+    while batch := list(islice(rest, _BATCH)):
+        count += connection.execute(_REMOVE_MANY, scoped(scope, pairs=batch)).rowcount
+    return count

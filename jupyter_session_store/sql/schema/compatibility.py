@@ -1,0 +1,211 @@
+"""What revision a database is at, how that stands to this code, and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+from ...errors import SchemaMismatch
+from ..engine.backend import backend_of
+from ..engine.url import describe
+from ..models import Base, Meta
+from .migrating import known_revisions, upgrade
+
+#: The revision that this code was written for: the newest migration.
+HEAD: Final = "0001"
+#: The generation of this code. A migration that takes something away raises the
+#: database's floor (``oldest_compatible_code``) above the code that needs it.
+CODE: Final = 1
+
+VERSION_TABLE: Final = "jupyter_session_store_version"
+OLDEST_COMPATIBLE_CODE: Final = "oldest_compatible_code"
+STOCK_ADOPTED: Final = "stock_sessions_adopted_at"
+
+
+class State(Enum):
+    """How a database's schema stands to this code."""
+
+    EMPTY = "empty"
+    BEHIND = "behind"
+    CURRENT = "current"
+    AHEAD_COMPATIBLE = "ahead but compatible"
+    AHEAD_INCOMPATIBLE = "ahead and incompatible"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was found in a database.
+
+    Parameters
+    ----------
+    state : State
+    revision : str or None
+        Of the database; ``None`` where nothing is recorded.
+    oldest_compatible_code : int or None
+        The floor that the database sets for code.
+    stock_adopted : bool
+        Whether the sessions of the stock manager were taken over already.
+    """
+
+    state: State
+    revision: str | None
+    oldest_compatible_code: int | None = None
+    stock_adopted: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether this code can work with the database as it is."""
+        return self.state in (State.CURRENT, State.AHEAD_COMPATIBLE)
+
+
+def status(connection: Connection) -> Status:
+    """Return how the schema stands; two statements where it is current, and no change."""
+    version = text(f"SELECT version_num FROM {VERSION_TABLE}")
+    try:
+        revisions = list(connection.execute(version).scalars())
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        # Each database says in its own way that a table is not there.
+        tables = set(inspect(connection).get_table_names())
+        if not _has(connection, VERSION_TABLE, {"version_num"}):
+            ours = tables & {VERSION_TABLE, *Base.metadata.tables}
+            return Status(State.FOREIGN if ours else State.EMPTY, None)
+        # It is there now: another server has migrated since, or it may not be read.
+        revisions = list(connection.execute(version).scalars())
+    if not revisions:
+        return Status(State.EMPTY, None)
+    if len(revisions) > 1:
+        return Status(State.FOREIGN, ", ".join(sorted(revisions)))
+    try:
+        rows = connection.execute(select(Meta.name, Meta.value)).all()
+    except DBAPIError as error:
+        columns = {"name", "value"}
+        if error.connection_invalidated or _has(connection, Meta.__tablename__, columns):
+            raise
+        return Status(State.FOREIGN, revisions[0])
+    return _judge(revisions[0], {row.name: row.value for row in rows})
+
+
+def _has(connection: Connection, table: str, columns: set[str]) -> bool:
+    inspector = inspect(connection)
+    if not inspector.has_table(table):
+        return False
+    return columns <= {column["name"] for column in inspector.get_columns(table)}
+
+
+def _judge(revision: str, meta: dict[str, str]) -> Status:
+    adopted = STOCK_ADOPTED in meta
+    try:
+        floor = int(meta[OLDEST_COMPATIBLE_CODE])
+    except (KeyError, ValueError):
+        return Status(State.FOREIGN, revision, None, adopted)
+    if floor > CODE:
+        # First of all: a contracting migration raises the floor before it begins.
+        state = State.AHEAD_INCOMPATIBLE
+    elif revision == HEAD:
+        state = State.CURRENT
+    elif revision in known_revisions():
+        state = State.BEHIND
+    else:
+        state = State.AHEAD_COMPATIBLE
+    return Status(state, revision, floor, adopted)
+
+
+def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None) -> Status:
+    """Check that the schema fits, and upgrade it where that is allowed.
+
+    Parameters
+    ----------
+    engine : Engine
+    auto_upgrade : str
+        ``"safe"``: an empty database and a SQLite file that is behind are
+        upgraded. ``"always"``: a server database that is behind, too.
+        ``"never"``: none.
+    log : logging.Logger, optional
+        Where it is said that another process's upgrade is waited for, and where
+        a backup is.
+
+    Returns
+    -------
+    Status
+        Always usable.
+
+    Raises
+    ------
+    SchemaMismatch
+        If it does not fit and may not, or cannot, be upgraded.
+    StoreUnavailable
+        If the database fails, another process holds the migration lock for too
+        long, or a SQLite file cannot be backed up.
+    """
+    with engine.connect() as connection:
+        found = status(connection)
+    if found.usable:
+        return found
+    local = backend_of(engine).is_embedded
+    may = {
+        State.EMPTY: auto_upgrade != "never",
+        State.BEHIND: auto_upgrade == "always" or (auto_upgrade == "safe" and local),
+    }
+    if not may.get(found.state, False):
+        raise SchemaMismatch(explain(found, describe(engine.url)))
+    try:
+        upgrade(engine, log=log)
+    except SchemaMismatch as error:
+        raise SchemaMismatch(f"{_describe_lack(found, describe(engine.url))}. {error}") from error
+    with engine.connect() as connection:
+        found = status(connection)
+    if not found.usable:
+        raise SchemaMismatch(explain(found, describe(engine.url)))
+    return found
+
+
+def explain(found: Status, database: str) -> str:
+    """Return what was found, what is expected and what to run.
+
+    Parameters
+    ----------
+    found : Status
+    database : str
+        The database, as :func:`.engine.describe` shows it.
+    """
+    where = f"The database ({database})"
+    expected = f"this code expects revision {HEAD}"
+    if found.state in (State.EMPTY, State.BEHIND):
+        value = "safe" if found.state is State.EMPTY else "always"
+        return (
+            f"{_describe_lack(found, database)}. Run: jupyter session-store upgrade\n"
+            f'or let the server do it: c.PersistentSessionManager.auto_upgrade = "{value}"'
+        )
+    if found.state is State.AHEAD_COMPATIBLE:
+        return (
+            f"{where} is at revision {found.revision}, newer than this code, which can work "
+            f"with it; {expected} or a later one. Nothing to run."
+        )
+    if found.state is State.AHEAD_INCOMPATIBLE:
+        return (
+            f"{where} is at revision {found.revision}, which needs code of generation "
+            f"{found.oldest_compatible_code} or later; this code is of generation {CODE}. "
+            "Run: pip install --upgrade jupyter_session_store"
+        )
+    at = f"revision {found.revision}" if found.revision else "no revision"
+    return (
+        f"{where} has tables of these names that jupyter_session_store did not make or no "
+        f"longer knows ({at}); {expected}. Nothing was changed. Set "
+        "c.SessionManager.database_filepath to another database or schema, or move those "
+        f"tables away ({', '.join(sorted((VERSION_TABLE, *Base.metadata.tables)))})."
+    )
+
+
+def _describe_lack(found: Status, database: str) -> str:
+    has = "holds no session tables"
+    if found.state is State.BEHIND:
+        has = f"is at revision {found.revision}, which is behind"
+    return f"The database ({database}) {has}; this code expects revision {HEAD}"

@@ -1,0 +1,77 @@
+"""The migration lock: one process at a time changes a database's schema."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import Connection
+
+from ...errors import StoreUnavailable
+from ..engine.backend import backend_of
+
+#: Seconds to wait for another process's migration.
+LOCK_TIMEOUT: Final = 60.0
+_POLL_SECONDS: Final = 0.1
+#: Alembic keeps its environment in globals of its own; the thread that upgrades locks twice.
+process_lock: Final = threading.RLock()
+
+
+@contextmanager
+def migration_lock(
+    connection: Connection, *, timeout: float = LOCK_TIMEOUT, log: logging.Logger | None = None
+) -> Iterator[None]:
+    """Hold the lock under which alone a schema changes.
+
+    It excludes the other processes of this database and the other threads of
+    this process. Polled, because a blocking ``pg_advisory_lock`` deadlocks
+    with ``CREATE INDEX CONCURRENTLY``; of the session, because a transaction's
+    would be lost at the first commit. On SQLite the lock is the write
+    transaction itself, which is committed at the end or, on an error, rolled
+    back. Databases without such a lock (CockroachDB, SQL Server) are not
+    locked: upgrade them from one job.
+
+    Parameters
+    ----------
+    connection : Connection
+        The migration's own.
+    timeout : float
+        Seconds to wait at most.
+    log : logging.Logger, optional
+        Where it is said that there is a wait; by default this package's own.
+
+    Raises
+    ------
+    StoreUnavailable
+        When the time is over.
+    """
+    deadline = time.monotonic() + timeout
+    attempts = _poll(deadline, timeout, log or logging.getLogger("jupyter_session_store"))
+    if not process_lock.acquire(timeout=timeout):
+        raise _lock_unavailable(timeout)
+    try:
+        with backend_of(connection).migration_lock(connection, attempts):
+            yield
+    finally:
+        process_lock.release()
+
+
+def _lock_unavailable(timeout: float) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"another process has held the migration lock for {timeout:g} s; expected it to "
+        "finish its upgrade. Look for a hanging alembic or jupyter server, then start again"
+    )
+
+
+def _poll(deadline: float, timeout: float, log: logging.Logger) -> Iterator[None]:
+    """Yield once an attempt, until the time is over; say once that there is a wait."""
+    yield
+    log.info("Waiting for the migration lock, which another process holds.")
+    while time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        yield
+    raise _lock_unavailable(timeout)

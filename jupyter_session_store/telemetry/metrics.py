@@ -1,0 +1,163 @@
+"""What Jupyter Server's own ``/metrics`` says of the store: the collectors of this process.
+
+No label holds a namespace, a user or a path: however many sessions there are,
+the number of series is the same. Several session managers in one process share
+the counters, and their gauges are added up.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from prometheus_client import REGISTRY, Counter, Histogram, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from ..records import StoreDescription
+
+#: The verbs of the storage contract that are measured.
+VERBS: Final = ("find", "add", "update", "begin_close", "move", "remove", "renew", "evict")
+
+OK: Final = "ok"
+UNAVAILABLE: Final = "unavailable"
+SCHEMA_MISMATCH: Final = "schema_mismatch"
+CONFLICT: Final = "conflict"
+CLAIMED: Final = "claimed"
+INVALID: Final = "invalid"
+CANCELLED: Final = "cancelled"
+ERROR: Final = "error"
+#: How a verb may end.
+OUTCOMES: Final = (
+    OK,
+    UNAVAILABLE,
+    SCHEMA_MISMATCH,
+    CONFLICT,
+    CLAIMED,
+    INVALID,
+    CANCELLED,
+    ERROR,
+)
+
+RENEWED: Final = "renewed"
+#: The server was not registered any more: it was evicted, or the registrations were lost.
+REGISTERED: Final = "registered"
+FAILED: Final = "failed"
+#: What may become of a renewal.
+RENEWALS: Final = (RENEWED, REGISTERED, FAILED)
+
+_PREFIX: Final = "jupyter_session_store"
+#: Seconds, from a statement on a local file to the time-out of a request.
+_BUCKETS: Final = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+operations: Final = Counter(
+    f"{_PREFIX}_operations", "Operations on the session store", ["verb", "outcome"]
+)
+durations: Final = Histogram(
+    f"{_PREFIX}_operation_duration_seconds",
+    "Seconds that an operation on the session store took, waiting for its turn included",
+    ["verb"],
+    buckets=_BUCKETS,
+)
+claim_waits: Final = Counter(
+    f"{_PREFIX}_claim_waits",
+    "Requests for a session that waited for another request for the same path",
+)
+renewals: Final = Counter(
+    f"{_PREFIX}_renewals", "Attempts of this server to renew its lease", ["outcome"]
+)
+
+# A series that begins at its first event shows no increase by it.
+for _verb in VERBS:
+    for _outcome in OUTCOMES:
+        operations.labels(_verb, _outcome)
+    durations.labels(_verb)
+for _outcome in RENEWALS:
+    renewals.labels(_outcome)
+
+
+class Described(Protocol):
+    """What says of itself what it has counted."""
+
+    def describe(self) -> StoreDescription:
+        """Return it."""
+
+
+class Meter:
+    """What a store shows at each scrape.
+
+    What it has counted stays when it is closed, or dropped: a counter never
+    falls. So a process keeps a meter for each store that it has opened.
+
+    Parameters
+    ----------
+    store : Described
+        To which it holds no reference.
+
+    Attributes
+    ----------
+    up : bool or None
+        Whether the last operation reached the store; ``None`` before the first.
+    listed : int or None
+        How many sessions were last listed; ``None`` before the first list.
+    """
+
+    def __init__(self, store: Described) -> None:
+        self.up: bool | None = None
+        self.listed: int | None = None
+        self._store: Callable[[], Described | None] = weakref.ref(store)
+        self._counted = store.describe()
+        _meters.append(self)
+
+    def counted(self) -> StoreDescription:
+        """Return what the store has counted so far."""
+        store = self._store()
+        if store is not None:
+            self._counted = store.describe()
+        return self._counted
+
+    def close(self, counted: StoreDescription) -> None:
+        """Keep what the store has counted, and show no more of it."""
+        self._store = lambda: None
+        self._counted = counted
+        self.up = self.listed = None
+
+
+_meters: Final[list[Meter]] = []
+
+
+class _Meters(Collector):
+    """The metrics that are read where somebody keeps them anyway."""
+
+    def collect(self) -> Iterator[Metric]:
+        meters = _meters.copy()
+        counted = [meter.counted() for meter in meters]
+        yield CounterMetricFamily(
+            f"{_PREFIX}_statements",
+            "Statements sent to the database",
+            value=sum(one.statements for one in counted),
+        )
+        yield CounterMetricFamily(
+            f"{_PREFIX}_evictions",
+            "Servers that this one has evicted",
+            value=sum(one.evictions for one in counted),
+        )
+        up = [meter.up for meter in meters if meter.up is not None]
+        yield GaugeMetricFamily(
+            f"{_PREFIX}_up",
+            "1 if the last operation reached the session store, else 0",
+            value=all(up) if up else None,
+        )
+        listed = [meter.listed for meter in meters if meter.listed is not None]
+        yield GaugeMetricFamily(
+            f"{_PREFIX}_sessions",
+            "Sessions that were there when they were last listed",
+            value=sum(listed) if listed else None,
+        )
+
+
+REGISTRY.register(_Meters())

@@ -1,0 +1,1 @@
+"""The HTTP handlers, and the server extension."""

@@ -1,0 +1,200 @@
+"""The server extension: what probes and operators ask of the store.
+
+Enabled by the package's own configuration file, and inert where the session
+manager in use is another. It says nothing that is a secret: no URL, no
+password, and without a login nothing but well or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from jupyter_server.auth.decorator import allow_unauthenticated, authorized
+from jupyter_server.base.handlers import APIHandler
+from jupyter_server.utils import url_path_join
+from tornado import web
+
+from .._version import __version__
+from ..records import GATEWAY_AUTHORITY
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from jupyter_server.serverapp import ServerApp
+
+    from ..manager import PersistentSessionManager
+
+#: Seconds for which one answer of the store serves every probe.
+SHARED_SECONDS: Final = 2.0
+#: Seconds that the store is waited for.
+TIMEOUT: Final = 5.0
+_RETRY_AFTER: Final = "5"
+
+
+class Probe:
+    """Asks the store whether it is well, at most once at a time and once in a while.
+
+    However many ask, and whoever they are, the database is not loaded by it. For
+    the tasks of one event loop.
+
+    Parameters
+    ----------
+    manager : PersistentSessionManager
+    """
+
+    def __init__(self, manager: PersistentSessionManager) -> None:
+        self._manager = manager
+        self._asked: asyncio.Task[bool] | None = None
+        self._answered = 0.0
+
+    async def is_well(self) -> bool:
+        """Return whether the store answers a request for a session."""
+        asked = self._asked
+        if asked is None or (asked.done() and self._age() > SHARED_SECONDS):
+            asked = self._asked = asyncio.get_running_loop().create_task(self._ask())
+        return await asyncio.shield(asked)
+
+    def _age(self) -> float:
+        return time.monotonic() - self._answered
+
+    async def _ask(self) -> bool:
+        try:
+            await asyncio.wait_for(self._manager.ask_store(), TIMEOUT)
+        except Exception as error:
+            # The store has said so in the log already, once.
+            self._manager.log.debug("The session store is unwell: %s", error)
+            return False
+        else:
+            return True
+        finally:
+            self._answered = time.monotonic()
+
+
+class _MonitoringHandler(APIHandler):
+    #: What a probe asks is no use of the server: an idle one may be culled.
+    _track_activity = False
+    auth_resource = "sessions"
+
+    def initialize(self, probe: Probe, manager: PersistentSessionManager) -> None:
+        self.probe = probe
+        self.manager = manager
+
+    def reply(self, body: dict[str, Any]) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.finish(json.dumps(body))
+
+
+class HealthHandler(_MonitoringHandler):
+    """``/api/session-store/health``."""
+
+    def _log(self) -> None:
+        # Each probe would say again, as an error, what the store has said once.
+        self.log.debug("%d %s %s", self.get_status(), self.request.method, self.request.path)
+
+    @allow_unauthenticated
+    async def get(self) -> None:
+        """Say whether the store is well, and nothing else, to whoever asks."""
+        well = await self.probe.is_well()
+        if not well:
+            self.set_status(503)
+            self.set_header("Retry-After", _RETRY_AFTER)
+        self.reply({"status": "well" if well else "unwell"})
+
+
+class StatusHandler(_MonitoringHandler):
+    """``/api/session-store/status``."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Describe the store and this server; also while the store is away."""
+        manager = self.manager
+        sessions = revision = None
+        # What has failed is said in the log already, once.
+        with suppress(Exception):
+            sessions, revision = await asyncio.wait_for(_ask(manager), TIMEOUT)
+        scope, lease = manager.scope, manager.lease
+        of_gateway = scope.authority.startswith(GATEWAY_AUTHORITY)
+        self.reply(
+            {
+                "well": sessions is not None,
+                "version": __version__,
+                "repository": manager.repository,
+                "backend": manager.store.describe().backend,
+                "revision": revision,
+                "namespace": scope.namespace,
+                "authority": "gateway" if of_gateway else "server",
+                "server_id": manager.server_id,
+                "lease": {
+                    "seconds": lease.server.lease_seconds,
+                    "renewed_seconds_ago": round(lease.age, 1),
+                    "overdue": lease.overdue,
+                },
+                "sessions": sessions,
+            }
+        )
+
+
+async def _ask(manager: PersistentSessionManager) -> tuple[dict[str, int], str | None]:
+    await manager.ask_store()
+    return await manager.count_sessions(), await manager.store.revision()
+
+
+def _end_in_order(serverapp: ServerApp) -> None:
+    """Have SIGINT end the server as SIGTERM does, and either though a kernel failed to start.
+
+    JupyterHub's local spawners stop a server with SIGINT. Where no terminal is there to confirm
+    it at, Jupyter Server leaves the signal to Python, and then ends without shutting its
+    kernels down or closing the store.
+    """
+    ends = getattr(serverapp, "_signal_stop", None)
+    if ends is None or signal.getsignal(signal.SIGTERM) != ends:
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _forget_failed_starts(serverapp.kernel_manager)
+        ends(number, frame)
+
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, ends):
+        signal.signal(signal.SIGINT, end)
+
+
+def _forget_failed_starts(kernel_manager: Any) -> None:
+    """Forget the kernels that did not start, which jupyter_client wants to shut down.
+
+    Jupyter Server has none of that id, gives up the whole end, and runs on with its kernels.
+    """
+    starts: dict[str, Any] = getattr(kernel_manager, "_pending_kernels", {})
+    for kernel_id, start in list(starts.items()):
+        if start.done() and kernel_id not in kernel_manager:
+            del starts[kernel_id]
+
+
+def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
+    """Add the handlers, if the server's session manager is this package's."""
+    manager: Any = serverapp.session_manager
+    # It cannot be one of a module that was never imported.
+    module = sys.modules.get("jupyter_session_store.manager")
+    if module is None or not isinstance(manager, module.PersistentSessionManager):
+        serverapp.log.debug(
+            "jupyter_session_store serves no status: the session manager is %s.",
+            type(manager).__name__,
+        )
+        return
+    shared = {"probe": Probe(manager), "manager": manager}
+    web_app: Any = serverapp.web_app
+    web_app.add_handlers(
+        ".*$",
+        [
+            (url_path_join(serverapp.base_url, f"/api/session-store/{name}"), handler, shared)
+            for name, handler in (("health", HealthHandler), ("status", StatusHandler))
+        ],
+    )
+    _end_in_order(serverapp)

@@ -1,0 +1,116 @@
+"""The handlers of kernels on a gateway, for those that another server has started.
+
+The manager puts them before Jupyter Server's own, which they subclass, where its
+kernel manager can use such kernels. Each attaches first to the kernel that it is
+asked for, if a session of this server's namespace names it, and then does as the
+stock one does. They say themselves that they need authentication: see
+:mod:`.handlers`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jupyter_client.jsonutil import json_default
+from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_core.utils import ensure_async
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.gateway.connections import GatewayWebSocketConnection
+from jupyter_server.services.kernels import handlers as stock
+from jupyter_server.services.kernels.websocket import KernelWebsocketHandler as StockWebsocket
+from tornado import web
+
+from ..kernels.gateway.websocket import KernelWebsocket
+from .handlers import StoreErrors, answer
+
+
+class MainKernelHandler(StoreErrors, stock.MainKernelHandler):
+    """``/api/kernels``."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """List the kernels of the namespace's sessions, and those that were started here."""
+        with self.store_errors():
+            kernels = await self.manager.sessions.attacher.list_kernels()
+        self.finish(json.dumps(kernels, default=json_default))
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Start a kernel; under an id of the client's only if the gateway has no such kernel."""
+        body = self.get_json_body()
+        wanted = body.get("kernel_id") if isinstance(body, dict) else None
+        if wanted is not None:
+            try:
+                with self.store_errors():
+                    await self.manager.sessions.attacher.refuse_running(str(wanted))
+            except NoSuchKernel:
+                raise web.HTTPError(409, f"Kernel already exists: {wanted}") from None
+        await answer(super().post())
+
+
+class KernelHandler(StoreErrors, stock.KernelHandler):
+    """``/api/kernels/<kernel_id>``."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, kernel_id: str) -> None:
+        """Return the kernel's model."""
+        with self.store_errors():
+            await self.manager.sessions.attacher.attach(kernel_id, ask=True)
+        await answer(super().get(kernel_id))
+
+    @web.authenticated
+    @authorized
+    async def delete(self, kernel_id: str) -> None:
+        """Shut the kernel down."""
+        with self.store_errors():
+            await self.manager.sessions.attacher.attach(kernel_id)
+        await answer(super().delete(kernel_id))
+
+
+class KernelActionHandler(StoreErrors, stock.KernelActionHandler):
+    """``/api/kernels/<kernel_id>/interrupt`` and ``/restart``."""
+
+    @web.authenticated
+    @authorized
+    async def post(self, kernel_id: str, action: str) -> None:
+        """Interrupt the kernel, or restart it."""
+        with self.store_errors():
+            await self.manager.sessions.attacher.attach(kernel_id)
+        if kernel_id not in self.kernel_manager:
+            # The stock method makes a 500 of what a restart raises.
+            raise web.HTTPError(404, f"Kernel does not exist: {kernel_id}")
+        await answer(super().post(kernel_id, action))
+
+
+class KernelWebsocketHandler(StoreErrors, StockWebsocket):
+    """``/api/kernels/<kernel_id>/channels``."""
+
+    @property
+    def kernel_websocket_connection_class(self) -> Any:
+        """The class of the connection: one that the user has configured, or this package's."""
+        chosen = super().kernel_websocket_connection_class
+        return KernelWebsocket if chosen is GatewayWebSocketConnection else chosen
+
+    async def pre_get(self) -> None:
+        """Attach to the kernel, for a user who may execute; the stock method asks that again."""
+        user: Any = self.current_user
+        authorizer: Any = self.authorizer
+        if await ensure_async(authorizer.is_authorized(self, user, "execute", "kernels")):
+            with self.store_errors():
+                await self.manager.sessions.attacher.attach(self.kernel_id)
+        await super().pre_get()  # type: ignore[no-untyped-call]
+
+
+default_handlers = [
+    (r"/api/kernels", MainKernelHandler),
+    (rf"/api/kernels/{stock._kernel_id_regex}", KernelHandler),
+    (
+        rf"/api/kernels/{stock._kernel_id_regex}/{stock._kernel_action_regex}",
+        KernelActionHandler,
+    ),
+    (rf"/api/kernels/{stock._kernel_id_regex}/channels", KernelWebsocketHandler),
+]

@@ -1,0 +1,97 @@
+"""Fields and columns are matched by name, and one function says when two paths are the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import make_url
+
+from jupyter_session_store import records
+from jupyter_session_store.records import Scope, claim_of, path_digest
+from jupyter_session_store.sql.engine.backend import Backend, backend_of
+from jupyter_session_store.testing import AWKWARD
+
+#: A later release: a record with one more field, which comes last.
+WIDER_RECORD = """
+from collections import namedtuple
+from jupyter_session_store import records
+from jupyter_session_store.testing import record
+usual = record("a")
+wider = namedtuple("SessionRecord", (*usual._fields, "language"))
+records.SessionRecord = wider
+"""
+WIDER_TABLE = """
+from sqlalchemy.orm import mapped_column
+from jupyter_session_store.sql import models
+models.Session.language = mapped_column("language", models.ExactText(255))
+"""
+ROUND_TRIPS = """
+from sqlalchemy import create_engine, insert, make_url, select
+from jupyter_session_store.sql.admin import bulk_insert, copying
+from jupyter_session_store.sql.queries import rows
+engine = create_engine("sqlite://")
+models.Base.metadata.create_all(engine)
+stored = wider(*usual, language="python")
+with engine.connect() as connection:
+    connection.execute(insert(models.Session), rows.to_row(stored))
+    assert rows.to_record(connection.execute(select(*rows.COLUMNS)).one()) == stored
+    scoped = connection.execute(select(*rows.SCOPED_COLUMNS)).all()
+    assert rows.to_records(usual.scope, scoped) == [stored]
+    row = tuple(connection.execute(select(*bulk_insert.COLUMNS)).one())
+    postgresql = make_url("postgresql+psycopg://").get_dialect()()
+    converted, = copying._converter(engine.dialect, postgresql, None)([row])
+    values = dict(zip(bulk_insert.NAMES, converted))
+    assert values["language"] == "python"
+    assert values["created_at"] == usual.created_at
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_a_new_column_is_read_by_its_name() -> None:
+    done = run(WIDER_RECORD + WIDER_TABLE + ROUND_TRIPS)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("change", [WIDER_RECORD, WIDER_TABLE], ids=["no column", "no field"])
+def test_a_record_and_a_table_that_differ_are_refused_at_import(change: str) -> None:
+    done = run(f"{change}\nimport jupyter_session_store.sql.queries.rows")
+    assert done.returncode != 0
+    assert "SessionRecord and the table jupyter_sessions differ in: language" in done.stderr
+
+
+def test_paths_are_the_same_if_every_code_point_is() -> None:
+    assert len({path_digest(path) for path in AWKWARD}) == len(AWKWARD)
+    scope = Scope("bob", "gateway:g")
+    assert len({claim_of(scope, path) for path in AWKWARD}) == len(AWKWARD)
+    assert path_digest(None) is claim_of(scope, None) is None
+
+
+def test_one_function_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "path_key", str.casefold)
+    scope = Scope("bob", "gateway:g")
+    assert path_digest("A.ipynb") == path_digest("a.ipynb")
+    assert claim_of(scope, "A.ipynb") == claim_of(scope, "a.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("url", "title"),
+    [
+        ("sqlite:///x.db", "SQLite"),
+        ("postgresql+psycopg://db/x", "PostgreSQL"),
+        ("mysql+pymysql://db/x", "MySQL"),
+        ("mariadb+pymysql://db/x", "MariaDB"),
+        ("cockroachdb+psycopg://db/x", "cockroachdb"),
+    ],
+)
+def test_each_dialect_has_one_object(url: str, title: str) -> None:
+    backend = backend_of(make_url(url))
+    assert backend is backend_of(make_url(url))
+    assert backend.title == title
+    assert (type(backend) is Backend) is (title == "cockroachdb")
+    # A dialect of another package has the driver's settings all the same.
+    assert ("prepare_threshold" in backend.driver.connect_args) is ("psycopg" in url)
