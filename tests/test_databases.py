@@ -152,7 +152,8 @@ def test_a_url_in_the_environment_comes_first(
         ("CREATE SCHEMA one", False),
         ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", False),
         (
-            "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' SET work_mem = 999'; END $$",
+            "DO $$ BEGIN EXECUTE"
+            " format('ALTER DATABASE %I SET work_mem = 999', current_database()); END $$",
             False,
         ),
     ],
