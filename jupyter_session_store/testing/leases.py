@@ -10,7 +10,7 @@ import pytest
 from ..errors import StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Scope, ServerRecord, SessionRecord, authority_of
 from ..repository import SessionRepository
-from .samples import SCOPE, record, run, server
+from .samples import SCOPE, add, in_event_loops, record, run, server, there
 
 GATEWAY = Scope(SCOPE.namespace, "gateway:g")
 #: Beside the tenant ``"bob"``.
@@ -37,6 +37,7 @@ def local(session_id: str, server_id: str, **values: object) -> SessionRecord:
     return record(session_id, scope, server_id=server_id, **values)
 
 
+@in_event_loops
 class LeaseContract:
     """``renew`` and ``evict``."""
 
@@ -82,8 +83,7 @@ class LeaseContract:
         by_hand = record("x", Scope(SCOPE.namespace, "somebody"), server_id="two")
         # Compared exactly, as everything is.
         stranger = record("y", Scope(SCOPE.namespace, "Server:two"), server_id="two")
-        for each in (mine, theirs, thirds, gateways, by_hand, stranger):
-            run(repository.add(each))
+        run(add(repository, mine, theirs, thirds, gateways, by_hand, stranger))
         repository.evict(SCOPE, seen[:1], "one", timeout=60)
         assert stored(repository, theirs.scope) == {}
         for each in (mine, thirds, gateways, by_hand, stranger):
@@ -106,8 +106,7 @@ class LeaseContract:
         seen = renew(repository, server("two"))["two"]
         run(repository.add(record("a", GATEWAY, server_id="one")))
         run(repository.add(record("b", GATEWAY, server_id="two")))
-        closing = run(repository.begin_close(GATEWAY, "a", "two"))
-        assert closing is not None
+        closing = there(run(repository.begin_close(GATEWAY, "a", "two")))
         assert closing.record.server_id == "two"
         run(repository.begin_close(GATEWAY, "b", "one"))
         repository.evict(SCOPE, [seen], "one", timeout=60)
@@ -121,15 +120,11 @@ class LeaseContract:
         nameless = record("bare", GATEWAY, server_id="two", state=STARTING, kernel_id=None)
         other = record("other", elsewhere, server_id="two", state=STARTING)
         mine = record("mine", GATEWAY, server_id="one", state=STARTING)
-        for each in (named, nameless, other, mine):
-            run(repository.add(each))
+        run(add(repository, named, nameless, other, mine))
         unfinished = repository.evict(GATEWAY, [seen], "one", timeout=60)
         by_id = {one.session_id: one for one in unfinished}
         assert by_id == {"named": named.replace(server_id="one"), "mine": mine}
-        assert stored(repository, GATEWAY) == {
-            "named": named.replace(server_id="one"),
-            "mine": mine,
-        }
+        assert stored(repository, GATEWAY) == by_id
         assert stored(repository, elsewhere) == {"other": other}
         # The claim of what was removed is free again; of what was taken over, it is not.
         run(repository.add(record("again", GATEWAY, path="bare.ipynb")))
@@ -161,8 +156,7 @@ class LeaseContract:
     ) -> None:
         """A server that was evicted wrote once more, and died."""
         orphan = local("orphan", "nobody")
-        run(repository.add(orphan))
-        run(repository.add(local("mine", "one")))
+        run(add(repository, orphan, local("mine", "one")))
         repository.evict(SCOPE, [], "one", timeout=60)
         assert stored(repository, orphan.scope) == {}
         assert list(stored(repository, local("", "one").scope)) == ["mine"]
@@ -172,8 +166,7 @@ class LeaseContract:
     ) -> None:
         seen = renew(repository, server("two"))["two"]
         held = [local("a", "two"), local("b", "two"), local("c", "two", path="a.ipynb", claim=None)]
-        for each in held:
-            run(repository.add(each))
+        run(add(repository, *held))
         repository.evict(SCOPE, [seen], "one", timeout=60)
         new = local("d", "two")
         run(repository.add(new))
@@ -191,11 +184,8 @@ class LeaseContract:
         with pytest.raises(StoreUnavailable):
             repository.evict(SCOPE, [], "one", timeout=1)
 
-    def test_a_lease_is_renewed_beside_the_verbs(self, repository: SessionRepository) -> None:
-        async def check() -> None:
-            beats = [asyncio.to_thread(renew, repository, server("one")) for _ in range(5)]
-            adds = [repository.add(record(f"s{i}")) for i in range(20)]
-            await asyncio.gather(*beats, *adds)
-            assert len(await repository.find(SCOPE)) == 20
-
-        run(check())
+    async def test_a_lease_is_renewed_beside_the_verbs(self, repository: SessionRepository) -> None:
+        beats = [asyncio.to_thread(renew, repository, server("one")) for _ in range(5)]
+        adds = [repository.add(record(f"s{i}")) for i in range(20)]
+        await asyncio.gather(*beats, *adds)
+        assert len(await repository.find(SCOPE)) == 20

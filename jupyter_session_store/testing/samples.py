@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import unicodedata
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timezone
 from typing import Any, Final, TypeVar
 
 from ..records import READY, Scope, ServerRecord, SessionRecord, claim_of
+from ..repository import SessionRepository
 
 T = TypeVar("T")
 
@@ -93,3 +96,31 @@ def server(server_id: str, namespace: str = SCOPE.namespace, **values: Any) -> S
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in an event loop of its own."""
     return asyncio.run(coroutine)
+
+
+def in_event_loops(contract: type[T]) -> type[T]:
+    """Have each coroutine of a contract run in an event loop of its own, without a plugin."""
+
+    def plain(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def runs(*args: Any, **kwargs: Any) -> None:
+            run(test(*args, **kwargs))
+
+        return runs
+
+    for name, test in list(vars(contract).items()):
+        if inspect.iscoroutinefunction(test):
+            setattr(contract, name, plain(test))
+    return contract
+
+
+async def add(repository: SessionRepository, *records: SessionRecord) -> None:
+    """Add sessions, one after another."""
+    for each in records:
+        await repository.add(each)
+
+
+def there(result: T | None) -> T:
+    """Return what a verb found, which must be there."""
+    assert result is not None
+    return result
