@@ -16,8 +16,6 @@ _POLL_SECONDS: Final = 0.5
 
 
 class Check(StoreCommand):
-    """Say by the exit code whether the schema fits this code."""
-
     name = "jupyter-session-store check"
     description = """
     Say by the exit code whether servers of this installation can work with the
@@ -36,7 +34,6 @@ class Check(StoreCommand):
     wait = Float(0.0, help="Seconds to wait for a schema that fits.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """Check the schema, again and again until the time is over."""
         deadline = time.monotonic() + self.wait
         said = ""
         while True:

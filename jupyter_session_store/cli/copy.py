@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 class Copy(TransferCommand):
-    """Copy everything to another database."""
-
     name = "jupyter-session-store copy"
     description = """
     Copy all sessions, server registrations and what is known of a stock
@@ -74,7 +72,6 @@ class Copy(TransferCommand):
         return found
 
     def run(self) -> ExitCode:
-        """Copy."""
         if not self.target:
             raise ConfigurationError(
                 "Found no --to; expected the database to copy to: env:NAME, file:PATH, or a URL "

@@ -9,8 +9,6 @@ from .schema import database_name, schema_status
 
 
 class Current(StoreCommand):
-    """Show which revision the database is at."""
-
     name = "jupyter-session-store current"
     description = "Show which revision the database is at, and how that stands to this code."
     examples = """
@@ -20,7 +18,6 @@ class Current(StoreCommand):
     flags: Any = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Show it."""
         from ..sql.schema import compatibility
 
         with self.database(statement_timeout=True, writes=False) as engine:

@@ -8,8 +8,6 @@ from .command import JSON_FLAG, ExitCode, StoreCommand
 
 
 class History(StoreCommand):
-    """Show the revisions that this installation has."""
-
     name = "jupyter-session-store history"
     description = """
     Show the revisions that this installation has, the oldest first.
@@ -25,7 +23,6 @@ class History(StoreCommand):
     flags: Any = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Show them."""
         from ..sql.schema import migrating
 
         rows = (

@@ -9,8 +9,6 @@ from .selection import SESSION_COLUMNS, SelectingCommand, session_row
 
 
 class List(SelectingCommand):
-    """List sessions."""
-
     name = "jupyter-session-store list"
     description = """
     List sessions, whoever's they are, in the order of their namespaces and ids.
@@ -26,7 +24,6 @@ class List(SelectingCommand):
     flags: Any = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """List them."""
         from ..sql.admin import listing
 
         criteria = self.criteria()

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 
 class Prune(RemovingCommand):
-    """Remove sessions that are no longer needed."""
-
     name = "jupyter-session-store prune"
     description = """
     Remove sessions that nobody needs: those that were not changed for a time
@@ -71,7 +69,6 @@ class Prune(RemovingCommand):
     dead_servers = Bool(False, help="What dead servers left.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """Observe the servers, count, ask, remove."""
         from ..sql.admin import listing, pruning
 
         if not (self.older_than or self.dead_servers):

@@ -10,8 +10,6 @@ from .removal import RemovingCommand
 
 
 class Purge(RemovingCommand):
-    """Remove all of a namespace."""
-
     name = "jupyter-session-store purge"
     description = """
     Remove all sessions and server registrations of a namespace: a user has left.
@@ -35,7 +33,6 @@ class Purge(RemovingCommand):
     }
 
     def run(self) -> ExitCode:
-        """Observe the servers, count, ask, remove."""
         from ..sql.admin import listing, pruning
 
         namespace = self.extra_args[0]

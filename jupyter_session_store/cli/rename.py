@@ -11,8 +11,6 @@ from .removal import CleaningCommand
 
 
 class Rename(CleaningCommand):
-    """Give a namespace another name."""
-
     name = "jupyter-session-store rename"
     description = """
     Give the sessions of a namespace to another one: a user was renamed.
@@ -40,7 +38,6 @@ class Rename(CleaningCommand):
     interrupt_message = "All was changed, or nothing: look with `jupyter session-store list`."
 
     def run(self) -> ExitCode:
-        """Observe the servers, rename."""
         from ..sql.admin import renaming
 
         old, new = self.extra_args

@@ -24,8 +24,6 @@ _COLUMNS: Final = {
 
 
 class Servers(StoreCommand):
-    """List the registered servers."""
-
     name = "jupyter-session-store servers"
     description = """
     List the servers that are registered, and how many sessions each wrote last.
@@ -49,7 +47,6 @@ class Servers(StoreCommand):
     observing = Bool(False, help="Watch which servers renew their leases.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """List them."""
         from ..sql.admin import listing
         from .observation import observe
 

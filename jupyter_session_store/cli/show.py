@@ -10,8 +10,6 @@ from .selection import SelectingCommand, session_row
 
 
 class Show(SelectingCommand):
-    """Show all that is stored of a session."""
-
     name = "jupyter-session-store show"
     description = """
     Show all that is stored of a session, in whichever namespace it is, or of
@@ -30,7 +28,6 @@ class Show(SelectingCommand):
     flags: Any = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Show it."""
         from ..sql.admin import listing
 
         session_id = self.extra_args[0] if self.extra_args else None

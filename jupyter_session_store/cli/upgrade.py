@@ -10,8 +10,6 @@ from .schema import MigrationCommand, database_name, schema_status
 
 
 class Upgrade(MigrationCommand):
-    """Bring the schema to the newest revision, or to the one that is named."""
-
     name = "jupyter-session-store upgrade"
     description = """
     Bring the schema to the newest revision, or to the one that is named.
@@ -49,7 +47,6 @@ class Upgrade(MigrationCommand):
         return None if file is None or file.exists() else describe(url)
 
     def run(self) -> ExitCode:
-        """Upgrade."""
         from ..sql.schema import compatibility, migrating
 
         target = self.extra_args[0] if self.extra_args else "head"
