@@ -61,10 +61,11 @@ test: install ## Test on SQLite, PostgreSQL and MySQL or MariaDB; its last line 
 
 .PHONY: test-all
 test-all: ## Run `make test`, what it leaves out, and the tests of and on other releases
-	$(MAKE) test
-	$(MAKE) test-extended
-	$(MAKE) upstream RELEASES=newest
-	$(MAKE) test-oldest
+	@failed=0; for step in test test-extended "upstream RELEASES=newest" test-oldest; do \
+		start=$$SECONDS; printf '\n=== make %s\n' "$$step"; \
+		$(MAKE) --no-print-directory $$step || failed=1; \
+		printf '=== make %s took %d s\n' "$$step" $$((SECONDS - start)); \
+	done; exit $$failed
 
 .PHONY: test-extended
 test-extended: install ## Run what `make test` leaves out: browsers, hubs, a fifth of all rounds

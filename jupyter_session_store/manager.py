@@ -80,8 +80,7 @@ class PersistentSessionManager(StoreSettings):
         self._authority = authority
         server = this_server(namespace, self.server_id, self.lease_seconds)
         self._store = RegisteredStore(self._make_repository(), self.scope, server, self.log)
-        server_loop = getattr(getattr(self.parent, "io_loop", None), "asyncio_loop", None)
-        self.tasks = BackgroundTasks(server_loop)
+        self.tasks = BackgroundTasks(self.parent)
         context = SessionContext(
             scope=self.scope,
             server_id=self.server_id,

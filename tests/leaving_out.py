@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 #: The part of its rounds that a test runs which names a number of them.
-_FRACTION: Final = 0.05
+_FRACTION: Final = 0.02
 #: The same with ``--extended``.
 _LARGER_FRACTION: Final = 0.2
 _ROUNDS: Final = "--rounds-fraction"
@@ -66,13 +66,14 @@ class LeavingOut:
         # Those that may take long begin first: a process that is left with one at the end keeps
         # all others waiting.
         items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
-        self._repeating = sum(1 for item in items if item.get_closest_marker("torture"))
+        self._repeating = sum(map(_repeats, items))
         self._config.hook.pytest_deselected(items=left)
 
     def _is_for(self, item: pytest.Item) -> bool:
         if item.get_closest_marker("extended") is not None:
             return self._extended
-        return not self._extended or item.get_closest_marker("torture") is not None
+        # One without rounds would do again what it does without this.
+        return not self._extended or _repeats(item) or self.fraction >= 1
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         # A process of pytest-xdist: the one that prints the line collects nothing itself.
@@ -108,6 +109,11 @@ class LeavingOut:
 
 def number_of(count: int) -> str:
     return "1 test" if count == 1 else f"{count} tests"
+
+
+def _repeats(item: pytest.Item) -> bool:
+    takes_rounds = isinstance(item, pytest.Function) and "rounds" in item.fixturenames
+    return takes_rounds and item.get_closest_marker("torture") is not None
 
 
 def _patience(item: pytest.Item) -> float:

@@ -143,6 +143,35 @@ def test_a_url_in_the_environment_comes_first(
     server.drop_database(database)
 
 
+@pytest.mark.only("postgresql", reason="no other takes so long to make a database")
+@pytest.mark.parametrize(
+    ("left", "again"),
+    [
+        ("CREATE TABLE one (x integer PRIMARY KEY); CREATE VIEW two AS SELECT x FROM one", True),
+        ("CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS 'SELECT 1'", False),
+        ("CREATE SCHEMA one", False),
+        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", False),
+        (
+            "DO $$ BEGIN EXECUTE"
+            " format('ALTER DATABASE %I SET work_mem = 999', current_database()); END $$",
+            False,
+        ),
+    ],
+    ids=["tables", "function", "schema", "right", "setting"],
+)
+def test_a_database_is_lent_again_only_as_it_was(
+    kind: str, servers: Servers, left: str, again: bool
+) -> None:
+    server = servers.get(kind)
+    database = server.lend_database()
+    database.execute(left)
+    server.take_back(database)
+    other = server.lend_database()
+    assert (other == database) is again
+    assert other.rows("SELECT relname FROM pg_class WHERE oid >= 16384") == []
+    server.take_back(other)
+
+
 @servers_only
 @pytest.mark.parametrize("url", ["{}://jss:secret@127.0.0.1:1/x", "{}://jss:secret@h:x/y", "jss"])
 def test_a_url_that_leads_nowhere_is_refused(

@@ -8,11 +8,10 @@ that its own help or comment has.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from textwrap import indent
@@ -270,30 +269,6 @@ def _revisions() -> str:
     )
 
 
-# --- modules -----------------------------------------------------------------------------------
-
-
-def _modules() -> str:
-    """Return the modules of the package, and the first line of what each says of itself."""
-    package = Path(inspect.getfile(errors)).parent
-    lines = [f"{package.name}/", *_modules_in(package, "  ")]
-    return "```text\n" + "\n".join(lines) + "\n```"
-
-
-def _modules_in(folder: Path, margin: str) -> Iterator[str]:
-    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-        if path.suffix == ".py" and path.name != "__init__.py":
-            yield _module(path.name, path, margin)
-        elif (path / "__init__.py").exists():
-            yield _module(f"{path.name}/", path / "__init__.py", margin)
-            yield from _modules_in(path, f"{margin}  ")
-
-
-def _module(name: str, path: Path, margin: str) -> str:
-    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return f"{margin}{name:<22} {said.partition(chr(10))[0].replace('``', '')}".rstrip()
-
-
 # --- errors ------------------------------------------------------------------------------------
 
 #: Of errors that are not the package's own.
@@ -345,7 +320,6 @@ _PARTS: Final[Mapping[str, Callable[..., str]]] = {
     "common-options": _common_options,
     "commands": _commands,
     "exit-codes": _exit_codes,
-    "modules": _modules,
     "tables": _tables,
     "revisions": _revisions,
     "errors": _errors,

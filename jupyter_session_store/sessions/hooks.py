@@ -48,9 +48,8 @@ class Hooks:
     def overrides(self, *names: str) -> bool:
         """Return whether a subclass overrides any of these methods."""
         manager = self._manager()
-        return any(
-            getattr(type(manager), name) is not getattr(self._base, name)
-            or name in getattr(manager, "__dict__", ())
+        return manager is not None and any(
+            getattr(type(manager), name) is not getattr(self._base, name) or name in vars(manager)
             for name in names
         )
 

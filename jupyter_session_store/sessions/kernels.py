@@ -281,7 +281,7 @@ class SessionKernels:
             None if used or usage.is_shutting_down(kernel_id) else usage.begin_shutdown(kernel_id)
         )
 
-    async def shut_down_unused(self, *kernel_ids: str) -> None:
+    async def shut_down_unused(self, *kernel_ids: str | None) -> None:
         """Shut down those of some kernels that no session uses; never raises."""
         for kernel_id in kernel_ids:
             async with self._context.usage.counting():

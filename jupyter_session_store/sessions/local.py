@@ -99,9 +99,9 @@ class LocalSessions(Sessions):
             changes = {**changes, "kernel_id": started}
         previous = before["kernel"]["id"]
         target = changes.get("kernel_id", previous)
+        hooked, moved = context.hooks.overrides("update_session"), None
         try:
-            moved = None
-            if context.hooks.overrides("update_session"):
+            if hooked:
                 if target != previous:
                     kernels.refuse_missing(target)
                 # No lock is held meanwhile: the override may do whatever it likes.
@@ -114,12 +114,15 @@ class LocalSessions(Sessions):
             ).settle()
             raise
         except BaseException:
-            if started is not None:
+            if hooked:
+                # The session may have moved before the override failed.
+                await kernels.shut_down_unused(previous, started)
+            elif started is not None:
                 await kernels.discard_after_move(started)
             raise
         if moved is None:
             model = await self.reader.get_for_change(session_id)
-            await kernels.shut_down_unused(*{previous, target} - {model["kernel"]["id"]})
+            await kernels.shut_down_unused(previous, started)
             return model
         try:
             return await self._writer.finish_update(moved.record, changes)

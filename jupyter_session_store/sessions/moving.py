@@ -110,12 +110,12 @@ class SessionMover:
         """Move a session to a kernel that is there, perhaps `started` for it."""
         context, kernels = self._context, self._kernels
         target = changes.get("kernel_id", previous)
+        hooked, moved = context.hooks.overrides("update_session"), None
         try:
             if started is None and await kernels.is_closing(target):
                 await kernels.wait_until_not_closing(target, context.deadline())
                 await self._attacher.attach(target, ask=True)
-            moved = None
-            if context.hooks.overrides("update_session"):
+            if hooked:
                 if target != previous:
                     kernels.refuse_missing(target)
                 # No lock is held meanwhile: the override may do whatever it likes.
@@ -128,12 +128,15 @@ class SessionMover:
             ).settle()
             raise
         except BaseException:
-            if started is not None:
+            if hooked:
+                # The session may have moved before the override failed.
+                await kernels.shut_down_unused(previous, started)
+            elif started is not None:
                 await kernels.discard_after_move(started)
             raise
         if moved is None:
             model = await self._reader.get_for_change(session_id)
-            await kernels.shut_down_unused(*{previous, target} - {model["kernel"]["id"]})
+            await kernels.shut_down_unused(previous, started)
             return model
         if started is None and await self._undo_move_to_dead_kernel(session_id, previous, target):
             if moved.shutdown is not None:

@@ -15,12 +15,13 @@ class BackgroundTasks:
 
     Parameters
     ----------
-    server_loop : asyncio.AbstractEventLoop, optional
-        The loop to use from another thread before any task of it was started.
+    app : ServerApp or None
+        Its loop is the one to use from another thread before any request has come.
     """
 
-    def __init__(self, server_loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._loop = server_loop
+    def __init__(self, app: object = None) -> None:
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
         # A loop keeps only weak references to its tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -41,10 +42,11 @@ class BackgroundTasks:
 
     def call_from_thread(self, function: Callable[[], object]) -> None:
         """Have the event loop call a function soon; from any thread."""
-        if self._loop is not None:
+        loop = self._loop or getattr(getattr(self._app, "io_loop", None), "asyncio_loop", None)
+        if loop is not None:
             # A loop that was closed has no request to serve any more.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(function)
+                loop.call_soon_threadsafe(function)
 
     async def wait(self) -> None:
         """Wait until no task is running."""

@@ -139,7 +139,8 @@ class LocalViews(SessionViews):
 
     async def models_of(self, records: Sequence[SessionRecord]) -> Models:
         """Ask the authority only for kernels that the kernel manager does not hold."""
-        models: Models = [self._model_now(record) for record in records]
+        culled_elsewhere = self._context.hooks.overrides("kernel_culled")
+        models: Models = [None if culled_elsewhere else self._model_now(one) for one in records]
         if None not in models:
             return models
         unclear = {
@@ -159,7 +160,7 @@ class LocalViews(SessionViews):
         A list does this for each session, where coroutines would cost the most.
         """
         kernel_id, kernel_manager = record.kernel_id, cast("Any", self._context.kernel_manager)
-        if self._context.hooks.overrides("kernel_culled") or kernel_id not in kernel_manager:
+        if kernel_id not in kernel_manager:
             return None
         try:
             kernel_model: Any = kernel_manager.kernel_model(kernel_id)

@@ -57,7 +57,7 @@ class Database:
     ----------
     engine : Engine
     auto_upgrade : str
-        See :func:`.schema.ensure`.
+        See :func:`.compatibility.ensure`.
     log : logging.Logger
     """
 

@@ -12,8 +12,8 @@ import logging
 import sys
 from datetime import datetime, timezone
 
-from jupyter_session_store import registration
 from jupyter_session_store.records import Scope, SessionRecord, authority_of
+from jupyter_session_store.servers import heartbeat
 from jupyter_session_store.servers.heartbeat import Heartbeat, this_server
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 
@@ -72,7 +72,7 @@ class Living:
 def main() -> None:
     """Live, and show it often."""
     # Who watches waits for the next renewal.
-    registration.RENEWALS_A_LEASE = 12
+    heartbeat.RENEWALS_A_LEASE = 12  # type: ignore[misc]
     living = Living(**json.loads(sys.stdin.readline()))
     print("registered", flush=True)
     sys.stdin.read()

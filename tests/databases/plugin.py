@@ -91,7 +91,7 @@ def new_database(
         if kind == "sqlite":
             made.append(Database(kind, f"sqlite:///{tmp_path}/sessions-{len(made)}.db"))
         else:
-            made.append(servers.get(kind).create_database())
+            made.append(servers.get(kind).lend_database())
         return made[-1]
 
     yield new
@@ -99,7 +99,7 @@ def new_database(
         server = servers.get(kind)
         record_property("server", f"{server.version()}, {server.origin}")
         for database in made:
-            server.drop_database(database)
+            server.take_back(database)
 
 
 @pytest.fixture

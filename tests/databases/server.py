@@ -77,9 +77,7 @@ class Server:
         return f"MariaDB {number}" if "MariaDB" in flavour else f"MySQL {text}"
 
     def create_database(self) -> Database:
-        """Return an empty database: a new one, or one that is as empty as a new one."""
-        if self._emptied:
-            return self._emptied.pop()
+        """Create an empty database with a fresh name."""
         name = f"jss_{secrets.token_hex(6)}"
         if self.kind == "postgresql":
             # template0, because what an administrator put into template1 is not empty, and
@@ -90,19 +88,13 @@ class Server:
             # character set and a collation of its own comes to harm here.
             options = "CHARACTER SET latin1 COLLATE latin1_swedish_ci"
         self.admin.execute(f"CREATE DATABASE {name} {options}")
-        database = self._named(name)
-        if self.kind == "postgresql":
-            self._looks[name] = database.rows(_LOOK)
-        return database
+        return Database(self.kind, urlsplit(self.admin.url)._replace(path=f"/{name}").geturl())
 
     def drop_database(self, database: Database) -> None:
-        """Take a database back, whoever is still connected to it."""
+        """Drop a database, whoever is still connected to it."""
         name = urlsplit(database.url).path[1:]
         if self.kind == "postgresql":
-            if self._is_emptied(name):
-                self._emptied.append(self._named(name))
-            else:
-                self.admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            self.admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             return
         # An open transaction of a forgotten connection would hold the DROP for ever.
         for (thread,) in self.admin.rows(
@@ -115,21 +107,34 @@ class Server:
                     raise
         self.admin.execute(f"DROP DATABASE IF EXISTS {name}")
 
-    def _named(self, name: str) -> Database:
-        return Database(self.kind, urlsplit(self.admin.url)._replace(path=f"/{name}").geturl())
+    def lend_database(self) -> Database:
+        """Return an empty database: a new one, or one that is as empty as a new one."""
+        if self._emptied:
+            return self._emptied.pop()
+        database = self.create_database()
+        if self.kind == "postgresql":
+            self._looks[database.url] = database.rows(_LOOK)
+        return database
 
-    def _is_emptied(self, name: str) -> bool:
+    def take_back(self, database: Database) -> None:
+        """Take back a database that was lent, whoever is still connected to it."""
+        if self.kind == "postgresql" and self._is_emptied(database):
+            self._emptied.append(database)
+        else:
+            self.drop_database(database)
+
+    def _is_emptied(self, database: Database) -> bool:
         """Empty a database, which takes a tenth of making another; whether it is as it was."""
+        name = urlsplit(database.url).path[1:]
         try:
             self.admin.rows(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                 f" WHERE datname = '{name}'"
             )
-            database = self._named(name)
             database.execute(_EMPTY)
-            return database.rows(_LOOK) == self._looks[name]
-        except (*DRIVER_ERRORS, KeyError):
-            # A test has renamed it, or forbidden to connect to it.
+            return database.rows(_LOOK) == self._looks[database.url]
+        except DRIVER_ERRORS:
+            # A test has dropped it, or forbidden to connect to it.
             return False
 
     def close(self) -> None:

@@ -72,8 +72,8 @@ def from_file(wheel: Path) -> str:
 
 @pytest.fixture(scope="session")
 def with_wheel(installer: Installer, distribution: Distribution) -> Environment:
-    """An environment with the package, from its wheel."""
-    return installer("wheel", from_file(distribution.wheel), "ipykernel")
+    """An environment with the package, from its wheel; it is copied, and nothing is run in it."""
+    return installer("base", from_file(distribution.wheel), "ipykernel")
 
 
 @pytest.fixture(scope="session", params=["wheel", "editable"])
@@ -81,9 +81,9 @@ def installed(
     request: pytest.FixtureRequest, installer: Installer, with_wheel: Environment
 ) -> Environment:
     """An environment with the package, from its wheel and from the checkout."""
-    if request.param == "wheel":
-        return with_wheel
-    return installer("editable", f".{EXTRAS}", "ipykernel", like=with_wheel)
+    # The wheel's is there already.
+    what = f".{EXTRAS}" if request.param == "editable" else "ipykernel"
+    return installer(request.param, what, like=with_wheel)
 
 
 @pytest.fixture(scope="session")

@@ -299,7 +299,7 @@ def clean(scene: Scene) -> None:
 def test_servers_killed_in_each_phase(
     database: Database, new_server: NewServer, rounds: Callable[[int], int], tmp_path: Path
 ) -> None:
-    number = rounds(5)
+    number = rounds(10)
     with ExitStack() as stack:
         gateway = Gateway()
         stack.callback(gateway.close)

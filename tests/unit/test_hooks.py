@@ -282,10 +282,14 @@ async def test_save_session_changes_the_name(serve: Serve, over: str) -> None:
         assert (await server.get(attached["id"]))["name"] == "changed"
 
 
+async def kernels_of_sessions(server: Server) -> set[str]:
+    return {model["kernel"]["id"] for model in (await server.list()).values()}
+
+
 @OURS
 @pytest.mark.parametrize("stage", ["before", "after"])
 async def test_save_session_fails(serve: Serve, over: str, stage: str) -> None:
-    """Then no kernel is left, and the path is free. The stock manager leaves the kernel."""
+    """Then no kernel is left without a session. The stock manager leaves one."""
     failing = True
 
     async def save(inherited: Any, *args: Any, **kwargs: Any) -> Any:
@@ -300,10 +304,12 @@ async def test_save_session_fails(serve: Serve, over: str, stage: str) -> None:
         answer = await server.send("POST", body={"path": "a.ipynb", "type": "notebook"})
         assert answer.code == 500
         await asyncio.sleep(0.05)
-        assert server.alive() == set()
-        assert await server.list() == {}
+        # What was stored before it failed may be there, with its kernel, or not.
+        assert server.alive() == await kernels_of_sessions(server)
+        assert stage == "after" or server.alive() == set()
         failing = False
         model = await server.post("a.ipynb")
+        assert set(await server.list()) == {model["id"]}
         assert server.alive() == {model["kernel"]["id"]}
 
 
@@ -452,6 +458,27 @@ async def test_update_session_fails(
         assert server.alive() == {others, moved["kernel"]["id"]}
 
 
+@OURS
+@pytest.mark.parametrize("by", ["name", "id"])
+async def test_update_session_fails_when_the_session_has_moved(
+    serve: Serve, over: str, by: str
+) -> None:
+    """Then the session has its old kernel or the new one, and no kernel is left without one."""
+
+    async def update(inherited: Any, session_id: str, **kwargs: Any) -> None:
+        await inherited(session_id, **kwargs)
+        raise RuntimeError("test")
+
+    async with serve(over, update_session=update) as server:
+        model, other = await server.post("a.ipynb"), await server.post("b.ipynb")
+        kernel = {"name": "python3"} if by == "name" else {"id": other["kernel"]["id"]}
+        answer = await server.send("PATCH", model["id"], {"kernel": kernel})
+        assert answer.code == 500
+        await asyncio.sleep(0.05)
+        assert set(await server.list()) == {model["id"], other["id"]}
+        assert server.alive() == await kernels_of_sessions(server)
+
+
 @ALL
 async def test_update_session_refuses_a_rename(serve: Serve, over: str) -> None:
     async def update(inherited: Any, session_id: str, **kwargs: Any) -> None:
@@ -513,9 +540,17 @@ async def test_get_kernel_env_is_what_a_kernel_starts_with(serve: Serve, over: s
 async def test_start_kernel_for_session_chooses_the_specification(serve: Serve, over: str) -> None:
     started = []
 
-    async def start(inherited: Any, session_id: str, *args: Any, **kwargs: Any) -> Any:
+    async def start(
+        inherited: Any,
+        session_id: str,
+        path: Any,
+        name: Any,
+        type: Any,
+        kernel_name: Any,
+        **kw: Any,
+    ) -> Any:
         started.append(session_id)
-        return await inherited(session_id, *args, **{**kwargs, "kernel_name": "chosen"})
+        return await inherited(session_id, path, name, type, "chosen", **kw)
 
     async with serve(over, start_kernel_for_session=start) as server:
         model = await server.post("a.ipynb")
@@ -558,7 +593,8 @@ async def test_start_kernel_for_session_fails(serve: Serve, over: str) -> None:
         model = await server.post("a.ipynb")
         failing = True
         answer = await server.send("PATCH", model["id"], {"kernel": {"name": "other"}})
-        assert answer.code == 501
+        # Older releases of Jupyter Server answer 500.
+        assert answer.code == 501 or (over, answer.code) == (STOCK, 500)
         assert await server.get(model["id"]) == model
         assert server.alive() == {model["kernel"]["id"]}
 
@@ -692,6 +728,7 @@ async def test_row_to_model_says_that_a_session_is_gone(serve: Serve, over: str)
         assert (await server.send("PATCH", model["id"], {"path": "c.ipynb"})).code == 404
         by_name = {"kernel": {"name": "python3"}}
         assert (await server.send("PATCH", model["id"], by_name)).code == 404
+        assert (await server.send("DELETE", model["id"])).code == 404
         kernels = {model["kernel"]["id"], other["kernel"]["id"]}
         assert server.alive() == kernels
         second = await server.post("a.ipynb")
@@ -758,22 +795,27 @@ async def test_kernel_culled_says_yes_of_a_gateways_live_kernel(
         assert (await server.get(model["id"]))["kernel"]["execution_state"] == "idle"
 
 
-@OURS
+@pytest.mark.parametrize("over", [STOCK, STOCK_GATEWAY, LOCAL, GATEWAY])
 @ASYNC_OR_PLAIN
 async def test_kernel_culled_says_no_of_a_kernel_that_is_gone(
     serve: Serve, over: str, is_async: bool
 ) -> None:
-    """Then its session is not removed. The stock manager fails to show it, and keeps it too."""
+    """Then its session is kept, and is there when the kernel is.
+
+    Until then the stock manager answers every list of local kernels by a 404; here the other
+    sessions are shown.
+    """
     culled: dict[str, bool] = {}
     async with serve(over, kernel_culled=culling(culled, is_async)) as server:
         model, other = await server.post("a.ipynb"), await server.post("b.ipynb")
         kernel_id = model["kernel"]["id"]
         server.kill(kernel_id)
         culled[kernel_id] = False
-        assert other["id"] in await server.list()
         await server.send("GET", model["id"])
+        await server.send("GET")
         await asyncio.sleep(0.05)
-        assert other["id"] in await server.list()
+        if over in {LOCAL, GATEWAY}:
+            assert other["id"] in await server.list()
         await server.revive(kernel_id)
         culled.clear()
         assert set(await server.list()) == {model["id"], other["id"]}

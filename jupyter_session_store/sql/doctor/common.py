@@ -83,7 +83,7 @@ def revision(found: compatibility.Status, name: str) -> Outcome:
     ----------
     found : Status
     name : str
-        The database, as :func:`.engine.describe` shows it.
+        The database, as :func:`.url.describe` shows it.
     """
     if found.state is compatibility.State.CURRENT:
         return ok(f"{found.revision}, the newest.")

@@ -77,7 +77,7 @@ def check_columns(record: type, fields: Sequence[str], table: Table, derived: se
 
 check_columns(SessionRecord, FIELDS, _TABLE, {"path_digest"})
 
-_BY_NAME: Final = {column.name: column for column in readable(_TABLE)}
+_BY_NAME: Final = dict(zip(_TABLE.columns.keys(), readable(_TABLE), strict=True))
 #: The columns of a record, in the order of its fields. Dates are read as the driver gives
 #: them: the type's own way to turn them costs more than all else in a long list.
 COLUMNS: Final = tuple(_BY_NAME[name] for name in FIELDS)

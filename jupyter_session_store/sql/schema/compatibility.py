@@ -174,7 +174,7 @@ def explain(found: Status, database: str) -> str:
     ----------
     found : Status
     database : str
-        The database, as :func:`.engine.describe` shows it.
+        The database, as :func:`.url.describe` shows it.
     """
     where = f"The database ({database})"
     expected = f"this code expects revision {HEAD}"
