@@ -27,17 +27,8 @@ def check_options(
 ) -> None:
     """Refuse an option that is unknown, is given twice or has no value.
 
-    The errors repeat no value: it may hold a password.
-
-    Parameters
-    ----------
-    words : sequence of str
-    flags : collection of str
-        The options without a value, with their dashes.
-    aliases : mapping
-        The other options, with their dashes, and the settings that they set.
-    accepts_setting : callable
-        Returns whether the setting of a class and a name is an option, too.
+    Flags have no value; aliases have one, and name the setting that they set. Both have their
+    dashes. The errors repeat no value: it may hold a password.
     """
     given: set[str] = set()
     remaining = iter(_before_double_dash(words))

@@ -27,16 +27,9 @@ class Output:
     def rows(
         self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
     ) -> None:
-        """Write a list.
+        """Write a list: all keys as JSON, those of `columns` under their headings as a table.
 
-        Parameters
-        ----------
-        rows : iterable of mapping
-            JSON has all of their keys.
-        columns : mapping
-            The keys that a table shows, and their headings.
-        empty : str
-            What a terminal shows instead of a table without rows.
+        A terminal shows `empty` instead of a table without rows.
         """
         if self._json:
             _write_array(rows)
@@ -72,15 +65,7 @@ class Output:
 
 
 def flush() -> None:
-    """Flush standard output.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    BrokenPipeError
-        If the reader has closed the pipe.
-    """
+    """Flush standard output, or raise an OutputError, or a BrokenPipeError if nobody reads."""
     with _output_errors():
         sys.stdout.flush()
 

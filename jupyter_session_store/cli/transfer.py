@@ -29,10 +29,7 @@ class TransferCommand(StoreCommand):
     flags: Any = {
         **StoreCommand.flags,
         "json": (JSON_FLAG["json"][0], "Print the counts as JSON."),
-        "dry-run": (
-            {"TransferCommand": {"dry_run": True}},
-            "Look and count, and change nothing.",
-        ),
+        "dry-run": ({"TransferCommand": {"dry_run": True}}, "Look and count, and change nothing."),
     }
     interrupt_message: str = _RERUN_ADVICE
 

@@ -97,13 +97,7 @@ class _SessionBody(StoreErrors, stock.SessionsAPIHandler):
     """What both handlers of sessions share."""
 
     def body_with_texts(self) -> dict[str, Any] | None:
-        """Return the request's JSON object, each field of the right type.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            400 if it is something else.
-        """
+        """Return the request's JSON object, each field of the right type; else raise a 400."""
         try:
             body = self.get_json_body()
         except UnicodeDecodeError:
