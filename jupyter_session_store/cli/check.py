@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Final
 
 from traitlets import Float
 
@@ -29,7 +29,7 @@ class Check(StoreCommand):
     jupyter session-store check
     jupyter session-store check --wait 120
     """
-    aliases: Any = {**StoreCommand.aliases, "wait": "Check.wait"}
+    aliases = {**StoreCommand.aliases, "wait": "Check.wait"}
 
     wait = Float(0.0, help="Seconds to wait for a schema that fits.").tag(config=True)
 

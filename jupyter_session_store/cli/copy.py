@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Unicode
 
@@ -44,7 +44,7 @@ class Copy(TransferCommand):
     jupyter session-store copy --from sessions.db --to file:/run/secrets/url
     jupyter session-store copy --from env:DB_URL --to backup.db --json
     """
-    aliases: Any = {
+    aliases = {
         "config": StoreCommand.aliases["config"],
         "log-level": StoreCommand.aliases["log-level"],
         "from": "Copy.source",

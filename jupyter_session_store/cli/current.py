@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .schema import database_name, schema_status
 
@@ -15,7 +13,7 @@ class Current(StoreCommand):
     jupyter session-store current
     jupyter session-store current --json
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
         from ..sql.schema import compatibility

@@ -32,7 +32,7 @@ class Doctor(StoreCommand):
     jupyter session-store doctor --url env:DB_URL
     jupyter session-store doctor --json
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
         from ..sql.doctor import CONNECTION, Verdict, examine

@@ -24,7 +24,7 @@ class Downgrade(MigrationCommand):
     jupyter session-store downgrade base --yes       # drops the tables, and every session
     """
     arguments = ("REVISION",)
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         **{
             name: ({"JupyterApp": {"answer_yes": True}}, "Go on though data is lost.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Unicode
 
@@ -43,7 +43,7 @@ class Import(TransferCommand):
         --gateway https://gateway.example.org --url env:DB_URL
     """
     arguments = ("FILE",)
-    aliases: Any = {
+    aliases = {
         **StoreCommand.aliases,
         "namespace": "Import.namespace",
         "gateway": "Import.gateway",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .selection import SESSION_COLUMNS, SelectingCommand, session_row
 
@@ -21,7 +19,7 @@ class List(SelectingCommand):
     jupyter session-store list --namespace hub:alice/ --json
     jupyter session-store list --older-than 30d | wc -l
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
         from ..sql.admin import listing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Bool, Unicode
 
@@ -40,12 +40,12 @@ class Prune(RemovingCommand):
     jupyter session-store prune --dead-servers
     jupyter session-store prune --dead-servers --namespace hub:alice/ --json --yes
     """
-    aliases: Any = {
+    aliases = {
         **StoreCommand.aliases,
         "namespace": "Prune.namespace",
         "older-than": "Prune.older_than",
     }
-    flags: Any = {
+    flags = {
         **RemovingCommand.flags,
         "dead-servers": (
             {"Prune": {"dead_servers": True}},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..records import check_text
 from .command import ExitCode
 from .removal import RemovingCommand
@@ -23,7 +21,7 @@ class Purge(RemovingCommand):
     jupyter session-store purge hub:alice/ --yes
     """
     arguments = ("NAMESPACE",)
-    flags: Any = {
+    flags = {
         **RemovingCommand.flags,
         "force": (
             {"CleaningCommand": {"force": True}},

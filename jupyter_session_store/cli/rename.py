@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import ConfigurationError, SessionConflict
 from ..records import check_namespace, check_text
 from .command import JSON_FLAG, ExitCode, StoreCommand
@@ -26,7 +24,7 @@ class Rename(CleaningCommand):
     jupyter session-store rename hub:alice/ hub:alice.smith/
     """
     arguments = ("NAMESPACE", "NEW")
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         **JSON_FLAG,
         "force": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from traitlets import Bool, Unicode
 
@@ -36,8 +36,8 @@ class Servers(StoreCommand):
     jupyter session-store servers
     jupyter session-store servers --observe
     """
-    aliases: Any = {**StoreCommand.aliases, "namespace": "Servers.namespace"}
-    flags: Any = {
+    aliases = {**StoreCommand.aliases, "namespace": "Servers.namespace"}
+    flags = {
         **StoreCommand.flags,
         **JSON_FLAG,
         "observe": ({"Servers": {"observing": True}}, "Watch which renew their leases."),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import ConfigurationError
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .selection import SelectingCommand, session_row
@@ -25,7 +23,7 @@ class Show(SelectingCommand):
     """
     arguments = ("SESSION",)
     optional_arguments = 1
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
         from ..sql.admin import listing

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import SchemaMismatch
 from .command import ExitCode, StoreCommand
 from .schema import MigrationCommand, database_name, schema_status
@@ -27,7 +25,7 @@ class Upgrade(MigrationCommand):
     """
     arguments = ("REVISION",)
     optional_arguments = 1
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         "dry-run": ({"Upgrade": {"dry_run": True}}, "Say what would be run, and change nothing."),
         "sql": (
