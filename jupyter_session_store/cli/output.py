@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -146,11 +146,8 @@ def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str])
         table = Table(*columns.values(), show_header=True)
         for row in batch:
             # Text has no markup: the brackets of a path stay.
-            table.add_row(*_cells(row, columns, Text))
+            cells = (Text(format_value(row[name]), overflow="fold") for name in columns)
+            table.add_row(*cells)
         console.print(table)
         written = True
     return written
-
-
-def _cells(row: Mapping[str, Any], columns: Mapping[str, str], cell: Any) -> Sequence[Any]:
-    return [cell(format_value(row[name]), overflow="fold") for name in columns]

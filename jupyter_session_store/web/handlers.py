@@ -70,10 +70,8 @@ class StoreErrors(JupyterHandler):
             self._retry_after = str(seconds)
             self._why = str(error)
             return web.HTTPError(503, str(error))
-        for kind, status in _STATUS.items():
-            if isinstance(error, kind):
-                return web.HTTPError(status, str(error))
-        return web.HTTPError(500, str(error))
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        return web.HTTPError(status, str(error))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write the error; for a 503 of the store, say when to come back and log nothing.
