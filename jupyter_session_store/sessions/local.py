@@ -8,7 +8,6 @@ from typing import Any
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 
-from ..errors import StoreUnavailable
 from ..records import READY, SessionRecord
 from .attaching import KernelAttacher
 from .claims import PathLeaders
@@ -16,8 +15,8 @@ from .context import NewSession, SessionContext, being_deleted, not_found
 from .interface import Sessions
 from .kernels import SessionKernels, StoredMove
 from .models import stored_of_kernel
+from .moving import MoveRunner
 from .reading import SessionReader
-from .recovery import UnsettledMove
 from .views import InvalidRows, LocalViews, PendingRemovals
 from .writing import SessionWriter
 
@@ -41,6 +40,7 @@ class LocalSessions(Sessions):
         self.kernels = SessionKernels(context)
         self.attacher = KernelAttacher(context)
         self._writer = SessionWriter(context, self.reader, leaders)
+        self._runner = MoveRunner(context, self.reader, self._writer, self.kernels)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Use a kernel that is there, or start one, and store the session."""
@@ -91,43 +91,13 @@ class LocalSessions(Sessions):
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
     ) -> dict[str, Any]:
         """Change the row, and count the sessions on the kernel that the session leaves."""
-        context, kernels = self._context, self.kernels
         before = await self.reader.get_for_change(session_id)
         started = None
         if "kernel_id" not in changes and kernel_name is not None:
-            started = await kernels.start_for_move(session_id, before, kernel_name)
+            started = await self.kernels.start_for_move(session_id, before, kernel_name)
             changes = {**changes, "kernel_id": started}
         previous = before["kernel"]["id"]
-        target = changes.get("kernel_id", previous)
-        hooked, moved = context.hooks.overrides("update_session"), None
-        try:
-            if hooked:
-                if target != previous:
-                    kernels.refuse_missing(target)
-                # No lock is held meanwhile: the override may do whatever it likes.
-                await context.hooks.update_session(session_id, **changes)
-            else:
-                moved = await self._store_move(session_id, changes)
-        except StoreUnavailable:
-            await UnsettledMove(
-                context, kernels, session_id, previous, target, started=started is not None
-            ).settle()
-            raise
-        except BaseException:
-            if hooked:
-                # The session may have moved before the override failed.
-                await kernels.shut_down_unused(previous, started)
-            elif started is not None:
-                await kernels.discard_after_move(started)
-            raise
-        if moved is None:
-            model = await self.reader.get_for_change(session_id)
-            await kernels.shut_down_unused(previous, started)
-            return model
-        try:
-            return await self._writer.finish_update(moved.record, changes)
-        finally:
-            await kernels.shut_down_abandoned(moved.left, moved.shutdown)
+        return await self._runner.run(session_id, previous, changes, started, self._store_move)
 
     async def _store_move(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
         """Store a move, while no task of this process shuts the target down, or counts."""

@@ -1,8 +1,8 @@
-"""Moving a session on a shared kernel to another kernel."""
+"""Moving sessions: what every move does, and moves between kernels that others use too."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -18,6 +18,75 @@ from .models import stored_of_kernel
 from .reading import SessionReader
 from .recovery import Recovery, UnsettledMove
 from .writing import SessionWriter
+
+
+class MoveRunner:
+    """Stores a move, and leaves no kernel without a session. For the tasks of one event loop."""
+
+    def __init__(
+        self,
+        context: SessionContext,
+        reader: SessionReader,
+        writer: SessionWriter,
+        kernels: SessionKernels,
+    ) -> None:
+        self._context = context
+        self._reader = reader
+        self._writer = writer
+        self._kernels = kernels
+
+    async def run(
+        self,
+        session_id: str,
+        previous: str,
+        changes: dict[str, Any],
+        started: str | None,
+        store: Callable[[str, dict[str, Any]], Awaitable[StoredMove]],
+    ) -> dict[str, Any]:
+        """Move a session to a kernel that is there, and return the session's model.
+
+        Parameters
+        ----------
+        session_id, previous : str
+            The session, and its kernel until now.
+        changes : dict
+            Columns to change, ``kernel_id`` among them unless an override moves the session.
+        started : str or None
+            The kernel that was started for the move, if one was.
+        store : callable
+            Stores the move; an override of ``update_session`` takes its place.
+        """
+        context, kernels = self._context, self._kernels
+        target = changes.get("kernel_id", previous)
+        hooked, moved = context.hooks.overrides("update_session"), None
+        try:
+            if hooked:
+                if target != previous:
+                    kernels.refuse_missing(target)
+                # No lock is held meanwhile: the override may do whatever it likes.
+                await context.hooks.update_session(session_id, **changes)
+            else:
+                moved = await store(session_id, changes)
+        except StoreUnavailable:
+            await UnsettledMove(
+                context, kernels, session_id, previous, target, started=started is not None
+            ).settle()
+            raise
+        except BaseException:
+            if hooked:
+                # The session may have moved before the override failed.
+                await kernels.shut_down_unused(previous, started)
+            elif started is not None:
+                await kernels.discard_after_move(started)
+            raise
+        if moved is None:
+            model = await self._reader.get_for_change(session_id)
+            await kernels.shut_down_unused(previous, started)
+            return model
+        try:
+            return await self._writer.finish_update(moved.record, changes)
+        finally:
+            await kernels.shut_down_abandoned(moved.left, moved.shutdown)
 
 
 class SessionMover:
@@ -38,6 +107,7 @@ class SessionMover:
         self._kernels = kernels
         self._attacher = attacher
         self._recovery = recovery
+        self._runner = MoveRunner(context, reader, writer, kernels)
 
     async def move(
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
@@ -46,15 +116,13 @@ class SessionMover:
         before = await self._reader.get_for_change(session_id)
         previous = before["kernel"]["id"]
         if "kernel_id" in changes or kernel_name is None:
-            if "kernel_id" in changes:
-                await self._attacher.attach(changes["kernel_id"], ask=True)
             async with self._shutdown_guard(previous):
-                return await self._move(session_id, previous, changes)
+                await self._await_closers(changes.get("kernel_id"))
+                return await self._runner.run(session_id, previous, changes, None, self._store)
         async with self._shutdown_guard(previous), self._shutdown_guard(str(uuid4())) as guard:
             started = await self._start_kernel(session_id, before, kernel_name, guard)
-            return await self._move(
-                session_id, previous, {**changes, "kernel_id": started}, started
-            )
+            changes = {**changes, "kernel_id": started}
+            return await self._runner.run(session_id, previous, changes, started, self._store_new)
 
     @asynccontextmanager
     async def _shutdown_guard(self, kernel_id: str) -> AsyncIterator[SessionRecord | None]:
@@ -104,50 +172,25 @@ class SessionMover:
         finally:
             self._kernels.release(chosen)
 
-    async def _move(
-        self, session_id: str, previous: str, changes: dict[str, Any], started: str | None = None
-    ) -> dict[str, Any]:
-        """Move a session to a kernel that is there, perhaps `started` for it."""
-        context, kernels = self._context, self._kernels
-        target = changes.get("kernel_id", previous)
-        hooked, moved = context.hooks.overrides("update_session"), None
-        try:
-            if started is None and await kernels.is_closing(target):
-                await kernels.wait_until_not_closing(target, context.deadline())
-                await self._attacher.attach(target, ask=True)
-            if hooked:
-                if target != previous:
-                    kernels.refuse_missing(target)
-                # No lock is held meanwhile: the override may do whatever it likes.
-                await context.hooks.update_session(session_id, **changes)
-            else:
-                moved = await self._store(session_id, changes)
-        except StoreUnavailable:
-            await UnsettledMove(
-                context, kernels, session_id, previous, target, started=started is not None
-            ).settle()
-            raise
-        except BaseException:
-            if hooked:
-                # The session may have moved before the override failed.
-                await kernels.shut_down_unused(previous, started)
-            elif started is not None:
-                await kernels.discard_after_move(started)
-            raise
-        if moved is None:
-            model = await self._reader.get_for_change(session_id)
-            await kernels.shut_down_unused(previous, started)
-            return model
-        if started is None and await self._undo_move_to_dead_kernel(session_id, previous, target):
-            if moved.shutdown is not None:
-                moved.shutdown.set_result(None)
-            raise web.HTTPError(400, f"No such kernel: {target}")
-        try:
-            return await self._writer.finish_update(moved.record, changes)
-        finally:
-            await kernels.shut_down_abandoned(moved.left, moved.shutdown)
+    async def _await_closers(self, target: str | None) -> None:
+        """Attach to the kernel that is moved to, once no server is closing a session on it."""
+        if target is None:
+            return
+        await self._attacher.attach(target, ask=True)
+        if await self._kernels.is_closing(target):
+            await self._kernels.wait_until_not_closing(target, self._context.deadline())
+            await self._attacher.attach(target, ask=True)
 
     async def _store(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
+        """Store a move to a kernel that others use, or take it back if they have ended it."""
+        moved = await self._store_new(session_id, changes)
+        if await self._undo_move_to_dead_kernel(session_id, moved.left, changes["kernel_id"]):
+            if moved.shutdown is not None:
+                moved.shutdown.set_result(None)
+            raise web.HTTPError(400, f"No such kernel: {changes['kernel_id']}")
+        return moved
+
+    async def _store_new(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
         """Store a move, while no task of this process shuts the target down, or counts."""
         context, kernels, target = self._context, self._kernels, changes["kernel_id"]
         async with context.usage.attaching(target):
@@ -178,7 +221,9 @@ class SessionMover:
                     break
             return StoredMove(record, left, await kernels.begin_if_unused(left, last=last))
 
-    async def _undo_move_to_dead_kernel(self, session_id: str, previous: str, target: str) -> bool:
+    async def _undo_move_to_dead_kernel(
+        self, session_id: str, previous: str | None, target: str
+    ) -> bool:
         """Move a session back whose new kernel another server has ended, not having seen it.
 
         Both write first and look then: the server that closes the last session on
@@ -186,6 +231,8 @@ class SessionMover:
         after the move. Where that has gone already, so has the kernel.
         """
         context = self._context
+        if previous is None:
+            return False
         try:
             await self._kernels.wait_until_not_closing(target, context.deadline())
             if (await context.authority.refresh_liveness([target]))[target] is not Liveness.GONE:
