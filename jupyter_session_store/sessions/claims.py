@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import PathClaimed, StoreUnavailable
-from ..records import STARTING
+from ..records import STARTING, path_digest
 from ..telemetry import metrics
 from .context import NewSession, SessionContext
 from .reading import SessionReader
@@ -36,6 +36,7 @@ class PathLeaders:
     """
 
     def __init__(self) -> None:
+        #: By the digest of the path: equal paths have one.
         self._leaders: dict[str | None, _Leader] = {}
 
     async def create_once(
@@ -54,9 +55,9 @@ class PathLeaders:
         dict
             The session's model, which is the caller's own.
         """
-        path, kernel = wanted.path, (wanted.kernel_name, wanted.kernel_id)
+        key, kernel = path_digest(wanted.path), (wanted.kernel_name, wanted.kernel_id)
         waited = False
-        while (leader := self._leaders.get(path)) is not None:
+        while (leader := self._leaders.get(key)) is not None:
             if not waited:
                 metrics.claim_waits.inc()
                 waited = True
@@ -67,9 +68,9 @@ class PathLeaders:
                 if leader.kernel == kernel:
                     raise
             # Its callback may be still to come, and this would ask a finished task for ever.
-            self._forget(path, leader)
-        leading = self._leaders[path] = _Leader(kernel, spawn())
-        leading.task.add_done_callback(lambda _: self._forget(path, leading))
+            self._forget(key, leader)
+        leading = self._leaders[key] = _Leader(kernel, spawn())
+        leading.task.add_done_callback(lambda _: self._forget(key, leading))
         return await asyncio.shield(leading.task)
 
     def needs_claim(self, path: str | None) -> bool:
@@ -78,17 +79,17 @@ class PathLeaders:
         Such a session is stored with the claim, or not at all. Any other
         ``create_session`` stays permissive, as the stock manager's is.
         """
-        leader = self._leaders.get(path)
+        leader = self._leaders.get(path_digest(path))
         return leader is not None and leader.needs_claim and leader.task is asyncio.current_task()
 
     def waive_claim(self, path: str | None) -> None:
         """Let the running task create a second session at a path, as an override wants it."""
         if self.needs_claim(path):
-            self._leaders[path].needs_claim = False
+            self._leaders[path_digest(path)].needs_claim = False
 
-    def _forget(self, path: str | None, leader: _Leader) -> None:
-        if self._leaders.get(path) is leader:
-            del self._leaders[path]
+    def _forget(self, key: str | None, leader: _Leader) -> None:
+        if self._leaders.get(key) is leader:
+            del self._leaders[key]
 
 
 class SessionCreator:

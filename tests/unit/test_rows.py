@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 
@@ -12,11 +13,13 @@ from jupyter_session_store import records
 from jupyter_session_store.records import Scope, claim_of, path_digest
 from jupyter_session_store.sql.engine.backend import Backend, backend_of
 from jupyter_session_store.testing import AWKWARD
+from tests.unit.dummies import DummyKernelManager, make_manager
 
 #: A later release: a record with one more field, which comes last.
 WIDER_RECORD = """
 from collections import namedtuple
 from jupyter_session_store import records
+from tests.unit.dummies import DummyKernelManager, make_manager
 from jupyter_session_store.testing import record
 usual = record("a")
 wider = namedtuple("SessionRecord", (*usual._fields, "language"))
@@ -76,6 +79,18 @@ def test_one_function_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     scope = Scope("bob", "gateway:g")
     assert path_digest("A.ipynb") == path_digest("a.ipynb")
     assert claim_of(scope, "A.ipynb") == claim_of(scope, "a.ipynb")
+
+
+async def test_requests_for_equal_paths_share_one_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "path_key", str.casefold)
+    kernels = DummyKernelManager()
+    manager = make_manager(":memory:", kernels)
+    models = await asyncio.gather(
+        *(manager.get_or_create_session(path, "", "notebook") for path in ("A.ipynb", "a.ipynb"))
+    )
+    assert models[0]["id"] == models[1]["id"]
+    assert len(kernels.started) == 1
+    manager.close()
 
 
 @pytest.mark.parametrize(
