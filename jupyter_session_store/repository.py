@@ -332,7 +332,7 @@ def garbage_kept() -> Iterator[None]:
 
 
 def load_repository(name: str) -> type[SessionRepository]:
-    """Return the repository class that an entry point of :data:`ENTRY_POINT_GROUP` names.
+    """Return the repository class that an entry point names, in the group of repositories.
 
     Raises
     ------
