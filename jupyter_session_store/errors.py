@@ -16,15 +16,7 @@ class UnknownRepository(ConfigurationError):
 
 
 class InvalidValue(SessionStoreError, ValueError):
-    """A value cannot be stored.
-
-    Parameters
-    ----------
-    field : str
-        The field's name.
-    found, expected : str
-        What the value is, and what it should be.
-    """
+    """A value cannot be stored: the field's name, what the value is, and what is expected."""
 
     def __init__(self, field: str, found: str, expected: str) -> None:
         super().__init__(f"Invalid {field}: it {found}; expected {expected}.")

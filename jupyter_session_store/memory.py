@@ -159,11 +159,7 @@ class MemorySessionRepository(SessionRepository):
             return Closing(record, last=not any(other.keeps_kernel_alive for other in on_kernel))
 
     async def move(
-        self,
-        scope: Scope,
-        session_id: str,
-        kernel_id: str,
-        changes: Mapping[str, str | None],
+        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
     ) -> Move | None:
         """Change, and count."""
         with self._lock:
@@ -198,9 +194,8 @@ class MemorySessionRepository(SessionRepository):
                 self._servers[key] = server
                 for record in held:
                     with suppress(SessionConflict):
-                        self._add(
-                            record.replace(claim=None) if self._is_claimed(record) else record
-                        )
+                        claim = None if self._is_claimed(record) else record.claim
+                        self._add(record.replace(claim=claim))
             else:
                 renewals = registered.renewals + 1
                 self._servers[key] = dataclasses.replace(registered, renewals=renewals)

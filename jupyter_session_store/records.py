@@ -148,13 +148,7 @@ class SessionRecord(NamedTuple):
         return self._replace(**changes)
 
     def check(self) -> None:
-        """Check every text of the record.
-
-        Raises
-        ------
-        InvalidValue
-            If a text is over-long or cannot be stored exactly in every database.
-        """
+        """Check every text of the record as :func:`check_text` does."""
         for field in LIMITS:
             check_text(field, getattr(self, field))
 
@@ -190,12 +184,11 @@ class ServerRecord:
 
 @dataclass(frozen=True)
 class Closing:
-    """A session that was marked ``closing``.
+    """A session that was marked ``closing``, as it is now.
 
     Parameters
     ----------
     record : SessionRecord
-        The session, as it is now.
     last : bool
         Whether no other session that stays uses the kernel. Of the sessions on
         one kernel that are closed, however concurrently, exactly one is last.
@@ -207,12 +200,11 @@ class Closing:
 
 @dataclass(frozen=True)
 class Move:
-    """A session that was moved from one kernel to another.
+    """A session that was moved from one kernel to another, as it is now.
 
     Parameters
     ----------
     record : SessionRecord
-        The session, as it is now.
     last : bool
         Whether no other session that stays uses the kernel that it left. Of
         those that leave one kernel, by a move or by being closed, however
@@ -266,14 +258,9 @@ class StoreDescription:
 
 
 def check_text(field: str, value: object) -> None:
-    """Check that a value can be stored exactly, on every database, in a field.
+    """Check that a value can be stored exactly, on every database, in a field of :data:`LIMITS`.
 
-    Parameters
-    ----------
-    field : str
-        A key of :data:`LIMITS`.
-    value : object
-        ``None`` is fine.
+    ``None`` can.
 
     Raises
     ------
@@ -301,10 +288,6 @@ def check_text(field: str, value: object) -> None:
 
 def check_namespace(value: str) -> None:
     """Check a namespace that was configured.
-
-    Parameters
-    ----------
-    value : str
 
     Raises
     ------

@@ -81,10 +81,7 @@ class SessionRepository(ABC):
     def default_url(cls, data_dir: str) -> str:
         """Return the URL that is used where the user gives none.
 
-        Parameters
-        ----------
-        data_dir : str
-            Jupyter's data directory, for those who keep a file.
+        `data_dir` is Jupyter's data directory, for those who keep a file.
         """
 
     @classmethod
@@ -114,8 +111,6 @@ class SessionRepository(ABC):
             store at the same place left behind.
         server : ServerRecord
             The opening server. One that is registered already is renewed.
-        timeout : float
-            Seconds to wait at most.
 
         Raises
         ------
@@ -127,12 +122,7 @@ class SessionRepository(ABC):
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
         """End every use: no thread and no connection stays. Idempotent.
 
-        Parameters
-        ----------
-        departure : Departure, optional
-            What to remove first, if the store can be reached in time.
-        timeout : float
-            Seconds to wait at most.
+        `departure` says what to remove first, if the store can be reached in time.
         """
 
     @abstractmethod
@@ -141,7 +131,6 @@ class SessionRepository(ABC):
 
         Parameters
         ----------
-        scope : Scope
         **criteria : str or None
             Of :data:`.records.STOCK_COLUMNS`. ``None`` equals nothing, as
             ``NULL`` in SQL. Without criteria: all sessions of the scope.
@@ -179,8 +168,6 @@ class SessionRepository(ABC):
 
         Parameters
         ----------
-        scope : Scope
-        session_id : str
         changes : mapping
             Not empty. Of :data:`.records.STOCK_COLUMNS`, ``kernel_name``,
             ``kernel_model`` and ``state``.
@@ -216,11 +203,7 @@ class SessionRepository(ABC):
 
     @abstractmethod
     async def move(
-        self,
-        scope: Scope,
-        session_id: str,
-        kernel_id: str,
-        changes: Mapping[str, str | None],
+        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
     ) -> Move | None:
         """Change a session that is on a kernel, and say whether it was that kernel's last.
 
@@ -229,8 +212,6 @@ class SessionRepository(ABC):
 
         Parameters
         ----------
-        scope : Scope
-        session_id : str
         kernel_id : str
             The kernel that the session is on. One that is on another is not
             changed.
@@ -266,12 +247,9 @@ class SessionRepository(ABC):
 
         Parameters
         ----------
-        server : ServerRecord
         held : collection of SessionRecord
             The sessions on kernels that it still runs itself. Added, where it
             was evicted, unless they are there.
-        timeout : float
-            Seconds to wait at most.
 
         Returns
         -------
@@ -299,8 +277,6 @@ class SessionRepository(ABC):
             As they were seen, their ``renewals`` above all; may be empty.
         by : str
             The id of the evicting server.
-        timeout : float
-            Seconds to wait at most.
 
         Returns
         -------
@@ -321,11 +297,7 @@ class SessionRepository(ABC):
     async def revision(self) -> str | None:
         """Return the revision of the store's schema, as it is now.
 
-        Returns
-        -------
-        str or None
-            ``None`` where the store has no revisions, which is so unless this
-            is overridden.
+        ``None`` where the store has no revisions, which is so unless this is overridden.
         """
         return None
 
@@ -360,12 +332,7 @@ def garbage_kept() -> Iterator[None]:
 
 
 def load_repository(name: str) -> type[SessionRepository]:
-    """Return the repository class that an entry point names.
-
-    Parameters
-    ----------
-    name : str
-        A name in the entry-point group ``jupyter_session_store.repositories``.
+    """Return the repository class that an entry point names, in the group of repositories.
 
     Raises
     ------

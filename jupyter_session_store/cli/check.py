@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Final
 
 from traitlets import Float
 
@@ -16,8 +16,6 @@ _POLL_SECONDS: Final = 0.5
 
 
 class Check(StoreCommand):
-    """Say by the exit code whether the schema fits this code."""
-
     name = "jupyter-session-store check"
     description = """
     Say by the exit code whether servers of this installation can work with the
@@ -31,12 +29,11 @@ class Check(StoreCommand):
     jupyter session-store check
     jupyter session-store check --wait 120
     """
-    aliases: Any = {**StoreCommand.aliases, "wait": "Check.wait"}
+    aliases = {**StoreCommand.aliases, "wait": "Check.wait"}
 
     wait = Float(0.0, help="Seconds to wait for a schema that fits.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """Check the schema, again and again until the time is over."""
         deadline = time.monotonic() + self.wait
         said = ""
         while True:

@@ -52,9 +52,7 @@ class StoreCommand(CommandLine):
         "log-level": base_aliases["log-level"],
         "url": "StoreCommand.url",
     }
-    flags: Any = {
-        "debug": base_flags["debug"],
-    }
+    flags: Any = {"debug": base_flags["debug"]}
     #: The names of the arguments without dashes.
     arguments: ClassVar[tuple[str, ...]] = ()
     #: How many of the last arguments may be left out.

@@ -1,9 +1,14 @@
-"""What the command and its subcommands share of the command line, and their exit codes."""
+"""What the command and its subcommands share of the command line, and their exit codes.
+
+Traitlets ignores unknown options, so what was typed is checked before it is read.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from difflib import get_close_matches
 from enum import IntEnum
 from inspect import cleandoc
 from textwrap import indent
@@ -14,11 +19,13 @@ from traitlets.config import Configurable
 
 from .._version import __version__
 from ..errors import ConfigurationError
-from .arguments import asks_for_help, check_options
 from .output import escape_controls
 
 #: Settings that every command accepts, though no option sets them.
 _LOGGING: Final = frozenset({"log_datefmt", "log_format", "logging_config"})
+_SHOWING_OPTIONS: Final = frozenset({"-h", "--help", "--help-all", "-V", "--version"})
+#: A value, not an option: the expression is argparse's.
+_NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
 
 
 class ExitCode(IntEnum):
@@ -59,9 +66,9 @@ class CommandLine(JupyterApp):
     def parse_command_line(self, argv: Any = None) -> None:
         """Check the options, then let traitlets read them: it ignores unknown ones."""
         words: Sequence[str] = sys.argv[1:] if argv is None else argv
-        if not (words and words[0] in (*self.subcommands, "help")) and not asks_for_help(words):
+        if not (words and words[0] in (*self.subcommands, "help")) and not _asks_for_help(words):
             try:
-                check_options(words, *self._options(), self.accepts_setting)
+                _check_options(words, *self._options(), self.accepts_setting)
             except ConfigurationError as error:
                 exit_with_usage_error(f"{error} Nothing was changed. See: {self._help}")
         super().parse_command_line(argv)
@@ -105,3 +112,78 @@ class CommandLine(JupyterApp):
     def exit(self, exit_status: int | str | None = 0) -> None:
         """Exit; traitlets exits with 1 if it cannot read the command line."""
         super().exit(ExitCode.WRONG_USAGE if exit_status == 1 else exit_status)
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    """Return whether the words ask for help or the version only."""
+    return not _SHOWING_OPTIONS.isdisjoint(_before_double_dash(words))
+
+
+def _check_options(
+    words: Sequence[str],
+    flags: Collection[str],
+    aliases: Mapping[str, str],
+    accepts_setting: Callable[[str, str], bool],
+) -> None:
+    """Refuse an option that is unknown, is given twice or has no value.
+
+    Flags have no value; aliases have one, and name the setting that they set. Both have their
+    dashes. The errors repeat no value: it may hold a password.
+    """
+    given: set[str] = set()
+    remaining = iter(_before_double_dash(words))
+    for word in remaining:
+        _check_value("An argument", word)
+        if not _is_option(word):
+            continue
+        option, equals, value = word.partition("=")
+        if option in flags:
+            if equals:
+                raise ConfigurationError(f"Found a value for {option}; expected none.")
+            continue
+        setting = aliases.get(option) or _setting(option, accepts_setting)
+        if setting is None:
+            near = _suggest_option(option, [*flags, *aliases])
+            raise ConfigurationError(f"There is no option {option!r} here; expected {near}.")
+        if not equals:
+            following = next(remaining, None)
+            if following is None or _is_option(following):
+                raise ConfigurationError(f"Found no value for {option}; expected one after it.")
+            value = following
+        _check_value(option, value)
+        name = setting.rpartition(".")[2]
+        if name in given:
+            raise ConfigurationError(f"Found {option} twice; expected it once.")
+        given.add(name)
+    for word in words[len(_before_double_dash(words)) + 1 :]:
+        _check_value("An argument", word)
+
+
+def _before_double_dash(words: Sequence[str]) -> Sequence[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _is_option(word: str) -> bool:
+    return word[:1] == "-" and word != "-" and not _NEGATIVE_NUMBER.fullmatch(word)
+
+
+def _setting(option: str, accepts_setting: Callable[[str, str], bool]) -> str | None:
+    section, _, name = option.removeprefix("--").partition(".")
+    return f"{section}.{name}" if option[:2] == "--" and accepts_setting(section, name) else None
+
+
+def _suggest_option(option: str, known: Collection[str]) -> str:
+    # The cutoff is high, so that --force is not suggested for --from.
+    near = get_close_matches(option, sorted(known), n=1, cutoff=0.8)
+    return near[0] if near else "one that the help lists"
+
+
+def _check_value(what: str, value: str) -> None:
+    if not value:
+        raise ConfigurationError(
+            f"{what} is empty; expected a value, or that it is left out if it may be."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{what} is not UTF-8; expected text that is.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Unicode
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 class Copy(TransferCommand):
-    """Copy everything to another database."""
-
     name = "jupyter-session-store copy"
     description = """
     Copy all sessions, server registrations and what is known of a stock
@@ -46,7 +44,7 @@ class Copy(TransferCommand):
     jupyter session-store copy --from sessions.db --to file:/run/secrets/url
     jupyter session-store copy --from env:DB_URL --to backup.db --json
     """
-    aliases: Any = {
+    aliases = {
         "config": StoreCommand.aliases["config"],
         "log-level": StoreCommand.aliases["log-level"],
         "from": "Copy.source",
@@ -74,7 +72,6 @@ class Copy(TransferCommand):
         return found
 
     def run(self) -> ExitCode:
-        """Copy."""
         if not self.target:
             raise ConfigurationError(
                 "Found no --to; expected the database to copy to: env:NAME, file:PATH, or a URL "

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .schema import database_name, schema_status
 
 
 class Current(StoreCommand):
-    """Show which revision the database is at."""
-
     name = "jupyter-session-store current"
     description = "Show which revision the database is at, and how that stands to this code."
     examples = """
     jupyter session-store current
     jupyter session-store current --json
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Show it."""
         from ..sql.schema import compatibility
 
         with self.database(statement_timeout=True, writes=False) as engine:

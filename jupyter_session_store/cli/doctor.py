@@ -15,8 +15,6 @@ _COLUMNS: Final = {"name": "EXAMINED", "verdict": "VERDICT", "text": "FOUND"}
 
 
 class Doctor(StoreCommand):
-    """Examine the database and the way to it."""
-
     name = "jupyter-session-store doctor"
     description = """
     Examine the database and the way to it, from this machine and with the
@@ -34,10 +32,9 @@ class Doctor(StoreCommand):
     jupyter session-store doctor --url env:DB_URL
     jupyter session-store doctor --json
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Examine it."""
         from ..sql.doctor import CONNECTION, Verdict, examine
 
         found: list[Finding] = []

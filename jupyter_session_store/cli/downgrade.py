@@ -10,8 +10,6 @@ from .schema import MigrationCommand, database_name, schema_status
 
 
 class Downgrade(MigrationCommand):
-    """Take the schema back to a revision."""
-
     name = "jupyter-session-store downgrade"
     description = """
     Take the schema back to a revision: an id, -1 for one step, or base for no
@@ -26,7 +24,7 @@ class Downgrade(MigrationCommand):
     jupyter session-store downgrade base --yes       # drops the tables, and every session
     """
     arguments = ("REVISION",)
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         **{
             name: ({"JupyterApp": {"answer_yes": True}}, "Go on though data is lost.")
@@ -49,7 +47,6 @@ class Downgrade(MigrationCommand):
         self.extra_args = [*self.extra_args, *steps]
 
     def run(self) -> ExitCode:
-        """Downgrade."""
         from ..sql.schema import compatibility, migrating
 
         target = self.extra_args[0]

@@ -18,14 +18,9 @@ _Client: Final[Any] = GatewayClient
 
 
 def gateway_name(given: str, config: Config) -> str:
-    """Return the name that servers give to a gateway.
+    """Return the name that servers give to a gateway, given its URL, its name or nothing.
 
-    Parameters
-    ----------
-    given : str
-        The gateway's URL, or its name; empty for the configured one.
-    config : Config
-        That of the servers.
+    Nothing stands for the gateway of `config`, the servers' configuration.
     """
     if not given:
         return _configured(config)

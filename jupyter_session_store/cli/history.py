@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
 
 class History(StoreCommand):
-    """Show the revisions that this installation has."""
-
     name = "jupyter-session-store history"
     description = """
     Show the revisions that this installation has, the oldest first.
@@ -22,10 +18,9 @@ class History(StoreCommand):
     jupyter session-store history
     jupyter session-store history --json
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Show them."""
         from ..sql.schema import migrating
 
         rows = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Unicode
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 class Import(TransferCommand):
-    """Take over a stock manager's SQLite file."""
-
     name = "jupyter-session-store import"
     description = """
     Copy the sessions of a SQLite file that Jupyter Server's own session manager
@@ -45,7 +43,7 @@ class Import(TransferCommand):
         --gateway https://gateway.example.org --url env:DB_URL
     """
     arguments = ("FILE",)
-    aliases: Any = {
+    aliases = {
         **StoreCommand.aliases,
         "namespace": "Import.namespace",
         "gateway": "Import.gateway",
@@ -76,7 +74,6 @@ class Import(TransferCommand):
         return super().accepts_setting(section, name)
 
     def run(self) -> ExitCode:
-        """Import."""
         from ..kernels.gateway.naming import gateway_authority_of
         from ..sql.admin import importing
         from .gateways import gateway_name

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .selection import SESSION_COLUMNS, SelectingCommand, session_row
 
 
 class List(SelectingCommand):
-    """List sessions."""
-
     name = "jupyter-session-store list"
     description = """
     List sessions, whoever's they are, in the order of their namespaces and ids.
@@ -23,10 +19,9 @@ class List(SelectingCommand):
     jupyter session-store list --namespace hub:alice/ --json
     jupyter session-store list --older-than 30d | wc -l
     """
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """List them."""
         from ..sql.admin import listing
 
         criteria = self.criteria()

@@ -38,28 +38,10 @@ def observe(
     lock, or with a full disk. So this writes, too, at each look. If the write
     fails or takes long, the observation of all servers starts again.
 
-    Parameters
-    ----------
-    connection : Connection
-        An error on it ends the observation.
-    servers : collection of ServerRecord
-        As they were read just now.
-    note : callable
-        Takes the texts about the wait.
-    must_know : bool
-        Whether to fail if this role may not write, and so cannot tell a dead server.
-
-    Returns
-    -------
-    dict
-        The value of a :class:`.Liveness` by namespace and server id: ``alive``
-        if the lease was renewed, ``gone`` if the server departed or its lease ran
-        out, ``unknown`` if it ran out and this role may not write.
-
-    Raises
-    ------
-    StoreUnavailable
-        If the database took no writes for too long; or see `must_know`.
+    Returns the value of a :class:`.Liveness` by namespace and server id: ``alive``
+    if the lease was renewed, ``gone`` if the server departed or its lease ran out,
+    ``unknown`` if it ran out and this role may not write: with `must_know` that is
+    a StoreUnavailable, as it is if the database took no writes for too long.
     """
     from ..servers.clock import now
     from ..sql.admin import listing

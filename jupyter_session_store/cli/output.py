@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -27,16 +27,9 @@ class Output:
     def rows(
         self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
     ) -> None:
-        """Write a list.
+        """Write a list: all keys as JSON, those of `columns` under their headings as a table.
 
-        Parameters
-        ----------
-        rows : iterable of mapping
-            JSON has all of their keys.
-        columns : mapping
-            The keys that a table shows, and their headings.
-        empty : str
-            What a terminal shows instead of a table without rows.
+        A terminal shows `empty` instead of a table without rows.
         """
         if self._json:
             _write_array(rows)
@@ -72,15 +65,7 @@ class Output:
 
 
 def flush() -> None:
-    """Flush standard output.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    BrokenPipeError
-        If the reader has closed the pipe.
-    """
+    """Flush standard output, or raise an OutputError, or a BrokenPipeError if nobody reads."""
     with _output_errors():
         sys.stdout.flush()
 
@@ -161,11 +146,8 @@ def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str])
         table = Table(*columns.values(), show_header=True)
         for row in batch:
             # Text has no markup: the brackets of a path stay.
-            table.add_row(*_cells(row, columns, Text))
+            cells = (Text(format_value(row[name]), overflow="fold") for name in columns)
+            table.add_row(*cells)
         console.print(table)
         written = True
     return written
-
-
-def _cells(row: Mapping[str, Any], columns: Mapping[str, str], cell: Any) -> Sequence[Any]:
-    return [cell(format_value(row[name]), overflow="fold") for name in columns]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitlets import Bool, Unicode
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 
 class Prune(RemovingCommand):
-    """Remove sessions that are no longer needed."""
-
     name = "jupyter-session-store prune"
     description = """
     Remove sessions that nobody needs: those that were not changed for a time
@@ -42,12 +40,12 @@ class Prune(RemovingCommand):
     jupyter session-store prune --dead-servers
     jupyter session-store prune --dead-servers --namespace hub:alice/ --json --yes
     """
-    aliases: Any = {
+    aliases = {
         **StoreCommand.aliases,
         "namespace": "Prune.namespace",
         "older-than": "Prune.older_than",
     }
-    flags: Any = {
+    flags = {
         **RemovingCommand.flags,
         "dead-servers": (
             {"Prune": {"dead_servers": True}},
@@ -71,7 +69,6 @@ class Prune(RemovingCommand):
     dead_servers = Bool(False, help="What dead servers left.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """Observe the servers, count, ask, remove."""
         from ..sql.admin import listing, pruning
 
         if not (self.older_than or self.dead_servers):

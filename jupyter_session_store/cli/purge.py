@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..records import check_text
 from .command import ExitCode
 from .removal import RemovingCommand
 
 
 class Purge(RemovingCommand):
-    """Remove all of a namespace."""
-
     name = "jupyter-session-store purge"
     description = """
     Remove all sessions and server registrations of a namespace: a user has left.
@@ -25,7 +21,7 @@ class Purge(RemovingCommand):
     jupyter session-store purge hub:alice/ --yes
     """
     arguments = ("NAMESPACE",)
-    flags: Any = {
+    flags = {
         **RemovingCommand.flags,
         "force": (
             {"CleaningCommand": {"force": True}},
@@ -35,7 +31,6 @@ class Purge(RemovingCommand):
     }
 
     def run(self) -> ExitCode:
-        """Observe the servers, count, ask, remove."""
         from ..sql.admin import listing, pruning
 
         namespace = self.extra_args[0]

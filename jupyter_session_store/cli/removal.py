@@ -92,7 +92,7 @@ class CleaningCommand(StoreCommand):
 class RemovingCommand(CleaningCommand):
     """What prune and purge share: previews, and removal in batches."""
 
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         **YES_FLAGS,
         **JSON_FLAG,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import ConfigurationError, SessionConflict
 from ..records import check_namespace, check_text
 from .command import JSON_FLAG, ExitCode, StoreCommand
@@ -11,8 +9,6 @@ from .removal import CleaningCommand
 
 
 class Rename(CleaningCommand):
-    """Give a namespace another name."""
-
     name = "jupyter-session-store rename"
     description = """
     Give the sessions of a namespace to another one: a user was renamed.
@@ -28,7 +24,7 @@ class Rename(CleaningCommand):
     jupyter session-store rename hub:alice/ hub:alice.smith/
     """
     arguments = ("NAMESPACE", "NEW")
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         **JSON_FLAG,
         "force": (
@@ -40,7 +36,6 @@ class Rename(CleaningCommand):
     interrupt_message = "All was changed, or nothing: look with `jupyter session-store list`."
 
     def run(self) -> ExitCode:
-        """Observe the servers, rename."""
         from ..sql.admin import renaming
 
         old, new = self.extra_args

@@ -59,7 +59,7 @@ def session_row(record: SessionRecord) -> dict[str, Any]:
 class SelectingCommand(StoreCommand):
     """A subcommand whose options select sessions."""
 
-    aliases: Any = {
+    aliases = {
         **StoreCommand.aliases,
         **{
             name: f"SelectingCommand.{name.replace('-', '_')}"

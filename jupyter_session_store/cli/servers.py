@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from traitlets import Bool, Unicode
 
@@ -24,8 +24,6 @@ _COLUMNS: Final = {
 
 
 class Servers(StoreCommand):
-    """List the registered servers."""
-
     name = "jupyter-session-store servers"
     description = """
     List the servers that are registered, and how many sessions each wrote last.
@@ -38,8 +36,8 @@ class Servers(StoreCommand):
     jupyter session-store servers
     jupyter session-store servers --observe
     """
-    aliases: Any = {**StoreCommand.aliases, "namespace": "Servers.namespace"}
-    flags: Any = {
+    aliases = {**StoreCommand.aliases, "namespace": "Servers.namespace"}
+    flags = {
         **StoreCommand.flags,
         **JSON_FLAG,
         "observe": ({"Servers": {"observing": True}}, "Watch which renew their leases."),
@@ -49,7 +47,6 @@ class Servers(StoreCommand):
     observing = Bool(False, help="Watch which servers renew their leases.").tag(config=True)
 
     def run(self) -> ExitCode:
-        """List them."""
         from ..sql.admin import listing
         from .observation import observe
 

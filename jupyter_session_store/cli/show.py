@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import ConfigurationError
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .selection import SelectingCommand, session_row
 
 
 class Show(SelectingCommand):
-    """Show all that is stored of a session."""
-
     name = "jupyter-session-store show"
     description = """
     Show all that is stored of a session, in whichever namespace it is, or of
@@ -27,10 +23,9 @@ class Show(SelectingCommand):
     """
     arguments = ("SESSION",)
     optional_arguments = 1
-    flags: Any = {**StoreCommand.flags, **JSON_FLAG}
+    flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        """Show it."""
         from ..sql.admin import listing
 
         session_id = self.extra_args[0] if self.extra_args else None

@@ -26,13 +26,10 @@ _RERUN_ADVICE: Final = "What was copied until then stays; run the same command a
 class TransferCommand(StoreCommand):
     """What copy and import share: the database that is filled, and what is said of it."""
 
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         "json": (JSON_FLAG["json"][0], "Print the counts as JSON."),
-        "dry-run": (
-            {"TransferCommand": {"dry_run": True}},
-            "Look and count, and change nothing.",
-        ),
+        "dry-run": ({"TransferCommand": {"dry_run": True}}, "Look and count, and change nothing."),
     }
     interrupt_message: str = _RERUN_ADVICE
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import SchemaMismatch
 from .command import ExitCode, StoreCommand
 from .schema import MigrationCommand, database_name, schema_status
 
 
 class Upgrade(MigrationCommand):
-    """Bring the schema to the newest revision, or to the one that is named."""
-
     name = "jupyter-session-store upgrade"
     description = """
     Bring the schema to the newest revision, or to the one that is named.
@@ -29,7 +25,7 @@ class Upgrade(MigrationCommand):
     """
     arguments = ("REVISION",)
     optional_arguments = 1
-    flags: Any = {
+    flags = {
         **StoreCommand.flags,
         "dry-run": ({"Upgrade": {"dry_run": True}}, "Say what would be run, and change nothing."),
         "sql": (
@@ -49,7 +45,6 @@ class Upgrade(MigrationCommand):
         return None if file is None or file.exists() else describe(url)
 
     def run(self) -> ExitCode:
-        """Upgrade."""
         from ..sql.schema import compatibility, migrating
 
         target = self.extra_args[0] if self.extra_args else "head"

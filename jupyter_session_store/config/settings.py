@@ -70,13 +70,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Config, url: str | None = None) -> Settings:
-        """Read a configuration and the environment.
-
-        Parameters
-        ----------
-        config : Config
-        url : str, optional
-            Replaces the configured one.
+        """Read a configuration and the environment; `url` replaces the configured one.
 
         Raises
         ------
@@ -100,11 +94,7 @@ class Settings:
     def from_argument(cls, argument: str, config: Config | None = None) -> Settings:
         """Resolve an argument: ``env:NAME``, ``file:PATH``, or a URL or path.
 
-        Parameters
-        ----------
-        argument : str
-        config : Config, optional
-            Has the engine options; by default the configuration files of a Jupyter Server.
+        The engine options are those of `config`, by default of Jupyter Server's own files.
 
         Raises
         ------

@@ -16,16 +16,9 @@ ADOPTED: Final = "adopted"
 
 
 class SessionEvents:
-    """Emits what became of sessions to an event logger, and never fails.
+    """Emits what became of sessions to Jupyter's event logger, if there is one; never fails.
 
-    Parameters
-    ----------
-    logger : jupyter_events.EventLogger or None
-        Without one nothing is emitted.
-    namespace : str
-        Whose sessions they are.
-    log : logging.Logger
-        Where it is said that the event logger failed.
+    The text of an error is not logged: it may hold the event's data.
     """
 
     def __init__(self, logger: Any, namespace: str, log: Logger) -> None:
@@ -40,7 +33,8 @@ class SessionEvents:
                 logger.register_event_schema(_SCHEMA)
         except Exception as error:
             self._logger = None
-            log.warning("Sessions have no events: their schema was refused (%s).", _name(error))
+            name = type(error).__name__
+            log.warning("Sessions have no events: their schema was refused (%s).", name)
 
     def emit(
         self, action: str, *, session_id: str, path: str | None, kernel_id: str | None
@@ -48,14 +42,7 @@ class SessionEvents:
         """Emit an event: something was done, and confirmed by the store.
 
         From a task of the event loop, where listeners are started. Handlers are
-        called before this returns.
-
-        Parameters
-        ----------
-        action : str
-            :data:`CREATED`, :data:`MOVED`, :data:`CLOSED` or :data:`ADOPTED`.
-        session_id, path, kernel_id : str or None
-            Of the session, as it is now.
+        called before this returns. Path and kernel are those that the session has now.
         """
         if self._logger is None:
             return
@@ -74,10 +61,5 @@ class SessionEvents:
                 "The event that the session %s was %s was not told: the event logger failed (%s).",
                 session_id,
                 action,
-                _name(error),
+                type(error).__name__,
             )
-
-
-def _name(error: Exception) -> str:
-    """Return what may be shown of an error; its text may hold the event's data."""
-    return type(error).__name__

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from time import perf_counter
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from ..errors import InvalidValue, PathClaimed, SchemaMismatch, SessionConflict, StoreUnavailable
-from ..records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord
+from ..records import Departure, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository
 from . import metrics
 
@@ -19,6 +20,8 @@ else:
     # Nothing is inherited: a verb with a default in the contract would be found there, and not
     # in the measured repository.
     _Contract = object
+
+VerbT = TypeVar("VerbT", bound=Callable[..., Any])
 
 _OUTCOMES: Final[Mapping[type[BaseException], str]] = {
     StoreUnavailable: metrics.UNAVAILABLE,
@@ -45,34 +48,45 @@ class _Verb:
         }
 
 
-_VERBS: Final = {name: _Verb(name) for name in metrics.VERBS}
-
-
 class _Measured:
     """Measures one call of a verb."""
 
     __slots__ = ("_began", "_meter", "_verb")
 
-    def __init__(self, meter: metrics.Meter, verb: str) -> None:
+    def __init__(self, meter: metrics.Meter, verb: _Verb) -> None:
         self._meter = meter
-        self._verb = _VERBS[verb]
+        self._verb = verb
 
     def __enter__(self) -> None:
         self._began = perf_counter()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._verb.took(perf_counter() - self._began)
-        outcome = metrics.OK if error is None else _outcome_of(error)
+        outcome = metrics.OK
+        if error is not None:
+            kinds = _OUTCOMES.items()
+            outcome = next((name for kind, name in kinds if isinstance(error, kind)), metrics.ERROR)
         self._verb.ended[outcome]()
         if outcome not in _SILENT:
             self._meter.up = outcome not in _DOWN
 
 
-def _outcome_of(error: BaseException) -> str:
-    for kind, outcome in _OUTCOMES.items():
-        if isinstance(error, kind):
-            return outcome
-    return metrics.ERROR
+def _measured(verb: VerbT) -> VerbT:
+    """Return a method that has the measured repository do a verb of the contract."""
+    name = verb.__name__
+    series = _Verb(name)
+
+    @functools.wraps(verb)
+    async def ask(self: MeteredRepository, *args: Any, **kwargs: Any) -> Any:
+        with _Measured(self._meter, series):
+            return await getattr(self._measured, name)(*args, **kwargs)
+
+    @functools.wraps(verb)
+    def ask_blocking(self: MeteredRepository, *args: Any, **kwargs: Any) -> Any:
+        with _Measured(self._meter, series):
+            return getattr(self._measured, name)(*args, **kwargs)
+
+    return cast("VerbT", ask if inspect.iscoroutinefunction(verb) else ask_blocking)
 
 
 @SessionRepository.register
@@ -119,51 +133,21 @@ class MeteredRepository(_Contract):
         finally:
             self._meter.close(self._measured.describe())
 
+    add = _measured(SessionRepository.add)
+    update = _measured(SessionRepository.update)
+    begin_close = _measured(SessionRepository.begin_close)
+    move = _measured(SessionRepository.move)
+    remove = _measured(SessionRepository.remove)
+    evict = _measured(SessionRepository.evict)
+    _find = _measured(SessionRepository.find)
+    _renew = _measured(SessionRepository.renew)
+
     async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
         """Find, and note how many there are where all are asked for."""
-        with _Measured(self._meter, "find"):
-            found = await self._measured.find(scope, **criteria)
+        found = await self._find(scope, **criteria)
         if not criteria:
             self._meter.listed = len(found)
         return found
-
-    async def add(self, record: SessionRecord) -> None:
-        """Add."""
-        with _Measured(self._meter, "add"):
-            await self._measured.add(record)
-
-    async def update(
-        self,
-        scope: Scope,
-        session_id: str,
-        changes: Mapping[str, str | None],
-        *,
-        expected: Mapping[str, str] = MappingProxyType({}),
-    ) -> SessionRecord | None:
-        """Update."""
-        with _Measured(self._meter, "update"):
-            return await self._measured.update(scope, session_id, changes, expected=expected)
-
-    async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
-        """Begin to close."""
-        with _Measured(self._meter, "begin_close"):
-            return await self._measured.begin_close(scope, session_id, server_id)
-
-    async def move(
-        self,
-        scope: Scope,
-        session_id: str,
-        kernel_id: str,
-        changes: Mapping[str, str | None],
-    ) -> Move | None:
-        """Move."""
-        with _Measured(self._meter, "move"):
-            return await self._measured.move(scope, session_id, kernel_id, changes)
-
-    async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
-        """Remove."""
-        with _Measured(self._meter, "remove"):
-            return await self._measured.remove(scope, records)
 
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
@@ -171,8 +155,7 @@ class MeteredRepository(_Contract):
         """Renew, and count whether the server was still registered."""
         outcome = metrics.FAILED
         try:
-            with _Measured(self._meter, "renew"):
-                servers = self._measured.renew(server, held, timeout=timeout)
+            servers = self._renew(server, held, timeout=timeout)
             # One that was registered counts on from where it was.
             anew = any(
                 (one.server_id, one.renewals) == (server.server_id, server.renewals)
@@ -182,10 +165,3 @@ class MeteredRepository(_Contract):
         finally:
             metrics.renewals.labels(outcome).inc()
         return servers
-
-    def evict(
-        self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
-    ) -> list[SessionRecord]:
-        """Evict."""
-        with _Measured(self._meter, "evict"):
-            return self._measured.evict(scope, servers, by, timeout=timeout)

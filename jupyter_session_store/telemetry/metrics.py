@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from prometheus_client import REGISTRY, Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ..records import StoreDescription
+from ..repository import SessionRepository
 
 #: The verbs of the storage contract that are measured.
 VERBS: Final = ("find", "add", "update", "begin_close", "move", "remove", "renew", "evict")
@@ -29,16 +30,7 @@ INVALID: Final = "invalid"
 CANCELLED: Final = "cancelled"
 ERROR: Final = "error"
 #: How a verb may end.
-OUTCOMES: Final = (
-    OK,
-    UNAVAILABLE,
-    SCHEMA_MISMATCH,
-    CONFLICT,
-    CLAIMED,
-    INVALID,
-    CANCELLED,
-    ERROR,
-)
+OUTCOMES: Final = (OK, UNAVAILABLE, SCHEMA_MISMATCH, CONFLICT, CLAIMED, INVALID, CANCELLED, ERROR)
 
 RENEWED: Final = "renewed"
 #: The server was not registered any more: it was evicted, or the registrations were lost.
@@ -80,36 +72,21 @@ for _outcome in RENEWALS:
     renewals.labels(_outcome)
 
 
-class Described(Protocol):
-    """What says of itself what it has counted."""
-
-    def describe(self) -> StoreDescription:
-        """Return it."""
-
-
 class Meter:
     """What a store shows at each scrape.
 
     What it has counted stays when it is closed, or dropped: a counter never
     falls. So a process keeps a meter for each store that it has opened.
 
-    Parameters
-    ----------
-    store : Described
-        To which it holds no reference.
-
-    Attributes
-    ----------
-    up : bool or None
-        Whether the last operation reached the store; ``None`` before the first.
-    listed : int or None
-        How many sessions were last listed; ``None`` before the first list.
+    It holds no reference to the store.
     """
 
-    def __init__(self, store: Described) -> None:
+    def __init__(self, store: SessionRepository) -> None:
+        #: Whether the last operation reached the store; ``None`` before the first.
         self.up: bool | None = None
+        #: How many sessions were last listed; ``None`` before the first list.
         self.listed: int | None = None
-        self._store: Callable[[], Described | None] = weakref.ref(store)
+        self._store: Callable[[], SessionRepository | None] = weakref.ref(store)
         self._counted = store.describe()
         _meters.append(self)
 
@@ -136,23 +113,18 @@ class _Meters(Collector):
     def collect(self) -> Iterator[Metric]:
         meters = _meters.copy()
         counted = [meter.counted() for meter in meters]
-        yield CounterMetricFamily(
-            f"{_PREFIX}_statements",
-            "Statements sent to the database",
-            value=sum(one.statements for one in counted),
-        )
-        yield CounterMetricFamily(
-            f"{_PREFIX}_evictions",
-            "Servers that this one has evicted",
-            value=sum(one.evictions for one in counted),
-        )
+        for name, text, number in (
+            ("statements", "Statements sent to the database", sum(d.statements for d in counted)),
+            ("evictions", "Servers that this one has evicted", sum(d.evictions for d in counted)),
+        ):
+            yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=number)
         up = [meter.up for meter in meters if meter.up is not None]
+        listed = [meter.listed for meter in meters if meter.listed is not None]
         yield GaugeMetricFamily(
             f"{_PREFIX}_up",
             "1 if the last operation reached the session store, else 0",
             value=all(up) if up else None,
         )
-        listed = [meter.listed for meter in meters if meter.listed is not None]
         yield GaugeMetricFamily(
             f"{_PREFIX}_sessions",
             "Sessions that were there when they were last listed",

@@ -9,7 +9,7 @@ import pytest
 
 from ..errors import ConfigurationError, StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Scope, claim_of
-from ..repository import SessionRepository
+from ..repository import SessionRepository as Repository
 from .samples import OTHER_SCOPES, SCOPE, add, in_event_loops, record, run, there
 
 
@@ -17,9 +17,7 @@ from .samples import OTHER_SCOPES, SCOPE, add, in_event_loops, record, run, ther
 class ClosingContract:
     """``begin_close``, ``move``, ``remove`` and ``close``, and that no verb leaves its scope."""
 
-    async def test_the_only_session_on_a_kernel_is_its_last(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_the_only_session_on_a_kernel_is_its_last(self, repository: Repository) -> None:
         await add(repository, record("a"), record("b"))
         closing = there(await repository.begin_close(SCOPE, "a", "one"))
         assert closing.last
@@ -29,14 +27,14 @@ class ClosingContract:
         assert (a.state, b) == (CLOSING, record("b"))
         assert there(await repository.begin_close(SCOPE, "a", "one")).last
 
-    async def test_the_others_on_a_kernel_are_counted(self, repository: SessionRepository) -> None:
+    async def test_the_others_on_a_kernel_are_counted(self, repository: Repository) -> None:
         for session_id, state in (("a", READY), ("b", READY), ("c", STARTING)):
             await repository.add(record(session_id, kernel_id="k", state=state))
         for session_id, last in (("a", False), ("b", False), ("c", True)):
             assert there(await repository.begin_close(SCOPE, session_id, "one")).last is last
 
     async def test_a_row_that_only_names_a_kernel_does_not_count(
-        self, repository: SessionRepository
+        self, repository: Repository
     ) -> None:
         """A server leaves one while it starts the kernel that a session is to move to."""
         await add(repository, record("a", kernel_id="k"), record("b", kernel_id="l"))
@@ -45,33 +43,29 @@ class ClosingContract:
         assert there(await repository.begin_close(SCOPE, "a", "one")).last
         assert there(await repository.move(SCOPE, "b", "l", {"kernel_id": "m"})).last
 
-    async def test_a_reopened_session_counts_again(self, repository: SessionRepository) -> None:
+    async def test_a_reopened_session_counts_again(self, repository: Repository) -> None:
         await add(repository, record("a", kernel_id="k"), record("b", kernel_id="k"))
         await repository.begin_close(SCOPE, "a", "one")
         await repository.update(SCOPE, "a", {"state": READY})
         assert not there(await repository.begin_close(SCOPE, "b", "one")).last
 
-    async def test_of_many_closers_one_is_last(self, repository: SessionRepository) -> None:
+    async def test_of_many_closers_one_is_last(self, repository: Repository) -> None:
         await add(repository, *(record(f"s{i}", kernel_id="k") for i in range(12)))
         closings = await asyncio.gather(
             *(repository.begin_close(SCOPE, f"s{i}", "one") for i in range(12))
         )
         assert [there(closing).last for closing in closings].count(True) == 1
 
-    async def test_a_session_without_a_kernel_shares_none(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_a_session_without_a_kernel_shares_none(self, repository: Repository) -> None:
         await add(repository, record("a", kernel_id=None), record("b", kernel_id=None))
         closing = there(await repository.begin_close(SCOPE, "a", "one"))
         assert closing.last
         assert await repository.remove(SCOPE, [closing.record]) == 1
 
-    async def test_closing_a_missing_session_returns_none(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_closing_a_missing_session_returns_none(self, repository: Repository) -> None:
         assert await repository.begin_close(SCOPE, "nobody", "one") is None
 
-    async def test_a_move_counts_who_stays(self, repository: SessionRepository) -> None:
+    async def test_a_move_counts_who_stays(self, repository: Repository) -> None:
         for session_id, state in (("a", READY), ("b", READY), ("c", READY), ("d", CLOSING)):
             await repository.add(record(session_id, kernel_id="k", state=state))
         # On another kernel, and so of no concern.
@@ -89,24 +83,20 @@ class ClosingContract:
         (e,) = await repository.find(SCOPE, session_id="e")
         assert e == record("e", kernel_id="new")
 
-    async def test_a_move_from_another_kernel_moves_nothing(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_a_move_from_another_kernel_moves_nothing(self, repository: Repository) -> None:
         here, beside = record("a", kernel_id="k"), record("b", kernel_id="other")
         await add(repository, here, beside)
         assert await repository.move(SCOPE, "a", "other", {"kernel_id": "new"}) is None
         assert await repository.move(SCOPE, "nobody", "k", {"kernel_id": "new"}) is None
         assert await repository.find(SCOPE) == [here, beside]
 
-    async def test_a_move_to_a_claimed_path_holds_no_claim(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_a_move_to_a_claimed_path_holds_no_claim(self, repository: Repository) -> None:
         await add(repository, record("a", kernel_id="k"), record("b", kernel_id="k"))
         changes = {"kernel_id": "new", "path": "a.ipynb"}
         move = there(await repository.move(SCOPE, "b", "k", changes))
         assert (move.last, move.record.path, move.record.claim) == (False, "a.ipynb", None)
 
-    async def test_of_many_leavers_one_is_last(self, repository: SessionRepository) -> None:
+    async def test_of_many_leavers_one_is_last(self, repository: Repository) -> None:
         await add(repository, *(record(f"s{i}", kernel_id="k") for i in range(12)))
 
         async def leave(i: int) -> bool:
@@ -117,7 +107,7 @@ class ClosingContract:
         assert (await asyncio.gather(*map(leave, range(12)))).count(True) == 1
 
     async def test_sessions_are_removed_and_their_claims_freed(
-        self, repository: SessionRepository
+        self, repository: Repository
     ) -> None:
         records = [record(f"s{i}") for i in range(5)]
         await add(repository, *records)
@@ -127,9 +117,7 @@ class ClosingContract:
         assert await repository.find(SCOPE) == records[3:]
         await repository.add(record("new", path="s0.ipynb"))
 
-    async def test_a_session_that_moved_on_is_not_removed(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_a_session_that_moved_on_is_not_removed(self, repository: Repository) -> None:
         await add(repository, *map(record, "abc"))
         await repository.update(SCOPE, "a", {"kernel_id": "k2"})
         await repository.update(SCOPE, "b", {"kernel_id": None})
@@ -141,9 +129,7 @@ class ClosingContract:
     # ------------------------------------------------------------------------ scope
 
     @pytest.mark.parametrize("other", OTHER_SCOPES, ids=repr)
-    async def test_no_verb_leaves_its_scope(
-        self, repository: SessionRepository, other: Scope
-    ) -> None:
+    async def test_no_verb_leaves_its_scope(self, repository: Repository, other: Scope) -> None:
         mine = record("a", kernel_id="k", path="p")
         await repository.add(mine)
         for criteria in ({}, {"session_id": "a"}, {"path": "p"}, {"kernel_id": "k"}):
@@ -162,7 +148,7 @@ class ClosingContract:
 
     # ------------------------------------------------------------------ open, close
 
-    def test_a_closed_repository_is_unavailable(self, repository: SessionRepository) -> None:
+    def test_a_closed_repository_is_unavailable(self, repository: Repository) -> None:
         repository.close()
         repository.close()
         verbs: list[Callable[[], Awaitable[object]]] = [
@@ -181,13 +167,11 @@ class ClosingContract:
         for verb in verbs:
             run(check(verb))
 
-    def test_a_repository_serves_one_loop_after_another(
-        self, repository: SessionRepository
-    ) -> None:
+    def test_a_repository_serves_one_loop_after_another(self, repository: Repository) -> None:
         run(repository.add(record("a")))
         assert run(repository.find(SCOPE)) == [record("a")]
 
-    async def test_a_cancelled_caller_does_no_harm(self, repository: SessionRepository) -> None:
+    async def test_a_cancelled_caller_does_no_harm(self, repository: Repository) -> None:
         tasks = [asyncio.ensure_future(repository.find(SCOPE)) for _ in range(10)]
         await asyncio.sleep(0)
         for task in tasks:
@@ -196,6 +180,6 @@ class ClosingContract:
         await repository.add(record("a"))
         assert await repository.find(SCOPE) == [record("a")]
 
-    def test_a_wrong_url_is_refused(self, make_repository: Callable[[], SessionRepository]) -> None:
+    def test_a_wrong_url_is_refused(self, make_repository: Callable[[], Repository]) -> None:
         with pytest.raises(ConfigurationError):
             type(make_repository()).validate_url("nonsense-jss-scheme://somewhere")

@@ -9,7 +9,7 @@ import pytest
 
 from ..errors import StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Scope, ServerRecord, SessionRecord, authority_of
-from ..repository import SessionRepository
+from ..repository import SessionRepository as Repository
 from .samples import SCOPE, add, in_event_loops, record, run, server, there
 
 GATEWAY = Scope(SCOPE.namespace, "gateway:g")
@@ -18,7 +18,7 @@ NEIGHBOURS = ("Bob", "bob ", " bob", "b\u00f6b")
 
 
 def renew(
-    repository: SessionRepository, server: ServerRecord, *held: SessionRecord
+    repository: Repository, server: ServerRecord, *held: SessionRecord
 ) -> dict[str, ServerRecord]:
     """Renew a lease; return the servers of the namespace by their ids."""
     servers = repository.renew(server, held, timeout=60)
@@ -26,7 +26,7 @@ def renew(
     return {s.server_id: s for s in servers}
 
 
-def stored(repository: SessionRepository, scope: Scope) -> dict[str, SessionRecord]:
+def stored(repository: Repository, scope: Scope) -> dict[str, SessionRecord]:
     """Return the sessions of a scope by their ids."""
     return {r.session_id: r for r in run(repository.find(scope))}
 
@@ -41,17 +41,17 @@ def local(session_id: str, server_id: str, **values: object) -> SessionRecord:
 class LeaseContract:
     """``renew`` and ``evict``."""
 
-    def test_a_server_is_registered_when_it_opens(self, repository: SessionRepository) -> None:
+    def test_a_server_is_registered_when_it_opens(self, repository: Repository) -> None:
         one = renew(repository, server("one"))["one"]
         assert replace(one, renewals=0) == server("one")
 
-    def test_each_renewal_counts(self, repository: SessionRepository) -> None:
+    def test_each_renewal_counts(self, repository: Repository) -> None:
         first = renew(repository, server("one"))["one"]
         second = renew(repository, server("one"))["one"]
         assert second.renewals == first.renewals + 1
 
     def test_the_servers_of_a_namespace_are_seen_and_no_others(
-        self, repository: SessionRepository
+        self, repository: Repository
     ) -> None:
         for namespace in NEIGHBOURS:
             renew(repository, server("one", namespace))
@@ -61,12 +61,12 @@ class LeaseContract:
         assert sorted(both) == ["one", "two"]
         assert both["two"].hostname is None
 
-    def test_who_stopped_renewing_is_evicted(self, repository: SessionRepository) -> None:
+    def test_who_stopped_renewing_is_evicted(self, repository: Repository) -> None:
         seen = renew(repository, server("two"))["two"]
         assert repository.evict(SCOPE, [seen], "one", timeout=60) == []
         assert list(renew(repository, server("one"))) == ["one"]
 
-    def test_who_renewed_meanwhile_stays(self, repository: SessionRepository) -> None:
+    def test_who_renewed_meanwhile_stays(self, repository: Repository) -> None:
         seen = renew(repository, server("two"))["two"]
         run(repository.add(local("s", "two")))
         renew(repository, server("two"))
@@ -74,9 +74,7 @@ class LeaseContract:
         assert sorted(renew(repository, server("one"))) == ["one", "two"]
         assert list(stored(repository, local("s", "two").scope)) == ["s"]
 
-    def test_an_eviction_removes_what_only_that_server_had(
-        self, repository: SessionRepository
-    ) -> None:
+    def test_an_eviction_removes_what_only_that_server_had(self, repository: Repository) -> None:
         seen = [renew(repository, server(name))[name] for name in ("two", "three")]
         mine, theirs, thirds = local("mine", "one"), local("theirs", "two"), local("3", "three")
         gateways = record("remote", GATEWAY, server_id="two")
@@ -89,7 +87,7 @@ class LeaseContract:
         for each in (mine, thirds, gateways, by_hand, stranger):
             assert stored(repository, each.scope) == {each.session_id: each}
 
-    def test_an_eviction_stays_in_its_namespace(self, repository: SessionRepository) -> None:
+    def test_an_eviction_stays_in_its_namespace(self, repository: Repository) -> None:
         mine = renew(repository, server("two"))["two"]
         scopes = [Scope(namespace, authority_of("two")) for namespace in NEIGHBOURS]
         for number, scope in enumerate(scopes):
@@ -101,7 +99,7 @@ class LeaseContract:
             assert list(stored(repository, scope)) == [f"s{number}"]
             assert list(renew(repository, server("two", scope.namespace))) == ["two"]
 
-    def test_what_was_being_closed_is_ready_again(self, repository: SessionRepository) -> None:
+    def test_what_was_being_closed_is_ready_again(self, repository: Repository) -> None:
         """The closer's mark goes with the closer, whoever created the session."""
         seen = renew(repository, server("two"))["two"]
         run(repository.add(record("a", GATEWAY, server_id="one")))
@@ -113,7 +111,7 @@ class LeaseContract:
         states = {name: r.state for name, r in stored(repository, GATEWAY).items()}
         assert states == {"a": READY, "b": CLOSING}
 
-    def test_what_was_being_started_is_taken_over(self, repository: SessionRepository) -> None:
+    def test_what_was_being_started_is_taken_over(self, repository: Repository) -> None:
         seen = renew(repository, server("two"))["two"]
         elsewhere = Scope(SCOPE.namespace, "gateway:h")
         named = record("named", GATEWAY, server_id="two", state=STARTING)
@@ -130,7 +128,7 @@ class LeaseContract:
         run(repository.add(record("again", GATEWAY, path="bare.ipynb")))
         assert stored(repository, GATEWAY)["named"].claim == named.claim
 
-    def test_an_eviction_may_be_repeated(self, repository: SessionRepository) -> None:
+    def test_an_eviction_may_be_repeated(self, repository: Repository) -> None:
         """As after a commit whose answer was lost."""
         seen = renew(repository, server("two"))["two"]
         half = record("a", GATEWAY, state=STARTING, kernel_id="k", server_id="two")
@@ -139,7 +137,7 @@ class LeaseContract:
             found = repository.evict(GATEWAY, [seen], "one", timeout=60)
             assert [(one.session_id, one.server_id) for one in found] == [("a", "one")]
 
-    def test_a_write_back_may_be_repeated(self, repository: SessionRepository) -> None:
+    def test_a_write_back_may_be_repeated(self, repository: Repository) -> None:
         one = local("a", "one", kernel_id="k1"), local("b", "one", kernel_id="k2")
         seen = renew(repository, server("one"))["one"]
         renew(repository, server("two"))
@@ -151,9 +149,7 @@ class LeaseContract:
         renew(repository, server("one"), *one)
         assert sorted(stored(repository, SCOPE)) == ["a", "b"]
 
-    def test_what_an_unregistered_server_left_is_released(
-        self, repository: SessionRepository
-    ) -> None:
+    def test_what_an_unregistered_server_left_is_released(self, repository: Repository) -> None:
         """A server that was evicted wrote once more, and died."""
         orphan = local("orphan", "nobody")
         run(add(repository, orphan, local("mine", "one")))
@@ -161,9 +157,7 @@ class LeaseContract:
         assert stored(repository, orphan.scope) == {}
         assert list(stored(repository, local("", "one").scope)) == ["mine"]
 
-    def test_an_evicted_server_comes_back_with_its_sessions(
-        self, repository: SessionRepository
-    ) -> None:
+    def test_an_evicted_server_comes_back_with_its_sessions(self, repository: Repository) -> None:
         seen = renew(repository, server("two"))["two"]
         held = [local("a", "two"), local("b", "two"), local("c", "two", path="a.ipynb", claim=None)]
         run(add(repository, *held))
@@ -173,18 +167,18 @@ class LeaseContract:
         assert sorted(renew(repository, server("two"), *held, new)) == ["one", "two"]
         assert stored(repository, new.scope) == {r.session_id: r for r in (*held, new)}
 
-    def test_who_was_not_evicted_writes_nothing_back(self, repository: SessionRepository) -> None:
+    def test_who_was_not_evicted_writes_nothing_back(self, repository: Repository) -> None:
         renew(repository, server("one"), local("a", "one"))
         assert stored(repository, local("a", "one").scope) == {}
 
-    def test_a_closed_repository_keeps_no_lease(self, repository: SessionRepository) -> None:
+    def test_a_closed_repository_keeps_no_lease(self, repository: Repository) -> None:
         repository.close()
         with pytest.raises(StoreUnavailable):
             repository.renew(server("one"), [], timeout=1)
         with pytest.raises(StoreUnavailable):
             repository.evict(SCOPE, [], "one", timeout=1)
 
-    async def test_a_lease_is_renewed_beside_the_verbs(self, repository: SessionRepository) -> None:
+    async def test_a_lease_is_renewed_beside_the_verbs(self, repository: Repository) -> None:
         beats = [asyncio.to_thread(renew, repository, server("one")) for _ in range(5)]
         adds = [repository.add(record(f"s{i}")) for i in range(20)]
         await asyncio.gather(*beats, *adds)

@@ -10,7 +10,7 @@ import pytest
 
 from ..errors import PathClaimed, SessionConflict
 from ..records import CLOSING, LIMITS, READY, STARTING, Scope, claim_of
-from ..repository import SessionRepository
+from ..repository import SessionRepository as Repository
 from .samples import AWKWARD, NOW, OTHER_SCOPES, SCOPE, add, in_event_loops, record, there
 
 
@@ -18,11 +18,11 @@ from .samples import AWKWARD, NOW, OTHER_SCOPES, SCOPE, add, in_event_loops, rec
 class StoringContract:
     """``find``, ``add`` and ``update``."""
 
-    async def test_an_empty_store_has_no_sessions(self, repository: SessionRepository) -> None:
+    async def test_an_empty_store_has_no_sessions(self, repository: Repository) -> None:
         assert await repository.find(SCOPE) == []
         assert await repository.find(SCOPE, session_id="nobody") == []
 
-    async def test_what_goes_in_comes_out(self, repository: SessionRepository) -> None:
+    async def test_what_goes_in_comes_out(self, repository: Repository) -> None:
         whole = record("whole", name="n", state=STARTING)
         bare = record(
             "bare", path=None, type=None, kernel_name=None, kernel_model=None, server_id=None
@@ -34,7 +34,7 @@ class StoringContract:
     @pytest.mark.parametrize(
         "column", ["session_id", "path", "name", "type", "kernel_id", "kernel_name", "server_id"]
     )
-    async def test_texts_are_exact(self, repository: SessionRepository, column: str) -> None:
+    async def test_texts_are_exact(self, repository: Repository, column: str) -> None:
         for number, text in enumerate(AWKWARD):
             values: dict[str, Any] = {"session_id": f"s{number}", "claim": None, column: text}
             await repository.add(record(**values))
@@ -46,7 +46,7 @@ class StoringContract:
                 assert getattr(found, column) == text
 
     @pytest.mark.parametrize("column", ["namespace", "authority"])
-    async def test_scopes_are_exact(self, repository: SessionRepository, column: str) -> None:
+    async def test_scopes_are_exact(self, repository: Repository, column: str) -> None:
         scopes = [
             Scope(text, "a") if column == "namespace" else Scope("n", text) for text in AWKWARD
         ]
@@ -56,9 +56,7 @@ class StoringContract:
             assert [r.session_id for r in await repository.find(scope)] == [f"s{number}"]
 
     @pytest.mark.parametrize("character", ["x", "\u00e9", "\U0001f4d3"])
-    async def test_the_longest_texts_are_kept(
-        self, repository: SessionRepository, character: str
-    ) -> None:
+    async def test_the_longest_texts_are_kept(self, repository: Repository, character: str) -> None:
         longest = {field: character * limit for field, limit in LIMITS.items()}
         longest["kernel_model"] = "k" * LIMITS["kernel_model"]
         scope = Scope(longest.pop("namespace"), longest.pop("authority"))
@@ -69,7 +67,7 @@ class StoringContract:
         shorter = longest["path"][:-1]
         assert await repository.find(scope, path=shorter) == []
 
-    async def test_every_criterion_must_be_equal(self, repository: SessionRepository) -> None:
+    async def test_every_criterion_must_be_equal(self, repository: Repository) -> None:
         await repository.add(record("a", path="p", type="notebook"))
         await repository.add(record("b", path="q", type="notebook"))
         both = await repository.find(SCOPE, type="notebook")
@@ -78,12 +76,12 @@ class StoringContract:
         assert one.session_id == "b"
         assert await repository.find(SCOPE, type="console", path="q") == []
 
-    async def test_none_equals_nothing(self, repository: SessionRepository) -> None:
+    async def test_none_equals_nothing(self, repository: Repository) -> None:
         await repository.add(record("a", path=None, name=None))
         assert await repository.find(SCOPE, name=None) == []
         assert await repository.find(SCOPE, session_id="a", path=None) == []
 
-    async def test_a_list_is_ordered_by_age_then_id(self, repository: SessionRepository) -> None:
+    async def test_a_list_is_ordered_by_age_then_id(self, repository: Repository) -> None:
         microsecond = timedelta(microseconds=1)
         for session_id, created_at in (
             ("c", NOW),
@@ -97,13 +95,11 @@ class StoringContract:
         found = [r.session_id for r in await repository.find(SCOPE)]
         assert found == ["d", "B", "b", "c", "\u00e9", "a"]
 
-    async def test_adding_again_is_a_success(self, repository: SessionRepository) -> None:
+    async def test_adding_again_is_a_success(self, repository: Repository) -> None:
         await add(repository, record("a"), record("a"))
         assert await repository.find(SCOPE) == [record("a")]
 
-    async def test_another_session_of_one_id_is_a_conflict(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_another_session_of_one_id_is_a_conflict(self, repository: Repository) -> None:
         await repository.add(record("a"))
         with pytest.raises(SessionConflict):
             await repository.add(record("a", kernel_id="another", claim=None))
@@ -115,18 +111,18 @@ class StoringContract:
                 await repository.add(record("a", scope))
         assert await repository.find(SCOPE) == [record("a")]
 
-    async def test_a_claim_is_held_once(self, repository: SessionRepository) -> None:
+    async def test_a_claim_is_held_once(self, repository: Repository) -> None:
         await repository.add(record("a", path="p"))
         with pytest.raises(PathClaimed):
             await repository.add(record("b", path="p"))
         await repository.add(record("c", path="p", claim=None))
         assert [r.session_id for r in await repository.find(SCOPE, path="p")] == ["a", "c"]
 
-    async def test_a_claim_is_of_one_scope(self, repository: SessionRepository) -> None:
+    async def test_a_claim_is_of_one_scope(self, repository: Repository) -> None:
         for number, scope in enumerate((SCOPE, *OTHER_SCOPES)):
             await repository.add(record(f"s{number}", scope, path="p"))
 
-    async def test_of_many_claimants_one_wins(self, repository: SessionRepository) -> None:
+    async def test_of_many_claimants_one_wins(self, repository: Repository) -> None:
         outcomes = await asyncio.gather(
             *(repository.add(record(f"s{i}", path="p")) for i in range(20)),
             return_exceptions=True,
@@ -138,7 +134,7 @@ class StoringContract:
 
     # --------------------------------------------------------------------- update
 
-    async def test_an_update_returns_what_is_there_now(self, repository: SessionRepository) -> None:
+    async def test_an_update_returns_what_is_there_now(self, repository: Repository) -> None:
         await repository.add(record("a"))
         changed = await repository.update(
             SCOPE, "a", {"name": "n", "type": "file", "kernel_id": "k2", "kernel_model": None}
@@ -151,7 +147,7 @@ class StoringContract:
         assert changed.claim == record("a").claim
         assert await repository.find(SCOPE) == [changed]
 
-    async def test_an_update_may_expect_something(self, repository: SessionRepository) -> None:
+    async def test_an_update_may_expect_something(self, repository: Repository) -> None:
         await repository.add(record("a", state=CLOSING, server_id="one"))
         changes = {"state": READY}
         for expected in (
@@ -167,13 +163,13 @@ class StoringContract:
         assert await repository.update(SCOPE, "nobody", changes, expected=mine) is None
 
     async def test_an_update_of_a_missing_session_returns_none(
-        self, repository: SessionRepository
+        self, repository: Repository
     ) -> None:
         await repository.add(record("a"))
         assert await repository.update(SCOPE, "b", {"name": "n"}) is None
         assert await repository.find(SCOPE) == [record("a")]
 
-    async def test_a_rename_takes_the_free_claim(self, repository: SessionRepository) -> None:
+    async def test_a_rename_takes_the_free_claim(self, repository: Repository) -> None:
         await repository.add(record("a", path="p"))
         renamed = there(await repository.update(SCOPE, "a", {"path": "q "}))
         assert renamed.claim == claim_of(SCOPE, "q ")
@@ -183,29 +179,23 @@ class StoringContract:
         assert [r.session_id for r in await repository.find(SCOPE, path="q ")] == ["a"]
         assert [r.session_id for r in await repository.find(SCOPE, path="p")] == ["b"]
 
-    async def test_a_rename_to_a_claimed_path_holds_no_claim(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_a_rename_to_a_claimed_path_holds_no_claim(self, repository: Repository) -> None:
         await add(repository, record("a", path="p"), record("b", path="q"))
         renamed = there(await repository.update(SCOPE, "b", {"path": "p"}))
         assert (renamed.path, renamed.claim) == ("p", None)
         await repository.add(record("c", path="q"))
 
-    async def test_a_rename_to_the_same_path_keeps_the_claim(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_a_rename_to_the_same_path_keeps_the_claim(self, repository: Repository) -> None:
         await repository.add(record("a", path="p"))
         renamed = there(await repository.update(SCOPE, "a", {"path": "p"}))
         assert renamed.claim == claim_of(SCOPE, "p")
 
-    async def test_a_path_can_be_taken_away(self, repository: SessionRepository) -> None:
+    async def test_a_path_can_be_taken_away(self, repository: Repository) -> None:
         await repository.add(record("a", path="p"))
         renamed = there(await repository.update(SCOPE, "a", {"path": None}))
         assert (renamed.path, renamed.claim) == (None, None)
 
-    async def test_an_id_can_be_changed_but_not_to_anothers(
-        self, repository: SessionRepository
-    ) -> None:
+    async def test_an_id_can_be_changed_but_not_to_anothers(self, repository: Repository) -> None:
         await add(repository, record("a"), record("b"))
         with pytest.raises(SessionConflict):
             await repository.update(SCOPE, "a", {"session_id": "b"})

@@ -42,10 +42,6 @@ class Probe:
 
     However many ask, and whoever they are, the database is not loaded by it. For
     the tasks of one event loop.
-
-    Parameters
-    ----------
-    manager : PersistentSessionManager
     """
 
     def __init__(self, manager: PersistentSessionManager) -> None:
@@ -56,12 +52,10 @@ class Probe:
     async def is_well(self) -> bool:
         """Return whether the store answers a request for a session."""
         asked = self._asked
-        if asked is None or (asked.done() and self._age() > SHARED_SECONDS):
+        age = time.monotonic() - self._answered
+        if asked is None or (asked.done() and age > SHARED_SECONDS):
             asked = self._asked = asyncio.get_running_loop().create_task(self._ask())
         return await asyncio.shield(asked)
-
-    def _age(self) -> float:
-        return time.monotonic() - self._answered
 
     async def _ask(self) -> bool:
         try:

@@ -70,10 +70,8 @@ class StoreErrors(JupyterHandler):
             self._retry_after = str(seconds)
             self._why = str(error)
             return web.HTTPError(503, str(error))
-        for kind, status in _STATUS.items():
-            if isinstance(error, kind):
-                return web.HTTPError(status, str(error))
-        return web.HTTPError(500, str(error))
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+        return web.HTTPError(status, str(error))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write the error; for a 503 of the store, say when to come back and log nothing.
@@ -97,13 +95,7 @@ class _SessionBody(StoreErrors, stock.SessionsAPIHandler):
     """What both handlers of sessions share."""
 
     def body_with_texts(self) -> dict[str, Any] | None:
-        """Return the request's JSON object, each field of the right type.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            400 if it is something else.
-        """
+        """Return the request's JSON object, each field of the right type; else raise a 400."""
         try:
             body = self.get_json_body()
         except UnicodeDecodeError:

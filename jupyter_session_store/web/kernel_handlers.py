@@ -108,9 +108,6 @@ class KernelWebsocketHandler(StoreErrors, StockWebsocket):
 default_handlers = [
     (r"/api/kernels", MainKernelHandler),
     (rf"/api/kernels/{stock._kernel_id_regex}", KernelHandler),
-    (
-        rf"/api/kernels/{stock._kernel_id_regex}/{stock._kernel_action_regex}",
-        KernelActionHandler,
-    ),
+    (rf"/api/kernels/{stock._kernel_id_regex}/{stock._kernel_action_regex}", KernelActionHandler),
     (rf"/api/kernels/{stock._kernel_id_regex}/channels", KernelWebsocketHandler),
 ]
