@@ -13,13 +13,14 @@ from jupyter_server.services.sessions.sessionmanager import (
     KernelSessionRecord,
     ModelName,
 )
+from tornado import web
 from traitlets import TraitError
 
 from .config.traits import StoreSettings
 from .errors import ConfigurationError, SchemaMismatch
 from .kernels.authority import server_id_of
 from .kernels.selection import authority_for
-from .kernels.usage import KernelUsage
+from .kernels.usage import usage_of
 from .records import Scope, SessionRecord
 from .repository import SessionRepository
 from .servers.heartbeat import Heartbeat, this_server
@@ -87,7 +88,7 @@ class PersistentSessionManager(StoreSettings):
             store=self._store,
             kernel_manager=self.kernel_manager,
             authority=authority,
-            usage=KernelUsage(),
+            usage=usage_of(self.kernel_manager),
             events=SessionEvents(getattr(self.parent, "event_logger", None), namespace, self.log),
             tasks=self.tasks,
             hooks=Hooks(self, PersistentSessionManager),
@@ -95,7 +96,7 @@ class PersistentSessionManager(StoreSettings):
             log=self.log,
         )
         self._context = context
-        leaders = PathLeaders()
+        leaders = PathLeaders(context.hooks)
         made = SharedSessions if authority.is_shared else LocalSessions
         self.sessions: Sessions = made(context, leaders)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
@@ -302,6 +303,9 @@ class PersistentSessionManager(StoreSettings):
         session_id = self.new_session_id()
         with self._pending(session_id) as pending:
             model = await self.sessions.create(pending, wanted)
+            if self._context.hooks.overrides("get_session"):
+                # As the stock manager does, and here no lock is held: it may do what it likes.
+                model = await self.get_session(session_id=session_id)
         self._context.events.emit(
             CREATED, session_id=session_id, path=path, kernel_id=pending.kernel_id
         )
@@ -429,8 +433,17 @@ class PersistentSessionManager(StoreSettings):
         """
         with self._pending(session_id):
             if self._context.hooks.overrides("get_session", "row_to_model"):
-                await self.get_session(session_id=session_id)
+                await self._look_before_delete(session_id)
             await self.tasks.finish(self.sessions.close(session_id))
+
+    async def _look_before_delete(self, session_id: str) -> None:
+        """Ask ``get_session``, as the stock manager does; a row without a kernel has no model."""
+        try:
+            await self.get_session(session_id=session_id)
+        except web.HTTPError:
+            found = await self._context.find(session_id=session_id)
+            if not found or found[0].kernel_id:
+                raise
 
     @contextmanager
     def _pending(self, session_id: str) -> Iterator[KernelSessionRecord]:

@@ -8,10 +8,12 @@ larger part of the rounds of a test that repeats a race, marked ``torture``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 #: The part of its rounds that a test runs which names a number of them.
 _FRACTION: Final = 0.02
@@ -52,6 +54,12 @@ class LeavingOut:
         self._left_out: Counter[str] = Counter()
         #: How many tests run not all of their rounds.
         self._repeating = 0
+        #: How many tests run a part of their cases.
+        self._sharing = 0
+
+    def share(self, cases: Sequence[T], index: int, number: int) -> Sequence[T]:
+        """Return every `number`-th case from `index` on, or with ``--extended`` all."""
+        return cases if self._extended or self.fraction >= 1 else cases[index::number]
 
     def rounds(self, number: int) -> int:
         """Return how many of so many rounds to run: at least one."""
@@ -67,13 +75,14 @@ class LeavingOut:
         # all others waiting.
         items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
         self._repeating = sum(map(_repeats, items))
+        self._sharing = sum(map(_shares, items))
         self._config.hook.pytest_deselected(items=left)
 
     def _is_for(self, item: pytest.Item) -> bool:
         if item.get_closest_marker("extended") is not None:
             return self._extended
         # One without rounds would do again what it does without this.
-        return not self._extended or _repeats(item) or self.fraction >= 1
+        return not self._extended or _repeats(item) or _shares(item) or self.fraction >= 1
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         # A process of pytest-xdist: the one that prints the line collects nothing itself.
@@ -81,6 +90,7 @@ class LeavingOut:
         if told is not None:
             told["left_out"] = dict(self._left_out)
             told["repeating"] = self._repeating
+            told["sharing"] = self._sharing
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -89,6 +99,7 @@ class LeavingOut:
             # Each process has collected, and left out, the same.
             self._left_out = Counter(told["left_out"])
             self._repeating = told["repeating"]
+            self._sharing = told["sharing"]
 
     def line(self) -> str:
         """Return what a run has left out; nothing if nothing."""
@@ -98,6 +109,8 @@ class LeavingOut:
         if self._repeating and self.fraction < 1:
             rest = round(100 * (1 - self.fraction))
             parts.append(f"{rest} % of the rounds of {number_of(self._repeating)}")
+        if self._sharing and self.fraction < 1:
+            parts.append(f"the cases that another database has of {number_of(self._sharing)}")
         return f"Left out: {', '.join(parts)}. `make test-all` runs them." if parts else ""
 
     # After the summary, which ends with a line of pytest's own.
@@ -114,6 +127,10 @@ def number_of(count: int) -> str:
 def _repeats(item: pytest.Item) -> bool:
     takes_rounds = isinstance(item, pytest.Function) and "rounds" in item.fixturenames
     return takes_rounds and item.get_closest_marker("torture") is not None
+
+
+def _shares(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "share" in item.fixturenames
 
 
 def _patience(item: pytest.Item) -> float:
@@ -133,6 +150,18 @@ def rounds(pytestconfig: pytest.Config) -> Callable[[int], int]:
     plugin = pytestconfig.pluginmanager.get_plugin("leaving-out")
     assert isinstance(plugin, LeavingOut)
     return plugin.rounds
+
+
+@pytest.fixture
+def share(pytestconfig: pytest.Config, kind: str) -> Callable[..., Sequence[Any]]:
+    """Those of some cases that this database has to run: in `make test` they are divided."""
+    plugin = pytestconfig.pluginmanager.get_plugin("leaving-out")
+    assert isinstance(plugin, LeavingOut)
+
+    def of(cases: Sequence[T], databases: Sequence[str]) -> Sequence[T]:
+        return plugin.share(cases, databases.index(kind), len(databases))
+
+    return of
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist starts its processes

@@ -5,6 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
+
+_usages: WeakKeyDictionary[object, KernelUsage] = WeakKeyDictionary()
+
+
+def usage_of(kernel_manager: object) -> KernelUsage:
+    """Return the usage of a kernel manager's kernels: session managers over one share it."""
+    return _usages.setdefault(kernel_manager, KernelUsage())
 
 
 class KernelUsage:

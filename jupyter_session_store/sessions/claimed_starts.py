@@ -104,7 +104,7 @@ class ClaimedStarts:
             else:
                 # An override has failed after the row was made ready.
                 await self._context.tasks.finish(
-                    self._kernels.discard_saved(record.replace(kernel_id=started))
+                    self._kernels.discard_saved(record.session_id, started)
                 )
             raise
         if self._starting.pop(record.session_id, None) is not None:
@@ -138,8 +138,8 @@ class ClaimedStarts:
         if saved is None:
             raise PathClaimed(wanted.path)
         del self._starting[session_id]
-        if self._context.hooks.overrides("get_session", "kernel_culled", "row_to_model"):
-            return await self._reader.current_model_of(saved)
+        if self._context.hooks.overrides("kernel_culled", "row_to_model"):
+            return await self._reader.model_of(saved)
         return rest_model(saved, kernel_model)
 
     async def _mark_ready(

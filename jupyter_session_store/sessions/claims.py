@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from jupyter_core.utils import ensure_async
+
 from ..errors import PathClaimed, StoreUnavailable
 from ..records import STARTING, path_digest
 from ..telemetry import metrics
 from .context import NewSession, SessionContext
+from .hooks import Hooks
 from .reading import SessionReader
 
 Model = dict[str, Any]
@@ -35,7 +38,8 @@ class PathLeaders:
     For the tasks of one event loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
         #: By the digest of the path: equal paths have one.
         self._leaders: dict[str | None, _Leader] = {}
 
@@ -77,10 +81,14 @@ class PathLeaders:
         """Return whether the running task creates the one session at a path, for a request.
 
         Such a session is stored with the claim, or not at all. Any other
-        ``create_session`` stays permissive, as the stock manager's is.
+        ``create_session`` stays permissive, as the stock manager's is. An override
+        of it may go on in a task of its own, which cannot be told from another's:
+        then every create at the path needs the claim until the request has its session.
         """
         leader = self._leaders.get(path_digest(path))
-        return leader is not None and leader.needs_claim and leader.task is asyncio.current_task()
+        if leader is None or not leader.needs_claim:
+            return False
+        return leader.task is asyncio.current_task() or self._hooks.overrides("create_session")
 
     def waive_claim(self, path: str | None) -> None:
         """Let the running task create a second session at a path, as an override wants it."""
@@ -145,7 +153,8 @@ class SessionCreator:
         hooks = self._context.hooks
         if not hooks.overrides("session_exists", "get_session"):
             return await self._reader.session_at(path)
-        if not await hooks.session_exists(path=path):
+        # An override may be a plain function: the stock handler takes either.
+        if not await ensure_async(hooks.session_exists(path=path)):
             return None
         model: dict[str, Any] = await hooks.get_session(path=path)
         return model

@@ -235,11 +235,12 @@ class SessionKernels:
         finally:
             shutdown.set_result(None)
 
-    async def discard_saved(self, record: SessionRecord) -> None:
+    async def discard_saved(self, session_id: str, kernel_id: str) -> None:
         """Remove a session that was perhaps saved though its create failed; discard its kernel."""
         with suppress(SessionStoreError):
-            await self._context.repository.remove(self._context.scope, [record])
-        await self.discard(str(record.kernel_id))
+            found = await self._context.find(session_id=session_id, kernel_id=kernel_id)
+            await self._context.repository.remove(self._context.scope, found)
+        await self.discard(kernel_id)
 
     async def discard_after_move(self, kernel_id: str) -> None:
         """Discard a kernel that was started for a move which was not saved; never raises."""
@@ -270,7 +271,7 @@ class SessionKernels:
         usage = self._context.usage
         try:
             used = await self.has_users(kernel_id)
-        except StoreUnavailable:
+        except SessionStoreError:
             self._context.log.warning(
                 "Kernel %s was left by its session and goes on running: whether another "
                 "session uses it cannot be asked now.",

@@ -56,9 +56,8 @@ class LocalSessions(Sessions):
         try:
             return await context.save(session_id, wanted, started)
         except BaseException:
-            record = context.new_record(session_id, wanted, started)
-            await context.tasks.finish(kernels.discard_saved(record))
-            self._forget([record])
+            self._remembered.pop(session_id, None)
+            await context.tasks.finish(kernels.discard_saved(session_id, started))
             raise
         finally:
             # Until now: a session that attached before this one was saved would lose the kernel.
@@ -73,7 +72,7 @@ class LocalSessions(Sessions):
         record = record.replace(**stored_of_kernel(model["kernel"]))
         await self._writer.add(record)
         self._remembered[record.session_id] = record
-        return await self.reader.after_save(record, model)
+        return model
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""

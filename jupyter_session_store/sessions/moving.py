@@ -62,9 +62,15 @@ class MoveRunner:
         try:
             if hooked:
                 if target != previous:
+                    await context.usage.wait_for_shutdown(target)
                     kernels.refuse_missing(target)
                 # No lock is held meanwhile: the override may do whatever it likes.
                 await context.hooks.update_session(session_id, **changes)
+                await context.usage.wait_for_shutdown(target)
+                if target != previous and target not in context.kernel_manager:
+                    # A DELETE has ended it since, which did not see this session on it.
+                    await context.hooks.update_session(session_id, kernel_id=previous)
+                    raise web.HTTPError(400, f"No such kernel: {target}")
             else:
                 moved = await store(session_id, changes)
         except StoreUnavailable:
@@ -115,9 +121,11 @@ class SessionMover:
         """Move a session; as :meth:`.Sessions.move` has it."""
         before = await self._reader.get_for_change(session_id)
         previous = before["kernel"]["id"]
-        if "kernel_id" in changes or kernel_name is None:
+        if "kernel_id" not in changes and kernel_name is None:
+            return await self._runner.run(session_id, previous, changes, None, self._store)
+        if "kernel_id" in changes:
             async with self._shutdown_guard(previous):
-                await self._await_closers(changes.get("kernel_id"))
+                await self._await_closers(changes["kernel_id"])
                 return await self._runner.run(session_id, previous, changes, None, self._store)
         async with self._shutdown_guard(previous), self._shutdown_guard(str(uuid4())) as guard:
             started = await self._start_kernel(session_id, before, kernel_name, guard)
@@ -172,10 +180,8 @@ class SessionMover:
         finally:
             self._kernels.release(chosen)
 
-    async def _await_closers(self, target: str | None) -> None:
+    async def _await_closers(self, target: str) -> None:
         """Attach to the kernel that is moved to, once no server is closing a session on it."""
-        if target is None:
-            return
         await self._attacher.attach(target, ask=True)
         if await self._kernels.is_closing(target):
             await self._kernels.wait_until_not_closing(target, self._context.deadline())
@@ -183,11 +189,16 @@ class SessionMover:
 
     async def _store(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
         """Store a move to a kernel that others use, or take it back if they have ended it."""
-        moved = await self._store_new(session_id, changes)
-        if await self._undo_move_to_dead_kernel(session_id, moved.left, changes["kernel_id"]):
+        moved, target = await self._store_new(session_id, changes), changes["kernel_id"]
+        try:
+            undone = await self._undo_move_to_dead_kernel(session_id, moved.left, target)
+        except BaseException:
+            await self._kernels.shut_down_abandoned(moved.left, moved.shutdown)
+            raise
+        if undone:
             if moved.shutdown is not None:
                 moved.shutdown.set_result(None)
-            raise web.HTTPError(400, f"No such kernel: {changes['kernel_id']}")
+            raise web.HTTPError(400, f"No such kernel: {target}")
         return moved
 
     async def _store_new(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
@@ -207,9 +218,17 @@ class SessionMover:
                 record = found[0]
                 if record.state == CLOSING and context.usage.is_shutting_down(record.kernel_id):
                     raise being_deleted(session_id)
-                if record.kernel_id in (None, target):
+                if record.kernel_id is None:
+                    return StoredMove(await self._writer.update(session_id, changes))
+                if record.kernel_id == target:
                     if left is None:
-                        return StoredMove(await self._writer.update(session_id, changes))
+                        move = await context.repository.move(
+                            context.scope, session_id, target, changes
+                        )
+                        # Else another server has moved it since it was looked at.
+                        if move is None:
+                            continue
+                        return StoredMove(move.record)
                     # Moved by a statement that was repeated, since its answer was lost.
                     last = True
                     break

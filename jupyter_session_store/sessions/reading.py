@@ -146,12 +146,6 @@ class SessionReader:
             return await self.get_for_change(record.session_id)
         return await self.model_of(record)
 
-    async def after_save(self, record: SessionRecord, model: dict[str, Any]) -> dict[str, Any]:
-        """Return the model of a session that was added: as ``get_session`` does, if overridden."""
-        if self._context.hooks.overrides("get_session"):
-            return await self.get_for_change(record.session_id)
-        return model
-
     async def is_gone(self, record: SessionRecord) -> bool:
         """Return whether a session's kernel is known to be gone."""
         if not record.kernel_id:

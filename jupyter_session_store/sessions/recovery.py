@@ -206,10 +206,6 @@ class Recovery:
         finally:
             self._in_progress.discard(session_id)
 
-    def is_starting(self, session_id: str) -> bool:
-        """Return whether a session is being created here now."""
-        return session_id in self._in_progress
-
     def is_unfinished(self, session_id: str) -> bool:
         """Return whether a create of this session is to be rolled back, or finished."""
         return session_id in self._unfinished_starts

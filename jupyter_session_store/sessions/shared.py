@@ -94,7 +94,7 @@ class SharedSessions(Sessions):
         record = self._context.new_record(session_id, wanted, kernel_id)
         model = await self.reader.model_of(record)
         await self._writer.add(record.replace(**stored_of_kernel(model["kernel"])))
-        return await self.reader.after_save(record, model)
+        return model
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""

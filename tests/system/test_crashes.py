@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -297,7 +297,11 @@ def clean(scene: Scene) -> None:
 
 
 def test_servers_killed_in_each_phase(
-    database: Database, new_server: NewServer, rounds: Callable[[int], int], tmp_path: Path
+    database: Database,
+    new_server: NewServer,
+    rounds: Callable[[int], int],
+    share: Callable[..., Sequence[Callable[[Scene], None]]],
+    tmp_path: Path,
 ) -> None:
     number = rounds(10)
     with ExitStack() as stack:
@@ -316,7 +320,7 @@ def test_servers_killed_in_each_phase(
         witness.start()
         scene = Scene(database, gateway, witness, victims)
         counts = {}
-        for phase in PHASES:
+        for phase in share(PHASES, ("sqlite", "postgresql", "mysql")):
             with ThreadPoolExecutor(number) as threads:
                 list(threads.map(JupyterServer.start, victims))
             phase(scene)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -118,11 +118,11 @@ def unchanged(database: Database) -> list[tuple[object, ...]]:
     return [(row.session_id, row.path, row.kernel_id, row.state) for row in rows_of(database)]
 
 
-def test_whatever_is_wrong_sessions_stay(scene: Scene) -> None:
+def test_whatever_is_wrong_sessions_stay(scene: Scene, share: Callable[..., Sequence[str]]) -> None:
     scene.holder.execute(scene.sessions[0]["kernel"]["id"], "x = 5")
     check_well(scene)
     before = unchanged(scene.database)
-    for fault in FAULTS:
+    for fault in share(tuple(FAULTS), ("sqlite", "postgresql")):
         print(f"--- {fault}")
         with scene.proxy.failing(fault):
             check_unknown(scene, silent=fault == SILENCE)
