@@ -76,7 +76,14 @@ class LocalSessions(Sessions):
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""
-        record = await self._store(session_id, changes)
+        kernel_id = changes.get("kernel_id")
+        if kernel_id is None:
+            record = await self._store(session_id, changes)
+        else:
+            async with self._context.usage.attaching(kernel_id):
+                if kernel_id not in self._context.kernel_manager:
+                    raise web.HTTPError(404, f"Session not found: no kernel {kernel_id!r} is here")
+                record = await self._store(session_id, changes)
         return await self._writer.finish_update(record, changes)
 
     async def _store(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:

@@ -66,11 +66,6 @@ class MoveRunner:
                     kernels.refuse_missing(target)
                 # No lock is held meanwhile: the override may do whatever it likes.
                 await context.hooks.update_session(session_id, **changes)
-                await context.usage.wait_for_shutdown(target)
-                if target != previous and target not in context.kernel_manager:
-                    # A DELETE has ended it since, which did not see this session on it.
-                    await context.hooks.update_session(session_id, kernel_id=previous)
-                    raise web.HTTPError(400, f"No such kernel: {target}")
             else:
                 moved = await store(session_id, changes)
         except StoreUnavailable:
