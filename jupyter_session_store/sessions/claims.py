@@ -82,13 +82,16 @@ class PathLeaders:
 
         Such a session is stored with the claim, or not at all. Any other
         ``create_session`` stays permissive, as the stock manager's is. An override
-        of it may go on in a task of its own, which cannot be told from another's:
-        then every create at the path needs the claim until the request has its session.
+        of that or of ``save_session`` may go on in a task of its own, which cannot be told
+        from another's: then every create at the path needs the claim until the request has
+        its session.
         """
         leader = self._leaders.get(path_digest(path))
         if leader is None or not leader.needs_claim:
             return False
-        return leader.task is asyncio.current_task() or self._hooks.overrides("create_session")
+        return leader.task is asyncio.current_task() or self._hooks.overrides(
+            "create_session", "save_session"
+        )
 
     def waive_claim(self, path: str | None) -> None:
         """Let the running task create a second session at a path, as an override wants it."""

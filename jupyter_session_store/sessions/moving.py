@@ -74,16 +74,22 @@ class MoveRunner:
             ).settle()
             raise
         except BaseException:
-            if hooked:
+            if hooked and target != previous:
                 # The session may have moved before the override failed.
                 await kernels.shut_down_unused(previous, started)
             elif started is not None:
                 await kernels.discard_after_move(started)
             raise
         if moved is None:
-            model = await self._reader.get_for_change(session_id)
-            await kernels.shut_down_unused(previous, started)
-            return model
+            kernel_id = target
+            try:
+                model = await self._reader.get_for_change(session_id)
+                kernel_id = model["kernel"]["id"]
+                return model
+            finally:
+                # An override may keep sessions elsewhere: a rename leaves their kernels alone.
+                left = [one for one in (previous, started) if one != kernel_id]
+                await kernels.shut_down_unused(*left)
         try:
             return await self._writer.finish_update(moved.record, changes)
         finally:

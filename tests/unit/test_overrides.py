@@ -17,6 +17,7 @@ from jupyter_session_store.manager import PersistentSessionManager
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
+    SharedKernelManager,
     failing,
     make_manager,
     settle,
@@ -190,6 +191,53 @@ async def test_a_move_by_an_override_to_a_kernel_that_is_deleted_meanwhile_is_ta
     assert isinstance(moved, web.HTTPError)
     assert [model["id"] for model in await manager.list_sessions()] == [first["id"]]
     assert kernel_ids(manager) == {first["kernel"]["id"]}
+    manager.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_rename_leaves_the_kernel_of_a_session_that_is_kept_elsewhere(shared: bool) -> None:
+    class Manager(PersistentSessionManager):
+        kept: Any = None
+
+        async def save_session(
+            self, session_id: str, *args: Any, kernel_id: str | None = None, **kwargs: Any
+        ) -> dict[str, Any]:
+            self.kept = {"id": session_id, **kwargs, "kernel": {"id": kernel_id}}
+            return dict(self.kept)
+
+        async def get_session(self, **kwargs: Any) -> dict[str, Any]:
+            return dict(self.kept)
+
+        async def update_session(self, session_id: str, **kwargs: Any) -> None:
+            self.kept.update(kwargs)
+
+    manager = local(Manager, kernels=SharedKernelManager() if shared else None)
+    model = await manager.create_session(**NOTEBOOK)
+    renamed = await manager.change_session(model["id"], path="b.ipynb")
+    assert renamed["path"] == "b.ipynb"
+    assert kernel_ids(manager) == {model["kernel"]["id"]}
+    manager.close()
+
+
+async def test_a_move_whose_model_cannot_be_shown_leaves_no_kernel() -> None:
+    class Manager(PersistentSessionManager):
+        fails = False
+
+        async def update_session(self, session_id: str, **kwargs: Any) -> None:
+            await super().update_session(session_id, **kwargs)
+            self.fails = True
+
+        async def get_session(self, **kwargs: Any) -> dict[str, Any]:
+            if self.fails:
+                raise web.HTTPError(500)
+            return await super().get_session(**kwargs)
+
+    manager = local(Manager)
+    model = await manager.create_session(**NOTEBOOK)
+    with pytest.raises(web.HTTPError):
+        await manager.change_session(model["id"], kernel_name="python3")
+    await settle(manager)
+    assert kernel_ids(manager) == {row.kernel_id for row in await stored(manager)}
     manager.close()
 
 
