@@ -211,13 +211,13 @@ def test_threads_of_one_process_all_come_up(database: Database) -> None:
     failures: list[BaseException] = []
 
     async def use(name: str) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        mine, deadline = record(name), time.monotonic() + _PATIENCE
         with opened(database.url) as repository:
             added = False
             while not added:
                 # On a busy machine the others' migration may take longer than a request waits.
                 try:
-                    await repository.add(record(name))
+                    await repository.add(mine)
                     added = True
                 except StoreUnavailable:
                     assert time.monotonic() < deadline
