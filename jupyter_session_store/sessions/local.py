@@ -128,6 +128,11 @@ class LocalSessions(Sessions):
             record = find_by_id(records, session_id)
             kernel_id = record.kernel_id
             if kernel_id is not None and not has_others(records, kernel_id):
+                # A kernel is shut down only while the store can be written: the row has to go.
+                # If the answer is lost, nothing has changed.
+                changes = {"state": READY}
+                if not await context.repository.update(context.scope, session_id, changes):
+                    raise not_found(session_id)
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
                 await context.remove(record)

@@ -38,7 +38,7 @@ STATUS: Final = "/api/session-store/status"
 ROOT: Final = Path(__file__).resolve().parents[2]
 HOW_TO: Final = ROOT / "docs" / "how-to" / "monitoring.md"
 REFERENCE: Final = ROOT / "docs" / "reference" / "metrics.md"
-SCHEMA_FILE: Final = ROOT / PREFIX / "event_schemas" / "session_actions" / "v1.yaml"
+SCHEMA_FILE: Final = ROOT / PREFIX / "telemetry" / "event_schemas" / "session_actions" / "v1.yaml"
 DASHBOARD: Final = ROOT / "docs" / "_static" / "grafana-dashboard.json"
 #: As the package's own configuration file has it, wherever that is installed.
 ENABLED: Final = 'c.ServerApp.jpserver_extensions["jupyter_session_store"] = True\n'
@@ -153,7 +153,8 @@ def test_each_request_is_counted_with_its_statements(
     assert operations == {"find ok": 2, "update ok": 1}
     assert statements == 3 + one_more
     assert server.delete(session["id"]).status_code == 204
-    assert bill.take() == ({"find ok": 1, "remove ok": 1}, 2)
+    deleted = {"find ok": 1, "update ok": 1, "remove ok": 1}
+    assert bill.take() == (deleted, 3 + one_more)
     assert server.get(session["id"]).status_code == 404
     assert bill.take() == ({"find ok": 1}, 1)
     assert anonymous(server, HEALTH).status_code == 200
