@@ -20,7 +20,7 @@ from jupyter_session_store.sql.engine import create
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.engine.url import parse
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import backup, compatibility, locks, migrating
+from jupyter_session_store.sql.schema import backup, locks, migrating, versions
 
 if TYPE_CHECKING:
     from jupyter_session_store.config.settings import Settings
@@ -31,7 +31,7 @@ Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 config = context.config
 settings: dict[str, Any] = {
     "target_metadata": Base.metadata,
-    "version_table": compatibility.VERSION_TABLE,
+    "version_table": versions.VERSION_TABLE,
     # The database may be shared with anything: autogenerate sees our tables alone.
     "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
     "compare_type": True,

@@ -27,7 +27,7 @@ from jupyter_session_store.cli.command import ExitCode, StoreCommand
 from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sql import models
-from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema import migrating, versions
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -298,18 +298,18 @@ def _list(texts: Iterable[str]) -> str:
 def _schema_states() -> str:
     """Return what is said of each state of a database's schema."""
     examples = {
-        compatibility.State.EMPTY: compatibility.Status(compatibility.State.EMPTY, None),
-        compatibility.State.BEHIND: compatibility.Status(compatibility.State.BEHIND, "0000", 1),
-        compatibility.State.AHEAD_COMPATIBLE: compatibility.Status(
-            compatibility.State.AHEAD_COMPATIBLE, "0009", 1
+        versions.State.EMPTY: versions.Status(versions.State.EMPTY, None),
+        versions.State.BEHIND: versions.Status(versions.State.BEHIND, "0000", 1),
+        versions.State.AHEAD_COMPATIBLE: versions.Status(
+            versions.State.AHEAD_COMPATIBLE, "0009", 1
         ),
-        compatibility.State.AHEAD_INCOMPATIBLE: compatibility.Status(
-            compatibility.State.AHEAD_INCOMPATIBLE, "0009", compatibility.CODE + 1
+        versions.State.AHEAD_INCOMPATIBLE: versions.Status(
+            versions.State.AHEAD_INCOMPATIBLE, "0009", versions.CODE + 1
         ),
-        compatibility.State.FOREIGN: compatibility.Status(compatibility.State.FOREIGN, None),
+        versions.State.FOREIGN: versions.Status(versions.State.FOREIGN, None),
     }
     rows = (
-        (state.value, f"``{' '.join(compatibility.explain(found, 'postgresql on db').split())}``")
+        (state.value, f"``{' '.join(versions.explain(found, 'postgresql on db').split())}``")
         for state, found in examples.items()
     )
     return _table(("state", "what is said"), rows)

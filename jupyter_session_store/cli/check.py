@@ -51,16 +51,16 @@ class Check(StoreCommand):
             time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
 
     def _check_once(self) -> tuple[bool, str]:
-        from ..sql.schema import compatibility
+        from ..sql.schema import versions
 
         try:
             with self.database(statement_timeout=True, writes=False) as engine:
                 found = schema_status(engine)
-                if found.state is compatibility.State.CURRENT:
+                if found.state is versions.State.CURRENT:
                     return (
                         True,
                         f"{database_name(engine)} is at revision {found.revision}, the newest.",
                     )
-                return found.usable, compatibility.explain(found, database_name(engine))
+                return found.usable, versions.explain(found, database_name(engine))
         except (StoreUnavailable, SchemaMismatch) as error:
             return False, str(error)

@@ -16,7 +16,7 @@ class Current(StoreCommand):
     flags = {**StoreCommand.flags, **JSON_FLAG}
 
     def run(self) -> ExitCode:
-        from ..sql.schema import compatibility
+        from ..sql.schema import versions
 
         with self.database(statement_timeout=True, writes=False) as engine:
             found = schema_status(engine)
@@ -27,8 +27,8 @@ class Current(StoreCommand):
                     "state": found.state.value,
                     "usable": found.usable,
                     "oldest_compatible_code": found.oldest_compatible_code,
-                    "code": compatibility.CODE,
-                    "head": compatibility.HEAD,
+                    "code": versions.CODE,
+                    "head": versions.HEAD,
                 }
             )
         return ExitCode.DONE

@@ -47,7 +47,7 @@ class Downgrade(MigrationCommand):
         self.extra_args = [*self.extra_args, *steps]
 
     def run(self) -> ExitCode:
-        from ..sql.schema import compatibility, migrating
+        from ..sql.schema import migrating, versions
 
         target = self.extra_args[0]
         if self.sql:
@@ -60,15 +60,15 @@ class Downgrade(MigrationCommand):
             return self.print_script(start, end, downgrade=True)
         with self.database() as engine:
             found = schema_status(engine)
-            if found.state is compatibility.State.AHEAD_COMPATIBLE:
+            if found.state is versions.State.AHEAD_COMPATIBLE:
                 raise SchemaMismatch(
                     f"The database ({database_name(engine)}) is at revision {found.revision}, "
                     "newer than this release, which does not know how to undo it; expected the "
                     "release that made it. Nothing was changed. Run there: jupyter session-store "
                     f"downgrade {target}"
                 )
-            if found.state not in (compatibility.State.BEHIND, compatibility.State.CURRENT):
-                raise SchemaMismatch(compatibility.explain(found, database_name(engine)))
+            if found.state not in (versions.State.BEHIND, versions.State.CURRENT):
+                raise SchemaMismatch(versions.explain(found, database_name(engine)))
             plan = migrating.downgrade_plan(found.revision, target)
             self.print_plan(plan, database_name(engine), "undo")
             lost = [revision for revision in plan if revision.downgrade_loses]

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ..sql.schema.compatibility import Status
     from ..sql.schema.migrating import Revision
+    from ..sql.schema.versions import Status
 
 
 def schema_status(engine: Engine) -> Status:
     """Return the revision that a database is at, and whether it fits this code."""
     from ..sql.admin import admin_connection
-    from ..sql.schema import compatibility
+    from ..sql.schema import versions
 
     with admin_connection.connected(engine) as connection:
-        return compatibility.status(connection)
+        return versions.status(connection)
 
 
 def database_name(engine: Engine) -> str:

@@ -42,14 +42,14 @@ class TransferCommand(StoreCommand):
         In a dry run it gets none, and ``None`` is yielded.
         """
         from ..sql.admin import admin_connection
-        from ..sql.schema import compatibility, migrating
+        from ..sql.schema import migrating, versions
 
         if self.dry_run and self.missing_file(given) is not None:
             yield None
             return
         with self.database(given, create=True) as engine:
             with admin_connection.connected(engine) as connection:
-                empty = compatibility.status(connection).state is compatibility.State.EMPTY
+                empty = versions.status(connection).state is versions.State.EMPTY
             if empty and self.dry_run:
                 yield None
                 return

@@ -45,7 +45,7 @@ class Upgrade(MigrationCommand):
         return None if file is None or file.exists() else describe(url)
 
     def run(self) -> ExitCode:
-        from ..sql.schema import compatibility, migrating
+        from ..sql.schema import migrating, versions
 
         target = self.extra_args[0] if self.extra_args else "head"
         if self.sql:
@@ -57,9 +57,9 @@ class Upgrade(MigrationCommand):
             return ExitCode.DONE
         with self.database(create=True) as engine:
             found = schema_status(engine)
-            states = compatibility.State
+            states = versions.State
             if found.state not in (states.EMPTY, states.BEHIND, states.CURRENT):
-                explanation = compatibility.explain(found, database_name(engine))
+                explanation = versions.explain(found, database_name(engine))
                 if not found.usable:
                     raise SchemaMismatch(explanation)
                 self.output.text(explanation)

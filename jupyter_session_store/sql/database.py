@@ -25,7 +25,7 @@ from .engine import timeouts
 from .engine.backend import backend_of
 from .engine.url import describe, is_memory, reason_of, sqlite_file
 from .queries import leases
-from .schema import compatibility
+from .schema import versions
 
 if TYPE_CHECKING:
     from ..records import Scope, ServerRecord
@@ -57,7 +57,7 @@ class Database:
     ----------
     engine : Engine
     auto_upgrade : str
-        See :func:`.compatibility.ensure`.
+        See :func:`.versions.ensure`.
     log : logging.Logger
     """
 
@@ -174,7 +174,7 @@ class Database:
         return self._connection
 
     def _prepare(self) -> None:
-        found = compatibility.ensure(self.engine, self._auto_upgrade, self._log)
+        found = versions.ensure(self.engine, self._auto_upgrade, self._log)
         with self.engine.connect() as connection:
             backend_of(connection).keep_journal(connection)
             if self._serving is None:

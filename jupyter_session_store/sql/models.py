@@ -162,7 +162,7 @@ class Server(Base):
 
 
 class Meta(Base):
-    """What the database says of itself: see :mod:`.compatibility` for the names in use."""
+    """What the database says of itself: see :mod:`.versions` for the names in use."""
 
     __tablename__ = "jupyter_session_store_meta"
 

@@ -34,7 +34,7 @@ from .database import Database
 from .engine import factory as engines
 from .engine import timeouts
 from .queries import last_session, leases, session_queries
-from .schema import compatibility
+from .schema import versions
 from .worker import Worker, WorkerTimeout
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ class SQLAlchemySessionRepository(SessionRepository):
 
     async def revision(self) -> str | None:
         """Two statements."""
-        found = await self._run(compatibility.status, writes=False)
+        found = await self._run(versions.status, writes=False)
         return found.revision
 
     def _wait(self, unit: Callable[[Connection], T], timeout: float) -> T:

@@ -18,7 +18,7 @@ from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.engine.mysql import MariaDB, MySQL
 from jupyter_session_store.sql.engine.postgresql import PostgreSQL
 from jupyter_session_store.sql.models import Meta, Server, Session
-from jupyter_session_store.sql.schema.compatibility import VERSION_TABLE
+from jupyter_session_store.sql.schema.versions import VERSION_TABLE
 
 from ..databases import Database
 from ..migrations.support import ROOT

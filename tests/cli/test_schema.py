@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy import inspect
 
-from jupyter_session_store.sql.schema import compatibility, locks, migrating
+from jupyter_session_store.sql.schema import locks, migrating, versions
 
 from ..databases import Database
 from ..migrations.support import LATER, TABLES, engine_of, release, without_privileges
@@ -32,7 +32,7 @@ from .support import (
 
 pytestmark = pytest.mark.timeout(600)
 
-NEWEST: Final = f"revision {compatibility.HEAD}"
+NEWEST: Final = f"revision {versions.HEAD}"
 
 
 def current(run: Run, url: str) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def test_from_nothing_to_the_newest_and_back(run: Run, database: Database) -> No
     assert NEWEST in after.stdout
     found = current(run, database.url)
     assert (found["revision"], found["state"], found["usable"]) == (
-        compatibility.HEAD,
+        versions.HEAD,
         "current",
         True,
     )
-    assert (found["code"], found["head"]) == (compatibility.CODE, compatibility.HEAD)
+    assert (found["code"], found["head"]) == (versions.CODE, versions.HEAD)
     plain = run("current", url=database.url)
-    assert f"revision                {compatibility.HEAD}" in plain.stdout.splitlines()
+    assert f"revision                {versions.HEAD}" in plain.stdout.splitlines()
 
     planned = run("downgrade", "base", "--dry-run", url=database.url)
     assert planned.returncode == 0, planned.stderr
@@ -86,11 +86,11 @@ def test_from_nothing_to_the_newest_and_back(run: Run, database: Database) -> No
     refused = run("downgrade", "base", url=database.url)
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
-    assert current(run, database.url)["revision"] == compatibility.HEAD
+    assert current(run, database.url)["revision"] == versions.HEAD
 
     undone = run("downgrade", "base", "--yes", url=database.url)
     assert undone.returncode == 0, undone.stderr
-    assert tables_of(database) == {compatibility.VERSION_TABLE}
+    assert tables_of(database) == {versions.VERSION_TABLE}
     assert current(run, database.url)["state"] == "empty"
     for answer in (planned, before, done, again, after, plain, refused, undone):
         assert not shows_password(database, answer.stdout, answer.stderr)
@@ -113,13 +113,13 @@ def test_the_statements_are_printed_and_make_the_tables(run: Run, database: Data
         if statement.strip() not in ("", "BEGIN", "COMMIT"):
             database.execute(statement)
     assert current(run, database.url)["state"] == "current"
-    back = run("downgrade", "--sql", f"{compatibility.HEAD}:base", "--yes", url=database.url)
+    back = run("downgrade", "--sql", f"{versions.HEAD}:base", "--yes", url=database.url)
     assert back.returncode == 0, back.stderr
     assert current(run, database.url)["state"] == "current"
     assert "DROP TABLE" in back.stdout
     refused = run("downgrade", "--sql", "base", url=database.url)
     assert refused.returncode == 2
-    assert f"{compatibility.HEAD}:base" in refused.stderr
+    assert f"{versions.HEAD}:base" in refused.stderr
 
 
 @pytest.mark.parametrize("floor", [1, 99])
@@ -165,7 +165,7 @@ def test_history_needs_no_database(run: Run) -> None:
     answer = run("history", "--json", url="postgresql://nobody@no-such-host.invalid/nothing")
     assert answer.returncode == 0, answer.stderr
     rows = json.loads(answer.stdout)
-    assert [row["revision"] for row in rows][-1] == compatibility.HEAD
+    assert [row["revision"] for row in rows][-1] == versions.HEAD
     assert {row["kind"] for row in rows} <= {"expanding", "contracting"}
     assert rows[0]["downgrade_loses"] == "every session"
     plain = run("history").stdout.splitlines()
@@ -217,9 +217,9 @@ def test_a_locked_table_is_given_up(home: Path, database: Database) -> None:
     with closing(database.connect()) as holder, closing(holder.cursor()) as cursor:
         if database.kind == "postgresql":
             cursor.execute("BEGIN")
-            cursor.execute(f"LOCK TABLE {compatibility.VERSION_TABLE}")
+            cursor.execute(f"LOCK TABLE {versions.VERSION_TABLE}")
         else:
-            cursor.execute(f"LOCK TABLES {compatibility.VERSION_TABLE} WRITE")
+            cursor.execute(f"LOCK TABLES {versions.VERSION_TABLE} WRITE")
         assert ended(home, "check", "--wait", "1", url=database.url)[0] == 1
         assert ended(home, "current", url=database.url)[0] == 3
 
@@ -304,7 +304,7 @@ def test_steps_back_at_once_are_those_that_were_agreed_to(home: Path, database: 
                 assert "Waiting for the migration lock" in process.stderr.readline()
         outputs = [process.communicate(timeout=PATIENCE) for process in waiting]
     assert [process.returncode for process in waiting] == [0, 0], outputs
-    assert tables_of(database) == {compatibility.VERSION_TABLE}
+    assert tables_of(database) == {versions.VERSION_TABLE}
 
 
 @pytest.mark.only("sqlite", reason="servers are backed up by their own tools")

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from jupyter_session_store import __version__
-from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.sql.schema import versions
 
 from ..databases import Database
 from ..system.server import JupyterServer
@@ -53,9 +53,9 @@ def test_it_upgrades_a_database(installed: Environment, database: Database, tmp_
 
     assert "Running upgrade  -> 0001" in alembic("upgrade", "head")
     version = "SELECT version_num FROM jupyter_session_store_version"
-    assert database.rows(version) == [(compatibility.HEAD,)]
+    assert database.rows(version) == [(versions.HEAD,)]
     assert database.rows("SELECT COUNT(*) FROM jupyter_sessions") == [(0,)]
-    assert f"{compatibility.HEAD} (head)" in alembic("current")
+    assert f"{versions.HEAD} (head)" in alembic("current")
 
 
 @pytest.mark.system

@@ -14,7 +14,7 @@ from jupyter_session_store import errors
 from jupyter_session_store.cli.command import StoreCommand
 from jupyter_session_store.repository import SessionRepository
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.sql.schema import versions
 
 from .blocks import ROOT, pages, source
 
@@ -53,7 +53,7 @@ def test_every_variable_is_there() -> None:
 
 def test_what_the_database_says_of_itself_is_there() -> None:
     page = source("docs/reference/tables.md")
-    for name in (compatibility.OLDEST_COMPATIBLE_CODE, compatibility.STOCK_ADOPTED):
+    for name in (versions.OLDEST_COMPATIBLE_CODE, versions.STOCK_ADOPTED):
         assert f"| `{name}` |" in page
 
 

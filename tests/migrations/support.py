@@ -19,13 +19,13 @@ from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
-from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.testing import server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCOPE: Final = Scope("dir:/home/alice", "server:1")
 #: The tables of the model and Alembic's own.
-TABLES: Final = frozenset({*Base.metadata.tables, compatibility.VERSION_TABLE})
+TABLES: Final = frozenset({*Base.metadata.tables, versions.VERSION_TABLE})
 LATER: Final = "0002"
 
 _LATER = '''"""Add {column} to sessions."""
@@ -69,10 +69,10 @@ def engine_of(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def status(engine: Engine) -> compatibility.Status:
+def status(engine: Engine) -> versions.Status:
     """Return what the store says of a database."""
     with engine.connect() as connection:
-        return compatibility.status(connection)
+        return versions.status(connection)
 
 
 def alembic(command: Callable[..., object], engine: Engine, *arguments: str) -> None:

@@ -20,7 +20,7 @@ from alembic import command
 
 from jupyter_session_store.sql.engine import sqlite
 from jupyter_session_store.sql.schema import backup, migrating
-from jupyter_session_store.sql.schema.compatibility import State
+from jupyter_session_store.sql.schema.versions import State
 
 from ..system.waiting import until
 from .support import (

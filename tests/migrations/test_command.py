@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from sqlalchemy import Engine
 
-from jupyter_session_store.sql.schema import compatibility
-from jupyter_session_store.sql.schema.compatibility import State
+from jupyter_session_store.sql.schema import versions
+from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database
 from .support import ROOT, run_python, status
@@ -81,7 +81,7 @@ def test_from_the_first_to_the_last_command(
     expected = {
         ("current",): "exit 0",
         ("upgrade", "head"): "Running upgrade  -> 0001, Create the tables",
-        ("current", "--verbose"): f"{compatibility.HEAD} (head)",
+        ("current", "--verbose"): f"{versions.HEAD} (head)",
         ("history",): "<base> -> 0001 (head), Create the tables",
         ("check",): "No new upgrade operations detected.",
         ("downgrade", "base"): "Running downgrade 0001 -> ",
@@ -93,7 +93,7 @@ def test_from_the_first_to_the_last_command(
         assert expected[command] in output, (command, output)
         assert output.endswith("exit 0\n"), (command, output)
         assert no_password(database, output), command
-    assert compatibility.HEAD not in outputs[0]
+    assert versions.HEAD not in outputs[0]
     assert "Running" not in outputs[-1]
     assert is_at_head(engine)
 
@@ -121,7 +121,7 @@ def test_the_section_of_the_persistent_manager(tmp_path: Path) -> None:
     )
     done = alembic("upgrade", "head", home=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert version_in(tmp_path / "section.db") == [(compatibility.HEAD,)]
+    assert version_in(tmp_path / "section.db") == [(versions.HEAD,)]
 
 
 @pytest.mark.only("postgresql", "mysql", reason="SQLite has no passwords")
@@ -150,14 +150,14 @@ def test_options_from_the_environment(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "INFO sqlalchemy.engine.Engine" in done.stdout
-    assert version_in(tmp_path / "variable.db") == [(compatibility.HEAD,)]
+    assert version_in(tmp_path / "variable.db") == [(versions.HEAD,)]
 
 
 def test_the_default_is_the_file_of_the_server(tmp_path: Path) -> None:
     done = alembic("upgrade", "head", home=tmp_path)
     assert done.returncode == 0, done.stdout
     file = tmp_path / "data" / "jupyter_session_store.db"
-    assert version_in(file) == [(compatibility.HEAD,)]
+    assert version_in(file) == [(versions.HEAD,)]
     assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -177,7 +177,7 @@ def test_the_url_from_a_file(tmp_path: Path) -> None:
     file.write_text(f"sqlite:///{tmp_path}/named.db\n")
     done = alembic("-x", f"url=file:{file}", "upgrade", "head", home=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert version_in(tmp_path / "named.db") == [(compatibility.HEAD,)]
+    assert version_in(tmp_path / "named.db") == [(versions.HEAD,)]
 
 
 def test_the_url_from_alembic_ini(database: Database, engine: Engine, tmp_path: Path) -> None:

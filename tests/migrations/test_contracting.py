@@ -7,14 +7,14 @@ import logging
 import pytest
 
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
-from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.sql.schema import versions
 
 from ..databases import Database
 from .support import SCOPE, opened, record
 
 LOGGER = "tests.migrations.support"
 TOLD = (
-    f"needs code of generation 2 or later; this code is of generation {compatibility.CODE}. "
+    f"needs code of generation 2 or later; this code is of generation {versions.CODE}. "
     "Run: pip install --upgrade jupyter_session_store"
 )
 

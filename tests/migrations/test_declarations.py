@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jupyter_session_store.errors import ConfigurationError
-from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.migrating import Revision
 
 from .support import engine_of, release, run_python, status
@@ -56,8 +56,8 @@ def test_every_revision_declares_what_operators_go_by() -> None:
     found = migrating.revisions()
     assert wrong(found) == []
     assert [one.previous for one in found] == [None, *(one.id for one in found[:-1])]
-    assert found[-1].id == compatibility.HEAD
-    assert found[-1].oldest_compatible_code <= compatibility.CODE
+    assert found[-1].id == versions.HEAD
+    assert found[-1].oldest_compatible_code <= versions.CODE
 
 
 def test_the_first_revision_is_what_it_is() -> None:

@@ -21,8 +21,8 @@ from sqlalchemy import Engine, create_mock_engine
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import compatibility, migrating
-from jupyter_session_store.sql.schema.compatibility import State
+from jupyter_session_store.sql.schema import migrating, versions
+from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database, parameters
 from .shape import is_mariadb, shape
@@ -79,7 +79,7 @@ def statements(sql: str) -> set[str]:
     """Return the statements that make a table or an index, without their layout."""
     found = (re.sub(r"\s+", " ", one).strip() for one in re.sub("--.*", "", sql).split(";"))
     made = (one.replace(" IF NOT EXISTS", "") for one in found if one.startswith("CREATE"))
-    return {one for one in made if compatibility.VERSION_TABLE not in one}
+    return {one for one in made if versions.VERSION_TABLE not in one}
 
 
 @pytest.mark.parametrize("scheme", URLS)
@@ -136,7 +136,7 @@ def test_the_sql_makes_the_schema(
     database: Database, engine: Engine, new_database: Callable[[], Database]
 ) -> None:
     run_sql(database, printed(scheme_of(database), "upgrade", "head"))
-    assert status(engine) == compatibility.Status(State.CURRENT, compatibility.HEAD, 1)
+    assert status(engine) == versions.Status(State.CURRENT, versions.HEAD, 1)
     migrated = new_database()
     other = engines.create(migrated.url)
     try:

@@ -1,4 +1,4 @@
-"""Many servers that start at once on one database: one changes the compatibility, all come up."""
+"""Many servers that start at once on one database: one changes the schema, all come up."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql.schema import compatibility, locks, migrating
-from jupyter_session_store.sql.schema.compatibility import State
+from jupyter_session_store.sql.schema import locks, migrating, versions
+from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database
 from .support import ROOT, SCOPE, engine_of, opened, record, run_python, status, surroundings
@@ -149,9 +149,9 @@ def states_after_a_look(url: str, place: int, patch: pytest.MonkeyPatch) -> list
             event.remove(engine, "before_cursor_execute", before)
             upgrade(engine, **options)
 
-        patch.setattr(compatibility, "upgrade", upgrade_alone)
+        patch.setattr(versions, "upgrade", upgrade_alone)
         event.listen(engine, "before_cursor_execute", before)
-        found.append(compatibility.ensure(engine, "safe").state)
+        found.append(versions.ensure(engine, "safe").state)
         patch.undo()
     return found
 
@@ -253,7 +253,7 @@ def test_threads_that_upgrade_one_database_each(
         with engine_of(database.url) as engine:
             barrier.wait()
             try:
-                outcomes[database.url] = compatibility.ensure(engine, "safe").state
+                outcomes[database.url] = versions.ensure(engine, "safe").state
             except BaseException as error:
                 outcomes[database.url] = error
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Index, Table, event, inspect
 from sqlalchemy.schema import ColumnCollectionConstraint
 
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema import migrating, versions
 
 from ..databases import Database
 from .shape import model_url, shape
@@ -34,7 +34,7 @@ def our_tables(engine: Engine) -> set[str]:
 
 def test_there_is_one_head_and_the_code_names_it() -> None:
     script = ScriptDirectory.from_config(migrating.alembic_config())
-    assert script.get_heads() == [compatibility.HEAD]
+    assert script.get_heads() == [versions.HEAD]
     assert len(script.get_bases()) == 1
 
 
@@ -56,15 +56,15 @@ def test_up_and_down_each_stair(database: Database, engine: Engine) -> None:
         alembic(command.upgrade, engine, revision.id)
         assert shape(database) == upgraded
         before, floor = upgraded, revision.oldest_compatible_code
-    assert status(engine).state is compatibility.State.CURRENT
+    assert status(engine).state is versions.State.CURRENT
 
 
 async def test_up_down_and_up_again(database: Database, engine: Engine) -> None:
     with opened(database.url) as repository:
         await repository.add(record("first"))
     alembic(command.downgrade, engine, "base")
-    assert our_tables(engine) == {compatibility.VERSION_TABLE}
-    assert status(engine).state is compatibility.State.EMPTY
+    assert our_tables(engine) == {versions.VERSION_TABLE}
+    assert status(engine).state is versions.State.EMPTY
     with opened(database.url) as repository:
         await repository.add(record("second"))
         assert [found.session_id for found in await repository.find(record("").scope)] == ["second"]
@@ -110,7 +110,7 @@ def test_either_scheme_makes_the_same(
     other = new_database()
     with engine_of(other.url.replace("mysql://", "mariadb://", 1)) as engine:
         migrating.upgrade(engine)
-        assert status(engine).state is compatibility.State.CURRENT
+        assert status(engine).state is versions.State.CURRENT
         alembic(command.check, engine)
     assert shape(database) == shape(other)
 
@@ -226,14 +226,14 @@ def test_a_first_migration_that_crashed_is_repaired_by_running_again(
         with engine_of(broken.url) as other:
             stop = crash_before(other, crashes + 1)
             try:
-                compatibility.ensure(other, "safe")
+                versions.ensure(other, "safe")
                 break
             except Crash:
                 crashes += 1
             finally:
                 stop()
             assert not status(other).usable
-            assert compatibility.ensure(other, "safe").state is compatibility.State.CURRENT
+            assert versions.ensure(other, "safe").state is versions.State.CURRENT
         assert shape(broken) == whole
     # The version table, three tables, two indexes, the floor twice, and the version.
     assert crashes == 9
@@ -255,8 +255,8 @@ def test_a_downgrade_that_crashed_is_repaired_by_running_again(
             finally:
                 stop()
             alembic(command.downgrade, other, "base")
-            assert our_tables(other) == {compatibility.VERSION_TABLE}
-            assert status(other).state is compatibility.State.EMPTY
+            assert our_tables(other) == {versions.VERSION_TABLE}
+            assert status(other).state is versions.State.EMPTY
     assert crashes == 4
 
 
@@ -264,10 +264,10 @@ def test_an_interrupt_is_not_hidden_and_frees_the_lock(engine: Engine) -> None:
     stop = crash_before(engine, 3, KeyboardInterrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            compatibility.ensure(engine, "safe")
+            versions.ensure(engine, "safe")
     finally:
         stop()
-    assert compatibility.ensure(engine, "safe").state is compatibility.State.CURRENT
+    assert versions.ensure(engine, "safe").state is versions.State.CURRENT
 
 
 def test_a_killed_migration_is_repaired_by_running_again(
@@ -276,18 +276,18 @@ def test_a_killed_migration_is_repaired_by_running_again(
     """What the database has seen of it is what a power cut or the OOM killer leaves."""
     code = """if True:
         import os, signal
-        from jupyter_session_store.sql.schema import compatibility
+        from jupyter_session_store.sql.schema import versions
         from tests.migrations.support import engine_of
         from tests.migrations.test_revisions import crash_before
         with engine_of(os.environ["DATABASE"]) as engine:
             crash_before(engine, 4, lambda: os.kill(os.getpid(), signal.SIGKILL))
-            compatibility.ensure(engine, "safe")
+            versions.ensure(engine, "safe")
     """
     killed = run_python("-c", code, home=tmp_path, DATABASE=database.url)
     assert killed.returncode == -9, killed.stdout
-    assert status(engine).state is compatibility.State.EMPTY
+    assert status(engine).state is versions.State.EMPTY
     with opened(database.url):
-        assert status(engine).state is compatibility.State.CURRENT
+        assert status(engine).state is versions.State.CURRENT
 
 
 def test_a_table_of_another_program_survives(database: Database, engine: Engine) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.records import STARTING, Scope
-from jupyter_session_store.sql.schema import compatibility, migrating
+from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.testing import server
 
 from ..databases import DRIVER_ERRORS, Database, Instance
@@ -86,7 +86,7 @@ def owned(own_server: Instance) -> Database:
 def upgrade(database: Database) -> None:
     with engine_of(database.url) as engine:
         migrating.upgrade(engine)
-        assert status(engine).state is compatibility.State.CURRENT
+        assert status(engine).state is versions.State.CURRENT
 
 
 @contextmanager
@@ -164,15 +164,13 @@ def test_a_server_needs_no_right_to_change_the_schema(
             role.execute(statement)
     with later_code(tmp_path, 1, monkeypatch), engine_of(role.url) as engine:
         with pytest.raises(SchemaMismatch, match="at revision 0001, which is behind") as refused:
-            compatibility.ensure(engine, "always")
+            versions.ensure(engine, "always")
         assert "This role may not change the schema (" in str(refused.value)
         assert "take the URL of such a role as: --url env:NAME" in str(refused.value)
         assert PASSWORD not in str(refused.value)
     assert shape(owned) == before
     with engine_of(role.url) as engine:
-        assert status(engine) == compatibility.Status(
-            compatibility.State.CURRENT, compatibility.HEAD, 1
-        )
+        assert status(engine) == versions.Status(versions.State.CURRENT, versions.HEAD, 1)
 
 
 @pytest.mark.system
@@ -199,6 +197,6 @@ def test_a_schema_of_its_own(own_server: Instance, owned: Database) -> None:
     assert administrator.rows("SELECT COUNT(*) FROM public.jupyter_sessions") == [(0,)]
     with engine_of(owned.url) as engine:
         migrating.downgrade(engine, "base")
-    assert administrator.rows(places) == [("sessions", compatibility.VERSION_TABLE)]
+    assert administrator.rows(places) == [("sessions", versions.VERSION_TABLE)]
     with engine_of(administrator.url) as engine:
-        assert status(engine).state is compatibility.State.CURRENT
+        assert status(engine).state is versions.State.CURRENT

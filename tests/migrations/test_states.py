@@ -19,8 +19,8 @@ from sqlalchemy import Engine, inspect
 
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql.engine import url as urls
-from jupyter_session_store.sql.schema import compatibility, migrating
-from jupyter_session_store.sql.schema.compatibility import State
+from jupyter_session_store.sql.schema import migrating, versions
+from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database, parameters
 from .shape import shape
@@ -73,8 +73,8 @@ def later_code(folder: Path, floor: int, monkeypatch: pytest.MonkeyPatch) -> Ite
     migrations = release(folder / f"100% later {floor}", floor)
     with monkeypatch.context() as patch:
         patch.setattr(migrating, "migrations_folder", lambda: migrations)
-        patch.setattr(compatibility, "HEAD", LATER)
-        patch.setattr(compatibility, "CODE", 2)
+        patch.setattr(versions, "HEAD", LATER)
+        patch.setattr(versions, "CODE", 2)
         yield
 
 
@@ -125,19 +125,19 @@ def test_a_state_is_told_and_what_a_server_does(
     assert found.state is state
     assert found.usable is (state in (State.CURRENT, State.AHEAD_COMPATIBLE))
     assert (found.revision, found.oldest_compatible_code) == {
-        State.CURRENT: (compatibility.HEAD, 1),
+        State.CURRENT: (versions.HEAD, 1),
         State.AHEAD_COMPATIBLE: (LATER, 1),
         State.AHEAD_INCOMPATIBLE: (LATER, 2),
     }.get(state, (None, None))
     for auto_upgrade in ("never", "safe", "always"):
         if found.usable:
-            assert compatibility.ensure(engine, auto_upgrade) == found
+            assert versions.ensure(engine, auto_upgrade) == found
         elif state is State.EMPTY and auto_upgrade != "never":
             continue
         else:
             with pytest.raises(SchemaMismatch) as refusal:
-                compatibility.ensure(engine, auto_upgrade)
-            text = compatibility.explain(found, urls.describe(engine.url))
+                versions.ensure(engine, auto_upgrade)
+            text = versions.explain(found, urls.describe(engine.url))
             assert str(refusal.value) == text
             assert secret(database) not in text
         assert tables(engine) == before
@@ -145,9 +145,7 @@ def test_a_state_is_told_and_what_a_server_does(
 
 @pytest.mark.parametrize("auto_upgrade", ["safe", "always"])
 def test_a_server_fills_an_empty_database(engine: Engine, auto_upgrade: str) -> None:
-    assert compatibility.ensure(engine, auto_upgrade) == compatibility.Status(
-        State.CURRENT, compatibility.HEAD, 1
-    )
+    assert versions.ensure(engine, auto_upgrade) == versions.Status(State.CURRENT, versions.HEAD, 1)
     assert tables(engine).keys() == TABLES
 
 
@@ -156,16 +154,16 @@ def test_what_a_server_does_with_a_database_that_is_behind(
 ) -> None:
     before = tables(at_head)
     with later_code(tmp_path, 1, monkeypatch):
-        assert status(at_head) == compatibility.Status(State.BEHIND, "0001", 1)
+        assert status(at_head) == versions.Status(State.BEHIND, "0001", 1)
         for auto_upgrade in ("never",) if database.kind == "sqlite" else ("never", "safe"):
             with pytest.raises(
                 SchemaMismatch, match="at revision 0001, which is behind"
             ) as refusal:
-                compatibility.ensure(at_head, auto_upgrade)
+                versions.ensure(at_head, auto_upgrade)
             assert secret(database) not in str(refusal.value)
             assert tables(at_head) == before
-        upgraded = compatibility.ensure(at_head, "safe" if database.kind == "sqlite" else "always")
-        assert upgraded == compatibility.Status(State.CURRENT, LATER, 1)
+        upgraded = versions.ensure(at_head, "safe" if database.kind == "sqlite" else "always")
+        assert upgraded == versions.Status(State.CURRENT, LATER, 1)
     assert "note" in tables(at_head)["jupyter_sessions"]
 
 
@@ -173,7 +171,7 @@ def test_always_upgrades_a_file_too(
     at_head: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with later_code(tmp_path, 1, monkeypatch):
-        assert compatibility.ensure(at_head, "always").revision == LATER
+        assert versions.ensure(at_head, "always").revision == LATER
 
 
 def test_tables_of_our_names_that_are_not_ours(database: Database, engine: Engine) -> None:
@@ -203,7 +201,7 @@ def refused_and_left(database: Database, engine: Engine) -> str:
     before = tables(engine)
     for auto_upgrade in ("safe", "always", "never"):
         try:
-            compatibility.ensure(engine, auto_upgrade)
+            versions.ensure(engine, auto_upgrade)
         except SchemaMismatch as error:
             text = str(error)
         except Exception as error:
@@ -211,7 +209,7 @@ def refused_and_left(database: Database, engine: Engine) -> str:
         else:
             return "accepted"
         assert "Nothing was changed." in text
-        assert f"expects revision {compatibility.HEAD}" in text
+        assert f"expects revision {versions.HEAD}" in text
         assert "Set c.SessionManager.database_filepath to another database" in text
         assert secret(database) not in text
     return "refused and left" if tables(engine) == before else "changed"
@@ -233,14 +231,14 @@ def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str
     shown = urls.describe(urls.parse(url))
     assert shown == SECRET_URLS[url]
     upgrade = "Run: jupyter session-store upgrade\n"
-    expected = f"this code expects revision {compatibility.HEAD}"
+    expected = f"this code expects revision {versions.HEAD}"
     texts = {
         State.EMPTY: ("holds no session tables", expected, upgrade),
         State.BEHIND: ("is at revision 0000, which is behind", expected, upgrade),
         State.AHEAD_COMPATIBLE: ("is at revision 0000, newer", expected, "Nothing to run."),
         State.AHEAD_INCOMPATIBLE: (
             "is at revision 0000, which needs code of generation 7 or later",
-            f"this code is of generation {compatibility.CODE}",
+            f"this code is of generation {versions.CODE}",
             "Run: pip install --upgrade jupyter_session_store",
         ),
         State.FOREIGN: ("did not make", expected, "to another database"),
@@ -248,7 +246,7 @@ def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str
     assert texts.keys() == set(State) - {State.CURRENT}
     for state, parts in texts.items():
         revision = None if state is State.EMPTY else "0000"
-        text = compatibility.explain(compatibility.Status(state, revision, 7), shown)
+        text = versions.explain(versions.Status(state, revision, 7), shown)
         assert text.startswith(f"The database ({shown}) ")
         assert [part for part in parts if part not in text] == []
         assert "s3cr3t" not in text
@@ -258,7 +256,7 @@ def test_the_command_of_the_text_does_what_it_says(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:
     with pytest.raises(SchemaMismatch) as refusal:
-        compatibility.ensure(engine, "never")
+        versions.ensure(engine, "never")
     found = re.search(r"Run: (jupyter .*)$", str(refusal.value), re.MULTILINE)
     assert found is not None
     scripts = Path(sys.executable).parent
@@ -271,7 +269,7 @@ def test_the_command_of_the_text_does_what_it_says(
         PATH=f"{scripts}{os.pathsep}{os.environ['PATH']}",
     )
     assert done.returncode == 0, done.stdout
-    assert compatibility.ensure(engine, "never").state is State.CURRENT
+    assert versions.ensure(engine, "never").state is State.CURRENT
 
 
 def test_migrations_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -350,7 +348,7 @@ def connections(database: Database) -> list[tuple[object, ...]]:
 def test_an_upgrade_leaves_the_module_path_alone(engine: Engine) -> None:
     """A server's working directory is its user's: modules must not come from there."""
     before = list(sys.path)
-    assert compatibility.ensure(engine, "safe").state is State.CURRENT
+    assert versions.ensure(engine, "safe").state is State.CURRENT
     assert sys.path == before
 
 

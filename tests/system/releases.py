@@ -121,8 +121,8 @@ def later(folder: Path, head: str) -> Release:
         if revision <= head:
             (folder / "migrations" / "versions" / f"{revision}_later.py").write_text(text)
     sql = folder / "jupyter_session_store" / "sql"
-    _edit(sql / "schema" / "compatibility.py", r'^HEAD: Final = "0001"$', f'HEAD: Final = "{head}"')
-    _edit(sql / "schema" / "compatibility.py", r"^CODE: Final = 1$", "CODE: Final = 2")
+    _edit(sql / "schema" / "versions.py", r'^HEAD: Final = "0001"$', f'HEAD: Final = "{head}"')
+    _edit(sql / "schema" / "versions.py", r"^CODE: Final = 1$", "CODE: Final = 2")
     _edit(sql / "models.py", re.escape(_COLUMN), _RENAMED)
     return _made(folder)
 

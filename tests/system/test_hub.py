@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import jupyter_session_store
-from jupyter_session_store.sql.schema.compatibility import HEAD
+from jupyter_session_store.sql.schema.versions import HEAD
 
 from ..cli.support import session_store
 from ..databases import Database

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
 from jupyter_session_store import __version__
-from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.sql.schema import versions
 from jupyter_session_store.telemetry import metrics as known
 from jupyter_session_store.telemetry.events import SCHEMA_ID
 
@@ -207,7 +207,7 @@ def test_probes_and_status_through_an_outage(database: Database, new_server: New
             "well": True,
             "version": __version__,
             "repository": "sqlalchemy",
-            "revision": compatibility.HEAD,
+            "revision": versions.HEAD,
             "namespace": f"dir:{server.root}",
             "authority": "server",
             "server_id": server_id,

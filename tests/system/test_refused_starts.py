@@ -26,8 +26,8 @@ NewServer = Callable[..., JupyterServer]
 URL_TRAIT: Final = "SessionManager.database_filepath"
 _QUOTED: Final = quote(PASSWORD, safe="")
 _NEWER_CODE: Final = """
-from jupyter_session_store.sql.schema import compatibility
-compatibility.HEAD = "0002"
+from jupyter_session_store.sql.schema import versions
+versions.HEAD = "0002"
 """
 
 

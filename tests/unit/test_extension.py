@@ -20,7 +20,7 @@ from jupyter_session_store import __version__
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING
-from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.sql.schema import versions
 from jupyter_session_store.testing import record
 from jupyter_session_store.web import extension
 
@@ -176,7 +176,7 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
         "version": __version__,
         "repository": "sqlalchemy",
         "backend": "SQLite in memory",
-        "revision": compatibility.HEAD,
+        "revision": versions.HEAD,
         "namespace": manager.namespace,
         "authority": "server",
         "server_id": manager.server_id,

@@ -25,7 +25,7 @@ from jupyter_session_store.memory import MemorySessionRepository
 from jupyter_session_store.records import READY, STARTING, Departure, StoreDescription
 from jupyter_session_store.repository import SessionRepository
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
-from jupyter_session_store.sql.schema import compatibility
+from jupyter_session_store.sql.schema import versions
 from jupyter_session_store.telemetry import metrics
 from jupyter_session_store.telemetry.metered import MeteredRepository
 from jupyter_session_store.testing import SCOPE, record, server
@@ -391,7 +391,7 @@ async def test_what_a_repository_says_of_itself(database: Database) -> None:
     shown = store.describe().backend
     assert shown.lower().startswith(database.kind if database.kind != "mysql" else "m")
     assert database.url not in shown
-    assert await store.revision() == compatibility.HEAD
+    assert await store.revision() == versions.HEAD
     # As it is now, and not as it was found.
     database.execute("UPDATE jupyter_session_store_version SET version_num = 'later'")
     assert await store.revision() == "later"

@@ -15,7 +15,7 @@ from ..engine import factory as engines
 from ..engine.backend import backend_of
 from ..engine.passwords import OPTIONS
 from ..engine.url import describe, is_memory, reason_of, redact, sqlite_file
-from ..schema import compatibility
+from ..schema import versions
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ def _unavailable(made: Engine, reason: str) -> StoreUnavailable:
     return StoreUnavailable(f"{describe(made.url)}: {reason}. {_CURE}")
 
 
-def require_usable(connection: Connection) -> compatibility.Status:
+def require_usable(connection: Connection) -> versions.Status:
     """Return how the schema stands, if this code can work with it.
 
     Raises
@@ -131,9 +131,9 @@ def require_usable(connection: Connection) -> compatibility.Status:
     SchemaMismatch
         If it cannot.
     """
-    found = compatibility.status(connection)
+    found = versions.status(connection)
     if not found.usable:
-        raise SchemaMismatch(compatibility.explain(found, describe(connection.engine.url)))
+        raise SchemaMismatch(versions.explain(found, describe(connection.engine.url)))
     return found
 
 

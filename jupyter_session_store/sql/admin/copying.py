@@ -20,7 +20,7 @@ from ...records import ServerRecord
 from ..engine.backend import backend_of
 from ..engine.url import sqlite_file
 from ..models import Meta, Server, Session, UTCDateTime, to_utc
-from ..schema import compatibility
+from ..schema import versions
 from .admin_connection import translate_errors
 from .bulk_insert import (
     COLUMNS,
@@ -147,7 +147,7 @@ def _key(server: ServerRecord) -> Key:
 
 def _copy_adoption(source: Connection, target: Connection) -> None:
     """Let it stay known that a stock table's sessions were taken over, which is done once."""
-    adopted = select(Meta.name, Meta.value).where(Meta.name == compatibility.STOCK_ADOPTED)
+    adopted = select(Meta.name, Meta.value).where(Meta.name == versions.STOCK_ADOPTED)
     with translate_errors(source.engine):
         found = source.execute(adopted).first()
     if found is not None and target.execute(adopted).first() is None:

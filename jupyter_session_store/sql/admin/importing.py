@@ -19,7 +19,7 @@ from ..engine.sqlite_files import is_sqlite_file
 from ..engine.timeouts import BUSY_TIMEOUT
 from ..models import Meta, UTCDateTime
 from ..queries.rows import to_row
-from ..schema import compatibility, stock
+from ..schema import stock, versions
 from .bulk_insert import NAMES, Counts, Row, Target, count_absent
 
 _EXPECTED: Final = (
@@ -75,9 +75,9 @@ def _refuse_other(raw: sqlite3.Connection, file: Path) -> None:
     ours = Meta.__tablename__ in tables
     if ours:
         adopted = f"SELECT 1 FROM {Meta.__tablename__} WHERE name = ?"
-        ours = raw.execute(adopted, (compatibility.STOCK_ADOPTED,)).fetchone() is not None
+        ours = raw.execute(adopted, (versions.STOCK_ADOPTED,)).fetchone() is not None
     has_table = stock.is_stock_table(raw)
-    if ours or (compatibility.VERSION_TABLE in tables and not has_table):
+    if ours or (versions.VERSION_TABLE in tables and not has_table):
         raise ConfigurationError(
             f"The file {str(file)!r} is one of jupyter_session_store, which keeps its sessions in "
             "tables of its own. Run: jupyter session-store copy --from FILE --to DATABASE"

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from ..engine.backend import backend_of
 from ..engine.url import describe, sqlite_file
-from ..schema import compatibility
+from ..schema import versions
 from . import common
 from .connection import connect
 from .findings import Examinations, Finding, Outcome, Verdict, reason, unknown
@@ -85,10 +85,10 @@ def _file(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
 
 
 def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
-    found: compatibility.Status | None = None
+    found: versions.Status | None = None
     try:
         with engine.connect() as connection:
-            found = compatibility.status(connection)
+            found = versions.status(connection)
         outcome = common.revision(found, describe(engine.url))
     except Exception as error:
         outcome = _not_examined(error, engine)
@@ -104,7 +104,7 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
 
 
 def _schema_rights(
-    may: Callable[[Connection], bool | None], found: compatibility.Status, connection: Connection
+    may: Callable[[Connection], bool | None], found: versions.Status, connection: Connection
 ) -> Outcome:
     return common.schema_rights(may(connection), found)
 

@@ -21,7 +21,7 @@ from ..engine.backend import backend_of
 from ..engine.url import describe
 from ..models import Base, Meta, Server, Session, to_utc
 from ..queries.leases import UNKNOWN_AUTHORITY
-from ..schema import compatibility
+from ..schema import versions
 from .findings import Outcome, failed, ok, unknown, warning
 
 #: Seconds that the clocks of a database and of this machine may differ.
@@ -76,7 +76,7 @@ def _dotted(numbers: Sequence[Any]) -> str:
     return ".".join(map(str, numbers))
 
 
-def revision(found: compatibility.Status, name: str) -> Outcome:
+def revision(found: versions.Status, name: str) -> Outcome:
     """Judge how the schema stands to this code.
 
     Parameters
@@ -85,9 +85,9 @@ def revision(found: compatibility.Status, name: str) -> Outcome:
     name : str
         The database, as :func:`.url.describe` shows it.
     """
-    if found.state is compatibility.State.CURRENT:
+    if found.state is versions.State.CURRENT:
         return ok(f"{found.revision}, the newest.")
-    explained = compatibility.explain(found, name)
+    explained = versions.explain(found, name)
     if found.usable:
         return ok(explained)
     text, cure = _CURE.split(explained, maxsplit=1)
@@ -103,7 +103,7 @@ _NEEDED: Final[Mapping[str, Sequence[str]]] = {
     Session.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Server.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Meta.__tablename__: ("SELECT",),
-    compatibility.VERSION_TABLE: ("SELECT",),
+    versions.VERSION_TABLE: ("SELECT",),
 }
 
 
@@ -153,7 +153,7 @@ def _attempt(verb: str, table: str) -> str:
     }[verb]
 
 
-def schema_rights(may: bool | None, found: compatibility.Status) -> Outcome:
+def schema_rights(may: bool | None, found: versions.Status) -> Outcome:
     """Judge what a role may do to the schema.
 
     Parameters
@@ -167,7 +167,7 @@ def schema_rights(may: bool | None, found: compatibility.Status) -> Outcome:
         return ok("The role may create and change the tables.")
     if may is None:
         return unknown("The role has been given none by itself; one that it is in may have some.")
-    if found.state not in (compatibility.State.EMPTY, compatibility.State.BEHIND):
+    if found.state not in (versions.State.EMPTY, versions.State.BEHIND):
         return ok("The role may not change the schema, and servers do not need to.")
     return warning(
         "The role may not change the schema, which is not the newest; expected one that may "

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError
 
 from ..engine.sqlite_files import is_on_network_file_system
 from ..engine.url import sqlite_file
-from ..schema import compatibility
+from ..schema import versions
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 #: Bytes.
@@ -85,7 +85,7 @@ def journal(connection: Connection) -> Outcome:
     found = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
     if found == expected:
         return ok(f"{found}.")
-    if compatibility.status(connection).state is compatibility.State.EMPTY:
+    if versions.status(connection).state is versions.State.EMPTY:
         return ok(f"{found}; {expected} once it holds sessions.")
     return warning(
         f"{found}; expected {expected}.",

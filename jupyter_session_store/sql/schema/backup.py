@@ -16,7 +16,7 @@ from sqlalchemy import Connection, inspect
 
 from ...errors import StoreUnavailable
 from ..engine.url import is_memory
-from .compatibility import VERSION_TABLE
+from .versions import VERSION_TABLE
 
 #: What SQLite may leave beside a file.
 _COMPANIONS: Final = ("-journal", "-wal", "-shm")

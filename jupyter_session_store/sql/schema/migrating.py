@@ -47,7 +47,7 @@ class Revision:
         ``"expanding"``: code that worked with the revision before works with this
         one. ``"contracting"``: it takes away what such code needs.
     oldest_compatible_code : int
-        The oldest generation of code (:data:`.compatibility.CODE`) that works with it.
+        The oldest generation of code (:data:`.versions.CODE`) that works with it.
     downgrade_loses : str or None
         What data is lost when it is undone, in words; ``None`` if nothing.
     """

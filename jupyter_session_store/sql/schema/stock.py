@@ -17,7 +17,7 @@ from ...records import READY, Scope, SessionRecord, check_text, claim_of
 from ..engine.transactions import transaction
 from ..models import Meta, Session
 from ..queries.rows import to_row
-from . import compatibility
+from . import versions
 
 TABLE: Final = "session"
 #: Rows that are read at once.
@@ -155,7 +155,7 @@ def adopt(connection: Connection, scope: Scope, server_id: str, log: logging.Log
         with transaction(connection):
             done = connection.execute(
                 text("SELECT 1 FROM jupyter_session_store_meta WHERE name = :name"),
-                {"name": compatibility.STOCK_ADOPTED},
+                {"name": versions.STOCK_ADOPTED},
             ).first()
             if done is None:
                 _take_over(connection, raw, scope, server_id, log)
@@ -189,7 +189,7 @@ def _take_over(
             connection.execute(insert(Session), [to_row(record) for record in records])
         taken += len(records)
     now = datetime.now(timezone.utc).isoformat()
-    connection.execute(insert(Meta).values(name=compatibility.STOCK_ADOPTED, value=now))
+    connection.execute(insert(Meta).values(name=versions.STOCK_ADOPTED, value=now))
     log.info(
         "Took over %d sessions of Jupyter Server's own session manager; left out %d rows that "
         "are no sessions (without an id or a kernel, doubled, or not text). Its table stays.",
