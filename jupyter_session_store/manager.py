@@ -19,7 +19,7 @@ from traitlets import TraitError
 from .config.traits import StoreSettings
 from .errors import ConfigurationError, SchemaMismatch
 from .kernels.authority import server_id_of
-from .kernels.selection import authority_for
+from .kernels.processes import authority_for
 from .kernels.usage import usage_of
 from .records import Scope, SessionRecord
 from .repository import SessionRepository
@@ -47,13 +47,10 @@ class SchemaRefused(SchemaMismatch, TraitError):
 class PersistentSessionManager(StoreSettings):
     """A drop-in :class:`~jupyter_server.services.sessions.sessionmanager.SessionManager`.
 
-    Its sessions live where ``database_filepath`` says, in the namespace, and
-    under the authority that alone can say that their kernels are gone. For the
-    tasks of one event loop, which it never blocks.
-
-    Every method that stores something raises :class:`.InvalidValue` for what
-    cannot be stored, and every method :class:`.StoreUnavailable` while the
-    store cannot be asked; then no row and no kernel has changed.
+    For the tasks of one event loop, which it never blocks. Every method that
+    stores something raises :class:`.InvalidValue` for what cannot be stored,
+    and every method :class:`.StoreUnavailable` while the store cannot be asked;
+    then no row and no kernel has changed.
 
     Attributes
     ----------
@@ -71,18 +68,17 @@ class PersistentSessionManager(StoreSettings):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        authority = authority_for(self.kernel_manager, self)
+        self._authority = authority = authority_for(self.kernel_manager, self)
         if authority.limitation is not None:
             self.log.warning(authority.limitation)
         # Once more: traitlets does not validate a value that equals the static default.
         namespace = self._checked_namespace(self.namespace)
         self.scope = Scope(namespace, authority.name)
         self.server_id = server_id_of(self.kernel_manager)
-        self._authority = authority
         server = this_server(namespace, self.server_id, self.lease_seconds)
         self._store = RegisteredStore(self._make_repository(), self.scope, server, self.log)
         self.tasks = BackgroundTasks(self.parent)
-        context = SessionContext(
+        self._context = context = SessionContext(
             scope=self.scope,
             server_id=self.server_id,
             store=self._store,
@@ -95,10 +91,9 @@ class PersistentSessionManager(StoreSettings):
             claim_timeout=self.claim_timeout,
             log=self.log,
         )
-        self._context = context
         leaders = PathLeaders(context.hooks)
-        made = SharedSessions if authority.is_shared else LocalSessions
-        self.sessions: Sessions = made(context, leaders)
+        kind = SharedSessions if authority.is_shared else LocalSessions
+        self.sessions: Sessions = kind(context, leaders)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
         authority.set_in_use_check(self.sessions.kernels.in_use)
@@ -183,7 +178,7 @@ class PersistentSessionManager(StoreSettings):
         Raises
         ------
         SessionStoreError
-            If the store cannot answer, or cannot be written.
+            If it cannot answer, or cannot be written.
         """
         await self._store.check()
 
@@ -213,13 +208,7 @@ class PersistentSessionManager(StoreSettings):
         return await self.sessions.reader.list()
 
     async def count_sessions(self) -> dict[str, int]:
-        """Return how many sessions the store has, by their state.
-
-        Raises
-        ------
-        SessionStoreError
-            If the store cannot answer.
-        """
+        """Return how many sessions the store has, by their state."""
         return await self.sessions.reader.count()
 
     async def kernel_culled(self, kernel_id: str) -> bool:

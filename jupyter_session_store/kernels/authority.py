@@ -20,11 +20,7 @@ _server_ids: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary(
 
 
 def server_id_of(kernel_manager: MappingKernelManager) -> str:
-    """Return the id of the server that runs a kernel manager's kernels.
-
-    Two session managers over one kernel manager are the same server: a
-    session whose kernel is in it belongs to both.
-    """
+    """Return this server's id: session managers over one kernel manager are the same server."""
     return _server_ids.setdefault(kernel_manager, str(uuid4()))
 
 
@@ -32,11 +28,6 @@ class KernelAuthority(ABC):
     """What alone can say that the kernels of a kernel manager are gone.
 
     For the tasks of one event loop, but for :meth:`local_kernel_ids`.
-
-    Parameters
-    ----------
-    kernel_manager : MappingKernelManager
-        The server's.
 
     Attributes
     ----------
@@ -93,24 +84,17 @@ class KernelAuthority(ABC):
         """
 
     async def shut_down(self, kernel_id: str) -> Liveness:
-        """Shut down a kernel that the kernel manager does not hold.
+        """Shut down a kernel that the kernel manager does not hold; never raises.
 
         Returns
         -------
         Liveness
-            :attr:`.Liveness.GONE` if the kernel is known to be gone now, else
-            :attr:`.Liveness.UNKNOWN`. Never raises.
+            Gone if the kernel is known to be gone now, else unknown.
         """
         return Liveness.GONE
 
     def local_kernel_ids(self) -> frozenset[str] | None:
-        """Return the kernels that this server alone runs, from any thread.
-
-        Returns
-        -------
-        frozenset of str or None
-            ``None`` if the kernels are not this server's.
-        """
+        """Return the kernels that this server alone runs, from any thread; ``None`` if none is."""
         return None
 
     def start_may_have_begun(self, error: BaseException) -> bool:
@@ -124,10 +108,7 @@ class KernelAuthority(ABC):
     def set_in_use_check(self, in_use: InUseCheck) -> None:
         """Have the kernel manager ask which kernels sessions use, before it shuts any down.
 
-        Parameters
-        ----------
-        in_use : callable
-            A bound method, to which the kernel manager holds no reference.
+        It holds no reference to `in_use`, which is a bound method.
         """
 
 

@@ -1,12 +1,13 @@
-"""Kernels that are processes of this server."""
+"""Kernels that are processes of this server, and which authority has which kernels."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ..records import Liveness, authority_of
-from .authority import KernelAuthority, server_id_of
+from .authority import AuthoritySettings, BringsAuthority, KernelAuthority, server_id_of
 
 if TYPE_CHECKING:
     from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
@@ -30,3 +31,22 @@ class ProcessAuthority(KernelAuthority):
     def local_kernel_ids(self) -> frozenset[str]:
         """Return what the kernel manager holds."""
         return frozenset(self.kernel_manager.list_kernel_ids())
+
+
+def authority_for(
+    kernel_manager: MappingKernelManager, settings: AuthoritySettings
+) -> KernelAuthority:
+    """Return the authority over a kernel manager's kernels.
+
+    A kernel manager may bring its own (:class:`BringsAuthority`). Otherwise the
+    kernels are a gateway's, or processes of this server.
+    """
+    if isinstance(kernel_manager, BringsAuthority):
+        return kernel_manager.create_kernel_authority(settings)
+    # A kernel manager cannot be of a class whose module was never imported.
+    gateways = sys.modules.get("jupyter_server.gateway.managers")
+    if gateways is not None and isinstance(kernel_manager, gateways.GatewayMappingKernelManager):
+        from .gateway.authority import GatewayAuthority
+
+        return GatewayAuthority(kernel_manager, settings.gateway_name)
+    return ProcessAuthority(kernel_manager)

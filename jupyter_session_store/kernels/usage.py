@@ -19,8 +19,7 @@ class KernelUsage:
     """Orders, in this process, what begins to use a kernel and what shuts it down.
 
     A session that attaches to a kernel while another's delete shuts it down
-    waits for the shutdown, and then finds the kernel gone. For the tasks of one
-    event loop.
+    waits, and then finds the kernel gone. For the tasks of one event loop.
     """
 
     def __init__(self) -> None:
@@ -38,11 +37,9 @@ class KernelUsage:
                     yield
                     return
 
-    @asynccontextmanager
-    async def counting(self) -> AsyncIterator[None]:
+    def counting(self) -> asyncio.Lock:
         """Hold off every task that would attach, to count the sessions on a kernel."""
-        async with self._lock:
-            yield
+        return self._lock
 
     def begin_shutdown(self, kernel_id: str) -> asyncio.Future[None]:
         """Begin to shut down a kernel, within :meth:`counting`; set the result when it is done."""
@@ -74,6 +71,6 @@ class KernelUsage:
         """Return whether a kernel of this id is being started."""
         return kernel_id in self._reserved
 
-    def release(self, kernel_id: str) -> None:
-        """Release a reserved id."""
-        self._reserved.discard(kernel_id)
+    def release(self, *kernel_ids: str | None) -> None:
+        """Release reserved ids."""
+        self._reserved.difference_update(kernel_ids)

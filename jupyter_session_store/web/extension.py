@@ -38,14 +38,13 @@ _RETRY_AFTER: Final = "5"
 
 
 class Probe:
-    """Asks the store whether it is well, at most once at a time and once in a while.
+    """Asks the store whether it is well, once in a while, however many ask and whoever they are.
 
-    However many ask, and whoever they are, the database is not loaded by it. For
-    the tasks of one event loop.
+    For the tasks of one event loop.
     """
 
     def __init__(self, manager: PersistentSessionManager) -> None:
-        self._manager = manager
+        self.manager = manager
         self._asked: asyncio.Task[bool] | None = None
         self._answered = 0.0
 
@@ -59,10 +58,10 @@ class Probe:
 
     async def _ask(self) -> bool:
         try:
-            await asyncio.wait_for(self._manager.ask_store(), TIMEOUT)
+            await asyncio.wait_for(self.manager.ask_store(), TIMEOUT)
         except Exception as error:
             # The store has said so in the log already, once.
-            self._manager.log.debug("The session store is unwell: %s", error)
+            self.manager.log.debug("The session store is unwell: %s", error)
             return False
         else:
             return True
@@ -75,9 +74,8 @@ class _MonitoringHandler(APIHandler):
     _track_activity = False
     auth_resource = "sessions"
 
-    def initialize(self, probe: Probe, manager: PersistentSessionManager) -> None:
+    def initialize(self, probe: Probe) -> None:
         self.probe = probe
-        self.manager = manager
 
     def reply(self, body: dict[str, Any]) -> None:
         self.set_header("Cache-Control", "no-store")
@@ -108,7 +106,7 @@ class StatusHandler(_MonitoringHandler):
     @authorized
     async def get(self) -> None:
         """Describe the store and this server; also while the store is away."""
-        manager = self.manager
+        manager = self.probe.manager
         sessions = revision = None
         # What has failed is said in the log already, once.
         with suppress(Exception):
@@ -182,7 +180,7 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
             type(manager).__name__,
         )
         return
-    shared = {"probe": Probe(manager), "manager": manager}
+    shared = {"probe": Probe(manager)}
     web_app: Any = serverapp.web_app
     web_app.add_handlers(
         ".*$",

@@ -13,7 +13,7 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.kernels.authority import KernelAuthority
-from jupyter_session_store.kernels.gateway.failures import is_over, may_have_arrived
+from jupyter_session_store.kernels.gateway.api import is_over, may_have_arrived
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import Liveness, Scope, SessionRecord
 

@@ -14,7 +14,7 @@ from tornado import web
 from tornado.httpclient import HTTPClientError
 
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
-from jupyter_session_store.kernels.gateway.failures import is_over
+from jupyter_session_store.kernels.gateway.api import is_over
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import READY, STARTING, Liveness, SessionRecord
 from jupyter_session_store.servers.clock import now

@@ -12,7 +12,7 @@ from jupyter_server.services.contents.manager import AsyncContentsManager
 from tornado import web
 from tornado.httpclient import HTTPClientError
 
-from jupyter_session_store.kernels.gateway.failures import may_have_arrived
+from jupyter_session_store.kernels.gateway.api import may_have_arrived
 from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 

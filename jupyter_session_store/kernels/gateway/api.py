@@ -1,4 +1,4 @@
-"""What a gateway says of its kernels, told apart from what others answer in its place.
+"""What a gateway says of its kernels, and a failed request; told apart from what others answer.
 
 For the tasks of one event loop. Every request ends in bounded time.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
+
+from tornado import web
 
 from ...records import Liveness
 
@@ -17,32 +20,19 @@ TIMEOUT: Final = 5.0
 #: How many kernels are asked for at once where each has to be asked for singly. Tornado's client
 #: makes ten requests at once, and starts of kernels need some of them.
 _AT_ONCE: Final = 6
+#: What a proxy answers for a gateway that did not answer it; 599 is tornado's, for no answer.
+UNANSWERED: Final = frozenset({502, 503, 504, 599})
 
 
 class Answer(NamedTuple):
-    """What came back.
-
-    Parameters
-    ----------
-    status : int
-        Of HTTP; 0 if there was no answer, or none in JSON.
-    body : object
-        As JSON has it.
-    """
+    """What came back: a status of HTTP, 0 without an answer in JSON, and that."""
 
     status: int
     body: Any
 
 
 class KernelStatus(NamedTuple):
-    """What a gateway says of one kernel.
-
-    Parameters
-    ----------
-    liveness : Liveness
-    model : dict or None
-        The kernel's, where it is alive.
-    """
+    """What a gateway says of one kernel, with its model where it is alive."""
 
     liveness: Liveness
     model: dict[str, Any] | None = None
@@ -92,13 +82,7 @@ async def get_status(kernel_id: str) -> KernelStatus:
 
 
 async def shut_down(kernel_id: str) -> Liveness:
-    """Have a kernel shut down.
-
-    Returns
-    -------
-    Liveness
-        Gone if it is known to be gone now (a 404 of the gateway says that too), else unknown.
-    """
+    """Have a kernel shut down; return gone if that is known now (a 404 says so too), or unknown."""
     from jupyter_server.gateway.gateway_client import GatewayClient
 
     # To end a kernel may take as long as to start it.
@@ -109,15 +93,11 @@ async def shut_down(kernel_id: str) -> Liveness:
 
 
 async def list_models() -> dict[str, dict[str, Any]] | None:
-    """Ask for the list of kernels.
+    """Return the models that the gateway names, by their kernels' ids; ``None`` without an answer.
 
-    Returns
-    -------
-    dict or None
-        The models of the kernels that the gateway named, by their ids. One that is not among
-        them is not gone: the list may be incomplete. It is empty where the gateway answers, but
-        keeps its list to itself (jupyter_kernel_gateway does by default) or fails to make it
-        (as that does while it starts a kernel); ``None`` if it did not answer.
+    A kernel that is not among them is not gone: the list may be incomplete. It is empty where
+    the gateway answers, but keeps its list to itself (jupyter_kernel_gateway does by default)
+    or fails to make it (as that does while it starts a kernel).
     """
     answer = await request("GET")
     if answer.status == 200 and isinstance(answer.body, list):
@@ -126,13 +106,39 @@ async def list_models() -> dict[str, dict[str, Any]] | None:
     return {} if answer.status in (403, 405, 500) and isinstance(answer.body, dict) else None
 
 
+def no_answer() -> web.HTTPError:
+    """Return the error of a gateway that did not answer, or for which another did."""
+    return web.HTTPError(
+        503,
+        "The gateway cannot be asked for its kernels now. Expected it to answer at "
+        "c.GatewayClient.url; nothing was changed.",
+    )
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Return whether a request to a gateway that failed with `error` may have reached it."""
+    return not isinstance(error.__cause__, (ConnectionRefusedError, socket.gaierror))
+
+
+def is_over(error: BaseException) -> bool:
+    """Return whether a request to a gateway that failed with `error` is not going on there.
+
+    It was answered, or has not reached the gateway. After a time-out, be it a
+    proxy's, or on a connection that broke, the gateway may still be starting
+    a kernel.
+    """
+    if not may_have_arrived(error):
+        return True
+    if isinstance(error, web.HTTPError):
+        broken = isinstance(error.__cause__, ConnectionError)
+        return not broken and error.status_code not in UNANSWERED
+    return not isinstance(error, (OSError, asyncio.CancelledError, asyncio.TimeoutError))
+
+
 class SingleRequests:
     """Requests for single kernels: each kernel once at a time, and not too many at once.
 
-    Parameters
-    ----------
-    on_status : callable, optional
-        Called with the id of a kernel and its :class:`KernelStatus`, whenever one arrives.
+    `on_status` is called with the id of a kernel and its status, whenever one arrives.
     """
 
     def __init__(self, on_status: Callable[[str, KernelStatus], None] | None = None) -> None:

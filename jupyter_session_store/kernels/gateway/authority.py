@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ...records import Liveness
 from ..authority import InUseCheck, KernelAuthority
 from . import api
-from .failures import is_over, may_have_arrived
 from .naming import gateway_authority_of
 
 if TYPE_CHECKING:
@@ -21,12 +20,6 @@ class GatewayAuthority(KernelAuthority):
 
     That manager cannot use the kernels that other servers have started: the
     gateway is only asked about them.
-
-    Parameters
-    ----------
-    kernel_manager : GatewayMappingKernelManager
-    gateway_name : str
-        Equal on every server that uses this gateway.
     """
 
     is_shared = True
@@ -81,11 +74,11 @@ class GatewayAuthority(KernelAuthority):
 
     def start_may_have_begun(self, error: BaseException) -> bool:
         """Say whether the request may have reached the gateway."""
-        return may_have_arrived(error)
+        return api.may_have_arrived(error)
 
     def start_is_over(self, error: BaseException) -> bool:
         """Say whether the gateway has answered, or was not reached."""
-        return is_over(error)
+        return api.is_over(error)
 
 
 class AttachingGatewayAuthority(GatewayAuthority):

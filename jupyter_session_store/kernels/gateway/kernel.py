@@ -15,7 +15,7 @@ from tornado import web
 
 from ...records import Liveness
 from . import api
-from .failures import UNANSWERED, no_answer
+from .api import UNANSWERED, no_answer
 
 #: What Enterprise Gateway takes a kernel's id from, among the variables of its environment.
 _ID_VARIABLE: Final = "KERNEL_ID"
@@ -83,17 +83,12 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
             connections[self.kernel_id] = int(model.get("connections") or 0)
 
     async def refresh_model(self, model: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """Take the kernel's model, or ask the gateway for it.
-
-        Returns
-        -------
-        dict or None
-            ``None`` if the gateway said that the kernel is gone.
+        """Return the kernel's model, asked for if it is not given; ``None`` if the kernel is gone.
 
         Raises
         ------
         tornado.web.HTTPError
-            503 if it could not be asked.
+            503 if the gateway could not be asked.
         """
         if model is not None:
             self.update_model(model)

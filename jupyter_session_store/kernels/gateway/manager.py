@@ -1,10 +1,4 @@
-"""The kernel manager for kernels on a gateway that a session is to outlive its server with.
-
-One entry of it is a kernel that this server uses, be it that it started the
-kernel itself or that a session of its namespace names it, started wherever. An
-entry goes when the gateway itself says that the kernel is gone, and never
-because something else failed: then the kernel is shown as unknown.
-"""
+"""The kernel manager for kernels on a gateway that a session is to outlive its server with."""
 
 from __future__ import annotations
 
@@ -20,12 +14,8 @@ from ...errors import SessionStoreError
 from ...records import Liveness
 from ..authority import AuthoritySettings, InUseCheck
 from . import api
-from .api import KernelStatus
+from .api import KernelStatus, no_answer
 from .authority import AttachingGatewayAuthority
-from .failures import no_answer
-from .kernel import PersistentGatewayKernel
-
-__all__ = ["PersistentGatewayKernel", "PersistentGatewayKernelManager"]
 
 #: Seconds that a list waits for kernels which the gateway's list does not name; those that are not
 #: answered for by then are shown as unknown.
@@ -38,7 +28,10 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
     """The kernels of this server's sessions, on a gateway that others use too.
 
     For the tasks of one event loop. ``kernel_id in manager`` says that this
-    server uses a kernel, which was there when the gateway was asked last.
+    server uses a kernel, be it that it started the kernel itself or that a
+    session of its namespace names it, started wherever. That ends when the
+    gateway itself says that the kernel is gone, and never because something
+    else failed: then the kernel is shown as unknown.
     """
 
     detach_on_stop = Bool(
@@ -107,8 +100,7 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
     async def kernel_model(self, kernel_id: str) -> dict[str, Any]:
         """Return a kernel's model, as the gateway had it when it was asked last.
 
-        One that could not be asked for, or was not answered for, has
-        ``"execution_state": "unknown"``.
+        One that was not answered for has ``"execution_state": "unknown"``.
         """
         kernel: Any = self.get_kernel(str(kernel_id))
         model: dict[str, Any] = kernel.kernel
