@@ -43,7 +43,7 @@ def observe(
     ``unknown`` if it ran out and this role may not write: with `must_know` that is
     a StoreUnavailable, as it is if the database took no writes for too long.
     """
-    from ..servers.clock import now
+    from ..servers.heartbeat import now
     from ..sql.admin import listing
     from ..sql.engine.timeouts import BUSY_TIMEOUT
 

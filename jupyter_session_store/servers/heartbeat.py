@@ -12,8 +12,9 @@ import platform
 import random
 import socket
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -24,8 +25,6 @@ from .._version import __version__
 from ..errors import SessionStoreError, StoreUnavailable
 from ..records import LIMITS, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository
-from .clock import now
-from .observer import LeaseObserver
 
 #: A lease is renewed this often before it runs out.
 RENEWALS_A_LEASE: Final = 3
@@ -33,6 +32,17 @@ RENEWALS_A_LEASE: Final = 3
 RENEWAL_TIMEOUT: Final = 10.0
 #: Two servers' counts, or one's before and after an eviction, must not be taken for each other.
 _FIRST_RENEWALS: Final = 2**30
+#: macOS's CLOCK_MONOTONIC goes on during sleep; the one of time.monotonic() does not.
+_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+
+def now() -> float:
+    """Return the seconds of a clock that cannot be set, and that goes on while the host sleeps.
+
+    Linux's monotonic clock stands still then, and a laptop that wakes would
+    take its lease for a fresh one.
+    """
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
 def this_server(namespace: str, server_id: str, lease_seconds: int) -> ServerRecord:
@@ -49,32 +59,55 @@ def this_server(namespace: str, server_id: str, lease_seconds: int) -> ServerRec
     )
 
 
+class LeaseObserver:
+    """Tells which servers stopped renewing their leases, without a clock that they share.
+
+    For one thread. The server whose id is `own` observes, and is not observed.
+    """
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._known: set[str] = set()
+        #: Whether a server that was seen is not registered any more.
+        self.missed = False
+
+    def forget(self) -> None:
+        """Begin to wait anew for every server: this observer was cut off or suspended."""
+        self._seen.clear()
+
+    def expired(self, servers: Collection[ServerRecord], moment: float) -> list[ServerRecord]:
+        """Return those of all registered servers whose renewals stood still for a lease of theirs.
+
+        `moment` is on the clock of :func:`now`.
+        """
+        before, self._seen = self._seen, {}
+        known, self._known = self._known, {server.server_id for server in servers}
+        self.missed = bool(known - self._known)
+        expired = []
+        for server in servers:
+            if server.server_id == self._own:
+                continue
+            renewals, since = before.get(server.server_id, (None, moment))
+            if renewals != server.renewals:
+                since = moment
+            if moment - since > server.lease_seconds:
+                # A server that comes back after an eviction begins anew.
+                expired.append(server)
+            else:
+                self._seen[server.server_id] = (server.renewals, since)
+        return expired
+
+
 class Heartbeat:
     """Keeps a server's lease, from a daemon thread of its own.
 
-    A stalled event loop does not let the lease lapse. The thread refers to its
-    callbacks weakly, so that it keeps nobody alive.
+    A stalled event loop does not let the lease lapse.
 
-    Parameters
-    ----------
-    repository : SessionRepository
-        Open.
-    scope : Scope
-    server : ServerRecord
-        This one.
-    local_sessions : callable
-        A bound method that returns the sessions on kernels which this server
-        runs itself. Called in the heartbeat's thread.
-    on_renewed : callable
-        A bound method. It is given, after each renewal, the sessions that this
-        server has to finish for evicted ones. Called in the heartbeat's thread.
-    log : logging.Logger
-
-    Attributes
-    ----------
-    server : ServerRecord
-    failing : bool
-        Whether the last renewal failed.
+    The callbacks are bound methods, called in the thread, which refers to them
+    weakly, so that it keeps nobody alive. `local_sessions` returns the sessions
+    on kernels that this server runs itself. `on_renewed` is given, after each
+    renewal, the sessions that this server has to finish for evicted ones.
     """
 
     def __init__(
@@ -96,6 +129,7 @@ class Heartbeat:
         self._observer = LeaseObserver(server.server_id)
         self._interval = server.lease_seconds / RENEWALS_A_LEASE
         self._renewed = now()
+        #: Whether the last renewal failed.
         self.failing = False
         self._took_over = False
         self._wake = threading.Event()
@@ -152,28 +186,22 @@ class Heartbeat:
             except SessionStoreError as error:
                 # The store has logged that it went away.
                 self._observer.forget()
-                self.failing = True
-                for future in waiting:
-                    future.set_exception(error)
+                self._fail(waiting, error)
             except Exception:
                 self._log.exception("The session store's heartbeat failed; it goes on.")
-                self.failing = True
-                unavailable = StoreUnavailable("the lease of this server cannot be renewed")
-                for future in waiting:
-                    future.set_exception(unavailable)
+                self._fail(waiting, cannot_be_renewed())
             else:
                 self.failing = False
                 for future in waiting:
                     future.set_result(None)
 
-    def beat(self) -> None:
-        """Renew the lease, evict who let theirs run out, and hand over what they left.
+    def _fail(self, waiting: list[Future[None]], error: SessionStoreError) -> None:
+        self.failing = True
+        for future in waiting:
+            future.set_exception(error)
 
-        Raises
-        ------
-        SessionStoreError
-            If the store could not be asked.
-        """
+    def beat(self) -> None:
+        """Renew the lease, evict who let theirs run out, and hand over what they left."""
         local_sessions, on_renewed = self._local_sessions(), self._on_renewed()
         if local_sessions is None or on_renewed is None:
             return
@@ -206,3 +234,8 @@ class Heartbeat:
                     server.lease_seconds,
                 )
         on_renewed(unfinished)
+
+
+def cannot_be_renewed() -> StoreUnavailable:
+    """Return the error of a lease that was not renewed."""
+    return StoreUnavailable("the lease of this server cannot be renewed")

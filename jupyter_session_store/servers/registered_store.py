@@ -10,7 +10,7 @@ from typing import Final
 from ..errors import StoreUnavailable
 from ..records import Departure, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository
-from .heartbeat import RENEWAL_TIMEOUT, Heartbeat
+from .heartbeat import RENEWAL_TIMEOUT, Heartbeat, cannot_be_renewed
 
 #: Seconds that :meth:`RegisteredStore.open` waits for the schema's check.
 OPEN_TIMEOUT: Final = 5.0
@@ -20,16 +20,9 @@ _HEARTBEAT_CLOSE_TIMEOUT: Final = 0.5
 
 
 class RegisteredStore:
-    """A repository, and this server's place among the servers that share it.
+    """A repository, not opened yet, and the place of this `server` among those that share it.
 
-    Parameters
-    ----------
-    repository : SessionRepository
-        Not opened yet.
-    scope : Scope
-    server : ServerRecord
-        This one.
-    log : logging.Logger
+    While the store is closed, whoever asks for it gets :class:`.StoreUnavailable`.
     """
 
     def __init__(
@@ -49,15 +42,7 @@ class RegisteredStore:
     ) -> None:
         """Open the repository, register this server and begin to keep its lease.
 
-        Parameters
-        ----------
-        local_sessions, on_renewed : callable
-            As :class:`.Heartbeat` has them.
-
-        Raises
-        ------
-        SchemaMismatch
-            If the schema does not fit.
+        The callbacks are as :class:`.Heartbeat` has them. Raises :class:`.SchemaMismatch`.
         """
         repository = self.repository
         repository.open(self._scope, self._server, timeout=OPEN_TIMEOUT)
@@ -73,13 +58,7 @@ class RegisteredStore:
 
     @property
     def repository(self) -> SessionRepository:
-        """The repository.
-
-        Raises
-        ------
-        StoreUnavailable
-            If the store has been closed.
-        """
+        """The repository, while the store is not closed."""
         if self._repository is None:
             raise StoreUnavailable("the session manager has been closed")
         return self._repository
@@ -100,11 +79,6 @@ class RegisteredStore:
 
         A server that was suspended for longer than its lease was perhaps
         evicted, and its sessions are back only after it has renewed.
-
-        Raises
-        ------
-        StoreUnavailable
-            If the store is closed, or the lease has run out and cannot be renewed.
         """
         if self.lease.overdue:
             await self._renew()
@@ -115,11 +89,6 @@ class RegisteredStore:
 
         After a renewal that failed the lease is renewed first: a read does not
         show that the store cannot be written.
-
-        Raises
-        ------
-        SessionStoreError
-            If the store cannot answer.
         """
         if self.lease.failing:
             await self._renew()
@@ -128,15 +97,9 @@ class RegisteredStore:
         await repository.find(self._scope, session_id=self._server.server_id)
 
     def close(self, local_kernel_ids: frozenset[str] | None) -> None:
-        """Remove the sessions whose kernels were shut down, and give up the store.
+        """Remove the sessions on this server's kernels that do not run, and give up the store.
 
-        Waits 2 s at most, leaves neither a thread nor a connection, and may be
-        called again.
-
-        Parameters
-        ----------
-        local_kernel_ids : frozenset of str or None
-            As :attr:`.Departure.running`.
+        As :meth:`.PersistentSessionManager.close`, with :attr:`.Departure.running`.
         """
         repository, self._repository = self._repository, None
         if repository is None:
@@ -154,4 +117,4 @@ class RegisteredStore:
         try:
             await asyncio.wait_for(asyncio.shield(renewed), RENEWAL_TIMEOUT)
         except asyncio.TimeoutError:
-            raise StoreUnavailable("the lease of this server cannot be renewed") from None
+            raise cannot_be_renewed() from None

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from ..errors import SessionStoreError, StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
-from ..servers.clock import now
+from ..servers.heartbeat import now
 from ..telemetry.events import ADOPTED
 from .context import SessionContext
 from .kernels import SessionKernels

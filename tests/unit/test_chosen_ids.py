@@ -17,7 +17,7 @@ from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
 from jupyter_session_store.kernels.gateway.api import is_over
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import READY, STARTING, Liveness, SessionRecord
-from jupyter_session_store.servers.clock import now
+from jupyter_session_store.servers.heartbeat import now
 from jupyter_session_store.testing import record
 from tests.databases.database import Database
 from tests.unit.dummies import (

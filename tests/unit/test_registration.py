@@ -16,8 +16,7 @@ from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.memory import MemorySessionRepository
 from jupyter_session_store.records import STARTING, Departure, Scope, ServerRecord, SessionRecord
 from jupyter_session_store.servers import heartbeat
-from jupyter_session_store.servers.heartbeat import Heartbeat
-from jupyter_session_store.servers.observer import LeaseObserver
+from jupyter_session_store.servers.heartbeat import Heartbeat, LeaseObserver
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.unit.dummies import NOTEBOOK, DummyKernelManager, make_manager, settle, stored
 
@@ -37,44 +36,44 @@ def ids(servers: list[ServerRecord]) -> list[str]:
 
 def test_who_renews_lives() -> None:
     observer = LeaseObserver("one")
-    assert all(observer.expired(at(turn), now=turn * 1000.0) == [] for turn in range(20))
+    assert all(observer.expired(at(turn), moment=turn * 1000.0) == [] for turn in range(20))
 
 
 def test_who_stands_still_for_its_lease_is_dead() -> None:
     observer = LeaseObserver("one")
-    assert observer.expired(at(7), now=1000) == []
-    assert observer.expired(at(7), now=1000 + LEASE) == []
-    assert ids(observer.expired(at(7), now=1000 + LEASE + 1)) == ["two"]
+    assert observer.expired(at(7), moment=1000) == []
+    assert observer.expired(at(7), moment=1000 + LEASE) == []
+    assert ids(observer.expired(at(7), moment=1000 + LEASE + 1)) == ["two"]
 
 
 def test_the_lease_is_that_of_the_watched() -> None:
     observer = LeaseObserver("one")
-    observer.expired(at(7, 3), now=0)
-    assert ids(observer.expired(at(7, 3), now=4)) == ["two"]
-    observer.expired(at(7, 3600), now=5)
-    assert observer.expired(at(7, 3600), now=LEASE * 2) == []
+    observer.expired(at(7, 3), moment=0)
+    assert ids(observer.expired(at(7, 3), moment=4)) == ["two"]
+    observer.expired(at(7, 3600), moment=5)
+    assert observer.expired(at(7, 3600), moment=LEASE * 2) == []
 
 
 def test_an_observer_does_not_hold_itself_dead() -> None:
     observer = LeaseObserver("two")
-    observer.expired(at(7), now=0)
-    assert ids(observer.expired(at(7), now=10_000)) == ["one"]
+    observer.expired(at(7), moment=0)
+    assert ids(observer.expired(at(7), moment=10_000)) == ["one"]
 
 
 def test_after_an_outage_all_are_waited_for_anew() -> None:
     observer = LeaseObserver("one")
-    observer.expired(at(7), now=0)
+    observer.expired(at(7), moment=0)
     observer.forget()
-    assert observer.expired(at(7), now=10 * LEASE) == []
-    assert observer.expired(at(7), now=11 * LEASE) == []
-    assert ids(observer.expired(at(7), now=11 * LEASE + 1)) == ["two"]
+    assert observer.expired(at(7), moment=10 * LEASE) == []
+    assert observer.expired(at(7), moment=11 * LEASE) == []
+    assert ids(observer.expired(at(7), moment=11 * LEASE + 1)) == ["two"]
 
 
 def test_who_comes_again_begins_anew() -> None:
     observer = LeaseObserver("one")
-    observer.expired(at(7), now=0)
-    observer.expired([server("one")], now=50)
-    assert observer.expired(at(7), now=1000) == []
+    observer.expired(at(7), moment=0)
+    observer.expired([server("one")], moment=50)
+    assert observer.expired(at(7), moment=1000) == []
 
 
 # ------------------------------------------------------------------- the heartbeat
