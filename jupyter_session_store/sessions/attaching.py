@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from jupyter_client.kernelspec import NoSuchKernel
@@ -9,36 +10,25 @@ from jupyter_client.kernelspec import NoSuchKernel
 from ..errors import GatewayUnavailable
 from ..records import Liveness
 from .context import SessionContext
-from .models import last_known_model
+from .views import last_known_model
 
 
+@dataclass(frozen=True)
 class KernelAttacher:
     """Attaches this server to kernels of its sessions. For the tasks of one event loop.
 
     This server uses a shared kernel if a session of its own scope names it,
-    whichever server started it, and never any other.
+    whichever server started it, and never any other. Each method raises
+    :class:`.GatewayUnavailable` if the gateway cannot be asked.
     """
 
-    def __init__(self, context: SessionContext) -> None:
-        self._context = context
+    _context: SessionContext
 
     async def attach(self, kernel_id: str, *, ask: bool = False) -> None:
         """Have the kernel manager hold a kernel that a session names, if the kernel lives.
 
-        Nothing happens for a kernel that it holds, or that no session names.
-
-        Parameters
-        ----------
-        kernel_id : str
-        ask : bool
-            Whether to ask for a kernel that it holds, too.
-
-        Raises
-        ------
-        GatewayUnavailable
-            If the gateway cannot be asked.
-        StoreUnavailable
-            If the store cannot say whether a session names it.
+        Nothing happens for a kernel that it holds, unless `ask` says to ask for
+        that too, or for one that no session names.
         """
         context = self._context
         if not context.authority.can_attach:
@@ -50,18 +40,13 @@ class KernelAttacher:
             return
         known = await context.authority.refresh_liveness([kernel_id])
         if known[kernel_id] is Liveness.UNKNOWN and not held:
-            raise GatewayUnavailable(f"it cannot be asked for the kernel {kernel_id!r} now")
+            raise cannot_be_asked(kernel_id)
 
     async def list_kernels(self) -> list[dict[str, Any]]:
         """Return the models of all kernels that sessions name, and of those held besides.
 
         Only for an authority that can attach. A kernel that cannot be asked for
         now is shown as unknown.
-
-        Raises
-        ------
-        GatewayUnavailable
-            If the gateway does not answer at all.
         """
         manager: Any = self._context.kernel_manager
         found = await self._context.find()
@@ -77,17 +62,14 @@ class KernelAttacher:
         ]
 
     async def refuse_running(self, kernel_id: str) -> None:
-        """Refuse to start a kernel under an id that is another's on the gateway.
-
-        Raises
-        ------
-        NoSuchKernel
-            If such a kernel runs, which is not this server's.
-        GatewayUnavailable
-            If it cannot be asked.
-        """
+        """Refuse, as ``NoSuchKernel``, to start a kernel under an id that is in use there."""
         liveness = await self._context.authority.check_liveness(kernel_id)
         if liveness is Liveness.UNKNOWN:
-            raise GatewayUnavailable(f"it cannot be asked for the kernel {kernel_id!r} now")
+            raise cannot_be_asked(kernel_id)
         if liveness is Liveness.ALIVE:
             raise NoSuchKernel(kernel_id)
+
+
+def cannot_be_asked(kernel_id: str) -> GatewayUnavailable:
+    """Return the error of a gateway that does not say whether a kernel is alive."""
+    return GatewayUnavailable(f"it cannot be asked for the kernel {kernel_id!r} now")

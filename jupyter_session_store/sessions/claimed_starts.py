@@ -7,7 +7,7 @@ kernel manager can, which kernel to look for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -18,41 +18,29 @@ from ..records import READY, STARTING, SessionRecord
 from .attaching import KernelAttacher
 from .context import NewSession, SessionContext
 from .kernels import SessionKernels
-from .models import rest_model, stored_of_kernel
 from .reading import SessionReader
 from .recovery import Recovery
+from .views import rest_model, stored_of_kernel
 from .writing import SessionWriter
 
 
+@dataclass(eq=False)
 class ClaimedStarts:
     """Creates sessions with new kernels in two statements. For the tasks of one event loop."""
 
-    def __init__(
-        self,
-        context: SessionContext,
-        reader: SessionReader,
-        writer: SessionWriter,
-        kernels: SessionKernels,
-        attacher: KernelAttacher,
-        recovery: Recovery,
-    ) -> None:
-        self._context = context
-        self._reader = reader
-        self._writer = writer
-        self._kernels = kernels
-        self._attacher = attacher
-        self._recovery = recovery
-        #: The rows that were added and are not ready yet, by the ids of their sessions.
-        self._starting: dict[str, SessionRecord] = {}
+    _context: SessionContext
+    _reader: SessionReader
+    _writer: SessionWriter
+    _kernels: SessionKernels
+    _attacher: KernelAttacher
+    _recovery: Recovery
+    #: The rows that were added and are not ready yet, by the ids of their sessions.
+    _starting: dict[str, SessionRecord] = field(default_factory=dict)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Create a session and return its model; no exit leaves a kernel or a row behind.
 
-        Parameters
-        ----------
-        pending : KernelSessionRecord
-            Is given the id of the kernel.
-        wanted : NewSession
+        `pending` is given the id of the kernel.
         """
         session_id = str(pending.session_id)
         authority = self._context.authority
@@ -82,7 +70,7 @@ class ClaimedStarts:
         finally:
             if started is not None:
                 # Else nothing is reserved here: the id may be another create's.
-                self._kernels.release(kernel_id, started)
+                self._context.usage.release(kernel_id, started)
 
     async def _add(self, record: SessionRecord) -> None:
         try:
@@ -119,39 +107,25 @@ class ClaimedStarts:
     async def finish(self, session_id: str, wanted: NewSession, kernel_id: str) -> dict[str, Any]:
         """Make the row of a create ready, and return the session's model.
 
-        Raises
-        ------
-        PathClaimed
-            If the row is not this server's any more: it was evicted meanwhile,
-            and the path may be another's by now.
+        Raises :class:`.PathClaimed` if the row is not this server's any more: it was evicted
+        meanwhile, and the path may be another's by now.
         """
-        row = self._starting[session_id]
-        kernel_model = await self._context.kernel_model(kernel_id)
-        given = {"path": wanted.path, "name": wanted.name, "type": wanted.type}
+        context, row = self._context, self._starting[session_id]
+        kernel_model = await context.kernel_model(kernel_id)
         changes = {
-            **{field: value for field, value in given.items() if value != getattr(row, field)},
+            **{name: value for name, value in wanted.texts.items() if value != row[name]},
             "kernel_id": kernel_id,
             **stored_of_kernel(kernel_model),
             "state": READY,
         }
-        saved = await self._mark_ready(session_id, kernel_id, changes)
-        if saved is None:
-            raise PathClaimed(wanted.path)
-        del self._starting[session_id]
-        if self._context.hooks.overrides("kernel_culled", "row_to_model"):
-            return await self._reader.model_of(saved)
-        return rest_model(saved, kernel_model)
-
-    async def _mark_ready(
-        self, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
-    ) -> SessionRecord | None:
-        """Make the row of a create ready; ``None`` if it is not this server's any more."""
-        context = self._context
-        mine = {"state": STARTING, "server_id": context.server_id}
-        saved = await context.repository.update(context.scope, session_id, changes, expected=mine)
+        saved = await context.update_own(session_id, STARTING, changes)
         if saved is None:
             # Its answer was lost, and it was repeated; or another server took it over and did it.
             found = await context.repository.find(context.scope, session_id=session_id)
-            if found and (found[0].state, found[0].kernel_id) == (READY, kernel_id):
-                return found[0]
-        return saved
+            if not found or (found[0].state, found[0].kernel_id) != (READY, kernel_id):
+                raise PathClaimed(wanted.path)
+            saved = found[0]
+        del self._starting[session_id]
+        if context.hooks.overrides("kernel_culled", "row_to_model"):
+            return await self._reader.model_of(saved)
+        return rest_model(saved, kernel_model)

@@ -48,23 +48,13 @@ class PathLeaders:
     ) -> Model:
         """Create a session, or wait for the task that creates one at the same path.
 
-        Parameters
-        ----------
-        wanted : NewSession
-        spawn : callable
-            Starts the task that creates it, which no cancelled request ends.
-
-        Returns
-        -------
-        dict
-            The session's model, which is the caller's own.
+        `spawn` starts the task that creates it, which no cancelled request ends. The
+        model is the caller's own.
         """
         key, kernel = path_digest(wanted.path), (wanted.kernel_name, wanted.kernel_id)
-        waited = False
+        if key in self._leaders:
+            metrics.claim_waits.inc()
         while (leader := self._leaders.get(key)) is not None:
-            if not waited:
-                metrics.claim_waits.inc()
-                waited = True
             try:
                 return dict(await asyncio.shield(leader.task))
             except Exception:
@@ -103,32 +93,27 @@ class PathLeaders:
             del self._leaders[key]
 
 
+@dataclass(frozen=True)
 class SessionCreator:
     """Returns the session at a path, and creates it if there is none.
 
     For the tasks of one event loop.
     """
 
-    def __init__(
-        self, context: SessionContext, reader: SessionReader, leaders: PathLeaders
-    ) -> None:
-        self._context = context
-        self._reader = reader
-        self._leaders = leaders
+    _context: SessionContext
+    _reader: SessionReader
+    _leaders: PathLeaders
 
     async def get_or_create(self, wanted: NewSession) -> Model:
         """Return the model of the session at a path; a caller who goes away changes nothing.
 
-        Raises
-        ------
-        StoreUnavailable
-            If another server does not finish creating it in time.
+        Raises :class:`.StoreUnavailable` if another server does not finish creating it in time.
         """
         return await self._leaders.create_once(
             wanted, lambda: self._context.tasks.spawn(self._get_or_create(wanted))
         )
 
-    async def _get_or_create(self, wanted: NewSession) -> dict[str, Any]:
+    async def _get_or_create(self, wanted: NewSession) -> Model:
         deadline = self._context.deadline()
         path = str(wanted.path)
         for _attempt in range(_CLAIM_ATTEMPTS):
@@ -136,13 +121,7 @@ class SessionCreator:
             if model is not None:
                 return model
             try:
-                created: dict[str, Any] = await self._context.hooks.create_session(
-                    path=wanted.path,
-                    name=wanted.name,
-                    type=wanted.type,
-                    kernel_name=wanted.kernel_name,
-                    kernel_id=wanted.kernel_id,
-                )
+                created: Model = await self._context.hooks.create_session(**vars(wanted))
                 return created
             except PathClaimed:
                 # Another server was first: its session is there, or is being started.
@@ -152,32 +131,23 @@ class SessionCreator:
                     self._leaders.waive_claim(wanted.path)
         raise StoreUnavailable(f"the path {path!r} is held by a session that does not show")
 
-    async def _existing(self, path: str) -> dict[str, Any] | None:
+    async def _existing(self, path: str) -> Model | None:
         hooks = self._context.hooks
         if not hooks.overrides("session_exists", "get_session"):
             return await self._reader.session_at(path)
         # An override may be a plain function: the stock handler takes either.
         if not await ensure_async(hooks.session_exists(path=path)):
             return None
-        model: dict[str, Any] = await hooks.get_session(path=path)
+        model: Model = await hooks.get_session(path=path)
         return model
 
     async def _wait_for_another_server(self, path: str, deadline: float) -> None:
-        """Wait until no other server is creating a session at a path.
-
-        Only where other servers use the kernels too: those of this server are its own.
-
-        Raises
-        ------
-        StoreUnavailable
-            When the time is over.
-        """
+        """Wait until no other server, where others use the kernels too, is creating a session."""
         context = self._context
         if not context.authority.is_shared:
             return
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
-        waited = False
         while True:
             repository = await context.current_repository()
             holders = await repository.find(context.scope, path=path)
@@ -188,8 +158,7 @@ class SessionCreator:
                     f"another server has been creating the session at {path!r} for "
                     f"{context.claim_timeout:g} s (c.PersistentSessionManager.claim_timeout)"
                 )
-            if not waited:
+            if pause == _FIRST_PAUSE:
                 metrics.claim_waits.inc()
-                waited = True
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, _LONGEST_PAUSE)

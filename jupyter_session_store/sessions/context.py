@@ -28,33 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NewSession:
-    """What a client wants a session to be.
-
-    Parameters
-    ----------
-    path, name, type : str or None
-        As in the REST API.
-    kernel_name : str or None
-        The kernel specification; the default one if ``None``.
-    kernel_id : str or None
-        A kernel to attach to, or the id to start a new one under.
-    """
+    """What a client wants a session to be."""
 
     path: str | None = None
     name: str | None = None
     type: str | None = None
+    #: The kernel specification; the default one if ``None``.
     kernel_name: str | None = None
+    #: A kernel to attach to, or the id to start a new one under.
     kernel_id: str | None = None
 
-    def check(self) -> None:
-        """Check that every text can be stored.
+    @property
+    def texts(self) -> dict[str, str | None]:
+        """What is stored of it besides its kernel."""
+        return {"path": self.path, "name": self.name, "type": self.type}
 
-        Raises
-        ------
-        InvalidValue
-        """
-        for field in ("path", "name", "type", "kernel_name", "kernel_id"):
-            check_text(field, getattr(self, field))
+    def check(self) -> None:
+        """Check that every text can be stored; raises :class:`.InvalidValue`."""
+        check_texts(vars(self))
         if self.kernel_id is not None and ("/" in self.kernel_id or "\\" in self.kernel_id):
             # It becomes part of the name of a connection file.
             raise InvalidValue("kernel_id", "contains a slash", "an id without slashes")
@@ -62,26 +53,7 @@ class NewSession:
 
 @dataclass(frozen=True)
 class SessionContext:
-    """What all parts share, read-only. For the tasks of one event loop.
-
-    Parameters
-    ----------
-    scope : Scope
-        The namespace, and the authority over the kernels.
-    server_id : str
-        The id of this server.
-    store : RegisteredStore
-    kernel_manager : MappingKernelManager
-        Jupyter Server's.
-    authority : KernelAuthority
-    usage : KernelUsage
-    events : SessionEvents
-    tasks : BackgroundTasks
-    hooks : Hooks
-    claim_timeout : float
-        Seconds that a request waits for another server.
-    log : logging.Logger
-    """
+    """What all parts share, read-only. For the tasks of one event loop."""
 
     scope: Scope
     server_id: str
@@ -92,6 +64,7 @@ class SessionContext:
     events: SessionEvents
     tasks: BackgroundTasks
     hooks: Hooks
+    #: Seconds that a request waits for another server.
     claim_timeout: float
     log: Logger
 
@@ -116,21 +89,13 @@ class SessionContext:
     def new_record(
         self, session_id: str, wanted: NewSession, kernel_id: str | None, state: str = READY
     ) -> SessionRecord:
-        """Return the record of a new session.
-
-        Raises
-        ------
-        InvalidValue
-            If a text cannot be stored.
-        """
+        """Return the record of a new session; raises :class:`.InvalidValue`."""
         now = datetime.now(timezone.utc)
         record = SessionRecord(
             namespace=self.scope.namespace,
             authority=self.scope.authority,
             session_id=session_id,
-            path=wanted.path,
-            name=wanted.name,
-            type=wanted.type,
+            **wanted.texts,
             kernel_id=kernel_id,
             kernel_name=None,
             kernel_model=None,
@@ -142,6 +107,13 @@ class SessionContext:
         )
         record.check()
         return record
+
+    async def update_own(
+        self, session_id: str, state: str, changes: Mapping[str, str | None]
+    ) -> SessionRecord | None:
+        """Change a row that has a state and is this server's; ``None`` if it is not any more."""
+        own = {"state": state, "server_id": self.server_id}
+        return await self.repository.update(self.scope, session_id, changes, expected=own)
 
     def emit(self, action: str, records: Iterable[SessionRecord]) -> None:
         """Emit an event for each session, which the store has confirmed."""
@@ -165,11 +137,7 @@ class SessionContext:
     async def save(self, session_id: str, wanted: NewSession, kernel_id: str) -> dict[str, Any]:
         """Have ``save_session`` store a session, and return its model."""
         model: dict[str, Any] = await self.hooks.save_session(
-            session_id,
-            path=wanted.path,
-            name=wanted.name,
-            type=wanted.type,
-            kernel_id=kernel_id,
+            session_id, **wanted.texts, kernel_id=kernel_id
         )
         return model
 
@@ -208,6 +176,11 @@ def is_storable(field: str, value: object) -> bool:
 def not_found(session_id: str) -> web.HTTPError:
     """Return the error of a session that is not there."""
     return web.HTTPError(404, f"Session not found: session_id={session_id!r}")
+
+
+def kernel_gone(record: SessionRecord) -> web.HTTPError:
+    """Return the error of a deleted session whose kernel was gone."""
+    return web.HTTPError(404, f"Session not found: its kernel {record.kernel_id!r} is gone")
 
 
 def being_deleted(session_id: str) -> web.HTTPError:

@@ -27,21 +27,14 @@ HOOKS = frozenset(
 class Hooks:
     """Calls a method of the session manager, a subclass's where there is one.
 
-    The parts of the manager call these methods through this object alone, so
-    that an override counts wherever the method is needed. Where there is none
-    (:meth:`overrides`), a part takes its own, faster way.
-
-    ``hooks.save_session(...)`` calls ``manager.save_session(...)``, and so on.
-
-    Parameters
-    ----------
-    manager : PersistentSessionManager
-        To which this object holds no reference.
-    base : type
-        The class whose own methods are no overrides.
+    The parts of the manager call these methods through this object alone
+    (``hooks.save_session(...)``), so that an override counts wherever the method
+    is needed. Where there is none (:meth:`overrides`), a part takes its own,
+    faster way. The methods of `base` are no overrides.
     """
 
     def __init__(self, manager: object, base: type) -> None:
+        # No reference that would keep it from being closed when nobody uses it any more.
         self._manager = weakref.ref(manager)
         self._base = base
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
@@ -13,34 +13,32 @@ from .attaching import KernelAttacher
 from .claims import PathLeaders
 from .context import NewSession, SessionContext
 from .kernels import SessionKernels
+from .moving import MoveRunner
 from .reading import SessionReader
+from .views import SessionViews
+from .writing import SessionWriter
 
 
 class Sessions(ABC):
-    """The sessions of one scope. For the tasks of one event loop, but where it is said.
+    """The sessions of one scope, with the parts that all of them have alike.
 
-    What each method raises is said at the method of :class:`.PersistentSessionManager`
-    that calls it.
-
-    Parameters
-    ----------
-    context : SessionContext
-    leaders : PathLeaders
-        Says which session must have the claim to its path.
-
-    Attributes
-    ----------
-    reader : SessionReader
-    kernels : SessionKernels
-    attacher : KernelAttacher
+    For the tasks of one event loop, but where it is said. What each method
+    raises is said at the method of :class:`.PersistentSessionManager` that calls it.
     """
 
-    reader: SessionReader
-    kernels: SessionKernels
-    attacher: KernelAttacher
-
-    @abstractmethod
-    def __init__(self, context: SessionContext, leaders: PathLeaders) -> None: ...
+    def __init__(
+        self,
+        context: SessionContext,
+        leaders: PathLeaders,
+        views: SessionViews,
+        uncertain_closes: Container[str] = (),
+    ) -> None:
+        self._context = context
+        self.reader = SessionReader(context, views)
+        self.kernels = SessionKernels(context, uncertain_closes)
+        self.attacher = KernelAttacher(context)
+        self._writer = SessionWriter(context, self.reader, leaders)
+        self._runner = MoveRunner(context, self.reader, self._writer, self.kernels)
 
     @abstractmethod
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
@@ -66,29 +64,18 @@ class Sessions(ABC):
     ) -> dict[str, Any]:
         """Move a session to another kernel and return its model; to be run to its end.
 
-        The kernel that it leaves is shut down if no other session uses it.
-
-        Parameters
-        ----------
-        session_id : str
-        kernel_name : str or None
-            The specification of a new kernel, if `changes` has no ``kernel_id``. Without
-            either, an override of ``update_session`` may move the session.
-        changes : dict
-            Columns to change.
+        The kernel that it leaves is shut down if no other session uses it. A kernel of
+        `kernel_name` is started if `changes` has no ``kernel_id``. Without either, an
+        override of ``update_session`` may move the session.
         """
 
     @abstractmethod
     async def close(self, session_id: str) -> None:
-        """Close a session; its kernel is shut down if no other session uses it.
+        """Close a session, and shut down a kernel that no other uses; to be run to its end."""
 
-        To be run to its end.
-        """
-
-    @abstractmethod
     def live_local_sessions(self) -> list[SessionRecord]:
         """Return the sessions on kernels that this server alone runs; from any thread."""
+        return []
 
-    @abstractmethod
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Take over what evicted servers left unfinished; from the heartbeat's thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Container
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from jupyter_client.multikernelmanager import DuplicateKernelError
@@ -20,61 +21,36 @@ _PAUSE: Final = 0.05
 
 
 class StoredMove(NamedTuple):
-    """A move that the store has made.
+    """A move that the store has made."""
 
-    Parameters
-    ----------
-    record : SessionRecord
-        The session, as it is now.
-    left : str or None
-        The kernel that it has left, if it has left one.
-    shutdown : asyncio.Future or None
-        If that kernel has to be shut down now: for
-        :meth:`SessionKernels.shut_down_abandoned`.
-    """
-
+    #: The session, as it is now.
     record: SessionRecord
+    #: The kernel that it has left, if it has left one.
     left: str | None = None
+    #: If that kernel has to be shut down now: for :meth:`SessionKernels.shut_down_abandoned`.
     shutdown: asyncio.Future[None] | None = None
 
 
+@dataclass(eq=False)
 class SessionKernels:
     """Starts kernels, counts the sessions on them and shuts them down. For one event loop's tasks.
 
-    Parameters
-    ----------
-    context : SessionContext
-    uncertain_closes : container of str
-        The sessions whose mark ``closing`` says nothing.
-
-    Attributes
-    ----------
-    failed_shutdowns : set of str
-        Kernels that sessions have left, that could not be shut down, and that a row of the
-        store can name.
+    Whoever asks the store here may get :class:`.StoreUnavailable`.
     """
 
-    def __init__(self, context: SessionContext, uncertain_closes: Container[str] = ()) -> None:
-        self._context = context
-        self._uncertain_closes = uncertain_closes
-        self.failed_shutdowns: set[str] = set()
+    _context: SessionContext
+    #: The sessions whose mark ``closing`` says nothing.
+    _uncertain_closes: Container[str] = ()
+    #: Kernels that sessions have left, that could not be shut down, and that a row of the store
+    #: can name.
+    failed_shutdowns: set[str] = field(default_factory=set)
 
     async def start(self, session_id: str, wanted: NewSession, kernel_id: str | None) -> str:
         """Start a kernel and return its id; a cancelled start goes on, and is undone.
 
-        Parameters
-        ----------
-        session_id : str
-        wanted : NewSession
-            Its ``kernel_id`` is not looked at.
-        kernel_id : str or None
-            The id to start it under, which is reserved from now until the
-            caller releases it (:meth:`release`).
-
-        Raises
-        ------
-        DuplicateKernelError
-            If another task is starting a kernel under this id.
+        The id to start it under is `kernel_id`, and not that of `wanted`. It is reserved
+        until the caller releases it (:meth:`.KernelUsage.release`); if it is another
+        task's, that is a ``DuplicateKernelError``.
         """
         context = self._context
         if kernel_id is not None and not context.usage.reserve(kernel_id):
@@ -82,9 +58,7 @@ class SessionKernels:
         start = context.tasks.spawn(
             context.hooks.start_kernel_for_session(
                 session_id=session_id,
-                path=wanted.path,
-                name=wanted.name,
-                type=wanted.type,
+                **wanted.texts,
                 kernel_name=wanted.kernel_name,
                 # Jupyter Server before 2.20 does not have this parameter.
                 **({} if kernel_id is None else {"kernel_id": kernel_id}),
@@ -96,7 +70,7 @@ class SessionKernels:
             start.add_done_callback(lambda _: self._discard_started(start, kernel_id))
             raise
         except BaseException:
-            self.release(kernel_id)
+            context.usage.release(kernel_id)
             raise
 
     async def start_for_move(
@@ -108,10 +82,7 @@ class SessionKernels:
     ) -> str:
         """Start the kernel that a session is to move to.
 
-        Raises
-        ------
-        KernelNotStarted
-            With the reason as its cause.
+        Raises :class:`.KernelNotStarted`, with the reason as its cause.
         """
         wanted = NewSession(before["path"], before["name"], before["type"], kernel_name)
         try:
@@ -120,45 +91,23 @@ class SessionKernels:
             raise KernelNotStarted(kernel_name) from error
 
     def refuse_reserved(self, kernel_id: str | None) -> None:
-        """Refuse the id of a kernel that is being started: it may be in the kernel manager.
-
-        Raises
-        ------
-        DuplicateKernelError
-        """
+        """Refuse the id of a kernel that is being started: it may be in the kernel manager."""
         if kernel_id is not None and self._context.usage.is_reserved(kernel_id):
             raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
 
     def refuse_missing(self, kernel_id: str) -> None:
-        """Refuse to move a session to a kernel that is not there, or only half started.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            400, as Jupyter Server does.
-        """
+        """Refuse with 400, as Jupyter Server does, a kernel that is not there or half started."""
         context = self._context
         if kernel_id not in context.kernel_manager or context.usage.is_reserved(kernel_id):
-            raise web.HTTPError(400, f"No such kernel: {kernel_id}")
-
-    def release(self, *kernel_ids: str | None) -> None:
-        """Release reserved ids."""
-        for kernel_id in kernel_ids:
-            if kernel_id is not None:
-                self._context.usage.release(kernel_id)
+            raise no_such_kernel(kernel_id)
 
     def _discard_started(self, start: asyncio.Task[str], reserved: str | None) -> None:
-        self.release(reserved)
+        self._context.usage.release(reserved)
         if not start.cancelled() and start.exception() is None:
             self._context.tasks.spawn(self.discard(start.result()))
 
     async def has_users(self, kernel_id: str, *, other_than: str | None = None) -> bool:
-        """Return whether a session, `other_than` one, uses a kernel and goes on to.
-
-        Raises
-        ------
-        StoreUnavailable
-        """
+        """Return whether a session, `other_than` one, uses a kernel and goes on to."""
         return any(
             record.state != CLOSING or record.session_id in self._uncertain_closes
             for record in await self._context.find(kernel_id=kernel_id)
@@ -166,12 +115,7 @@ class SessionKernels:
         )
 
     async def in_use(self, kernel_ids: Collection[str]) -> set[str]:
-        """Return those of some kernels that sessions name, the ones being created included.
-
-        Raises
-        ------
-        StoreUnavailable
-        """
+        """Return those of some kernels that sessions name, the ones being created included."""
         records = await self._context.repository.find(self._context.scope)
         return {str(record.kernel_id) for record in records} & set(kernel_ids)
 
@@ -183,13 +127,7 @@ class SessionKernels:
         )
 
     async def wait_until_not_closing(self, kernel_id: str, deadline: float) -> None:
-        """Wait, until a time on the event loop's clock, while a session on a kernel is closed.
-
-        Raises
-        ------
-        StoreUnavailable
-            When the time is over.
-        """
+        """Wait, until a time on the event loop's clock, while a session on a kernel is closed."""
         while await self.is_closing(kernel_id):
             if asyncio.get_running_loop().time() > deadline:
                 raise StoreUnavailable(f"the kernel {kernel_id!r} is being shut down elsewhere")
@@ -198,10 +136,7 @@ class SessionKernels:
     async def shut_down(self, kernel_id: str) -> None:
         """Shut a kernel down; one that is gone already is a success.
 
-        Raises
-        ------
-        GatewayUnavailable
-            If its gateway cannot be asked, or refused.
+        Raises :class:`.GatewayUnavailable` if its gateway cannot be asked, or refused.
         """
         context = self._context
         kernel_manager: Any = context.kernel_manager
@@ -220,20 +155,17 @@ class SessionKernels:
 
     async def discard(self, kernel_id: str) -> None:
         """Shut down a kernel whose session was not saved, unless another has attached to it."""
-        usage = self._context.usage
-        async with usage.counting():
+        async with self._context.usage.counting():
             try:
-                used = await self.has_users(kernel_id)
+                shutdown = await self.begin_if_unused(kernel_id)
             except StoreUnavailable:
                 # A kernel that no session is known to have had.
-                used = False
-            if used or usage.is_shutting_down(kernel_id):
-                return
-            shutdown = usage.begin_shutdown(kernel_id)
-        try:
-            await self.shut_down(kernel_id)
-        finally:
-            shutdown.set_result(None)
+                shutdown = self._begin(kernel_id)
+        if shutdown is not None:
+            try:
+                await self.shut_down(kernel_id)
+            finally:
+                shutdown.set_result(None)
 
     async def discard_saved(self, session_id: str, kernel_id: str) -> None:
         """Remove a session that was perhaps saved though its create failed; discard its kernel."""
@@ -249,28 +181,21 @@ class SessionKernels:
         except Exception as error:
             self._note_failed_shutdown(kernel_id, error)
 
-    async def begin_if_unused(
-        self, kernel_id: str | None, *, last: bool = True
-    ) -> asyncio.Future[None] | None:
-        """Begin to shut down a kernel that a session has left, within ``usage.counting()``.
-
-        Parameters
-        ----------
-        kernel_id : str or None
-        last : bool
-            ``False`` if the session is known not to have been the kernel's last. Otherwise the
-            sessions are counted: one that another server has attached since is seen now.
-
-        Returns
-        -------
-        asyncio.Future or None
-            For :meth:`shut_down_abandoned`; ``None`` if the kernel goes on running.
-        """
-        if kernel_id is None or not last:
-            return None
+    def _begin(self, kernel_id: str) -> asyncio.Future[None] | None:
         usage = self._context.usage
+        return None if usage.is_shutting_down(kernel_id) else usage.begin_shutdown(kernel_id)
+
+    async def begin_if_unused(self, kernel_id: str) -> asyncio.Future[None] | None:
+        """Begin to shut a kernel down if no session uses it, within ``usage.counting()``.
+
+        Return what is done when the kernel has ended; ``None`` if it goes on running.
+        """
+        return None if await self.has_users(kernel_id) else self._begin(kernel_id)
+
+    async def begin_if_left(self, kernel_id: str) -> asyncio.Future[None] | None:
+        """Do as :meth:`begin_if_unused` with a kernel that its session has left; never raises."""
         try:
-            used = await self.has_users(kernel_id)
+            return await self.begin_if_unused(kernel_id)
         except SessionStoreError:
             self._context.log.warning(
                 "Kernel %s was left by its session and goes on running: whether another "
@@ -278,27 +203,21 @@ class SessionKernels:
                 kernel_id,
             )
             return None
-        return (
-            None if used or usage.is_shutting_down(kernel_id) else usage.begin_shutdown(kernel_id)
-        )
 
     async def shut_down_unused(self, *kernel_ids: str | None) -> None:
         """Shut down those of some kernels that no session uses; never raises."""
         for kernel_id in kernel_ids:
-            async with self._context.usage.counting():
-                shutdown = await self.begin_if_unused(kernel_id)
-            await self.shut_down_abandoned(kernel_id, shutdown)
+            if kernel_id is not None:
+                async with self._context.usage.counting():
+                    shutdown = await self.begin_if_left(kernel_id)
+                await self.shut_down_abandoned(kernel_id, shutdown)
 
     async def shut_down_abandoned(
         self, kernel_id: str | None, shutdown: asyncio.Future[None] | None
     ) -> None:
         """Shut down the kernel that a session has left; never raises: the session has moved.
 
-        Parameters
-        ----------
-        kernel_id : str or None
-        shutdown : asyncio.Future or None
-            As :meth:`begin_if_unused` returned it; nothing happens without it.
+        Nothing happens without the `shutdown` that :meth:`begin_if_unused` began.
         """
         if kernel_id is None or shutdown is None:
             return
@@ -320,3 +239,8 @@ class SessionKernels:
         self._context.log.warning(
             "Kernel %s, which its session has left, could not be shut down: %s", kernel_id, error
         )
+
+
+def no_such_kernel(kernel_id: str) -> web.HTTPError:
+    """Return the error of a move to a kernel that is not there."""
+    return web.HTTPError(400, f"No such kernel: {kernel_id}")

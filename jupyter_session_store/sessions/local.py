@@ -9,16 +9,11 @@ from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 
 from ..records import READY, SessionRecord
-from .attaching import KernelAttacher
 from .claims import PathLeaders
-from .context import NewSession, SessionContext, being_deleted, not_found
+from .context import NewSession, SessionContext, being_deleted, kernel_gone, not_found
 from .interface import Sessions
-from .kernels import SessionKernels, StoredMove
-from .models import stored_of_kernel
-from .moving import MoveRunner
-from .reading import SessionReader
-from .views import InvalidRows, LocalViews, PendingRemovals
-from .writing import SessionWriter
+from .kernels import StoredMove
+from .views import LocalViews, stored_of_kernel
 
 
 class LocalSessions(Sessions):
@@ -29,18 +24,9 @@ class LocalSessions(Sessions):
     """
 
     def __init__(self, context: SessionContext, leaders: PathLeaders) -> None:
-        self._context = context
+        super().__init__(context, leaders, LocalViews(context, self._forget))
         #: Stored sessions by their ids, to be put back if this server was evicted.
         self._remembered: dict[str, SessionRecord] = {}
-        invalid_rows = InvalidRows(context)
-        removals = PendingRemovals(context, self._forget)
-        self.reader = SessionReader(
-            context, LocalViews(context, invalid_rows, removals), invalid_rows
-        )
-        self.kernels = SessionKernels(context)
-        self.attacher = KernelAttacher(context)
-        self._writer = SessionWriter(context, self.reader, leaders)
-        self._runner = MoveRunner(context, self.reader, self._writer, self.kernels)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Use a kernel that is there, or start one, and store the session."""
@@ -61,7 +47,7 @@ class LocalSessions(Sessions):
             raise
         finally:
             # Until now: a session that attached before this one was saved would lose the kernel.
-            kernels.release(started)
+            context.usage.release(started)
 
     async def save(
         self, session_id: str, wanted: NewSession, kernel_id: str | None
@@ -136,19 +122,13 @@ class LocalSessions(Sessions):
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
                 await context.remove(record)
-        if shutdown is None:
-            gone = await self.reader.is_gone(record)
-        else:
-            try:
-                gone = await self.reader.is_gone(record)
-                if not gone:
-                    await self.kernels.shut_down(str(kernel_id))
-                await context.remove(record)
-            finally:
-                shutdown.set_result(None)
+        gone = await self._writer.finish_close(record, shutdown, self._shut_down)
         self._forget([record])
         if gone:
-            raise web.HTTPError(404, f"Session not found: its kernel {kernel_id!r} is gone")
+            raise kernel_gone(record)
+
+    async def _shut_down(self, record: SessionRecord) -> None:
+        await self.kernels.shut_down(str(record.kernel_id))
 
     def _forget(self, records: Collection[SessionRecord]) -> None:
         for record in records:
@@ -158,9 +138,6 @@ class LocalSessions(Sessions):
         """Return the stored sessions on kernels that still run."""
         running = self._context.authority.local_kernel_ids() or frozenset()
         return [one for one in list(self._remembered.values()) if one.kernel_id in running]
-
-    def on_renewed(self, unfinished: list[SessionRecord]) -> None:
-        """Take over nothing: the kernels of a server that was evicted have ended with it."""
 
 
 def find_by_id(records: Sequence[SessionRecord], session_id: str) -> SessionRecord:

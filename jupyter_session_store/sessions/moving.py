@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 from uuid import uuid4
-
-from tornado import web
 
 from ..errors import KernelNotStarted, StoreUnavailable
 from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
 from .attaching import KernelAttacher
 from .context import NewSession, SessionContext, being_deleted, not_found
-from .kernels import SessionKernels, StoredMove
-from .models import stored_of_kernel
+from .kernels import SessionKernels, StoredMove, no_such_kernel
 from .reading import SessionReader
-from .recovery import Recovery, UnsettledMove
+from .recovery import Recovery
+from .views import stored_of_kernel
 from .writing import SessionWriter
 
+#: Seconds between two attempts to learn the outcome of a move whose answer was lost.
+_SETTLE_SECONDS: Final = 1.0
 
+
+@dataclass(frozen=True)
 class MoveRunner:
     """Stores a move, and leaves no kernel without a session. For the tasks of one event loop."""
 
-    def __init__(
-        self,
-        context: SessionContext,
-        reader: SessionReader,
-        writer: SessionWriter,
-        kernels: SessionKernels,
-    ) -> None:
-        self._context = context
-        self._reader = reader
-        self._writer = writer
-        self._kernels = kernels
+    _context: SessionContext
+    _reader: SessionReader
+    _writer: SessionWriter
+    _kernels: SessionKernels
 
     async def run(
         self,
@@ -43,18 +41,11 @@ class MoveRunner:
         started: str | None,
         store: Callable[[str, dict[str, Any]], Awaitable[StoredMove]],
     ) -> dict[str, Any]:
-        """Move a session to a kernel that is there, and return the session's model.
+        """Move a session from the `previous` kernel to one that is there, and return its model.
 
-        Parameters
-        ----------
-        session_id, previous : str
-            The session, and its kernel until now.
-        changes : dict
-            Columns to change, ``kernel_id`` among them unless an override moves the session.
-        started : str or None
-            The kernel that was started for the move, if one was.
-        store : callable
-            Stores the move; an override of ``update_session`` takes its place.
+        The `changes` have a ``kernel_id`` unless an override moves the session. `started`
+        is the kernel that was started for the move, if one was. `store` stores it; an
+        override of ``update_session`` takes its place.
         """
         context, kernels = self._context, self._kernels
         target = changes.get("kernel_id", previous)
@@ -69,9 +60,9 @@ class MoveRunner:
             else:
                 moved = await store(session_id, changes)
         except StoreUnavailable:
-            await UnsettledMove(
-                context, kernels, session_id, previous, target, started=started is not None
-            ).settle()
+            settle = partial(self._settle, session_id, previous, target, started)
+            if not await settle():
+                context.tasks.spawn(self._settle_later(settle))
             raise
         except BaseException:
             if hooked and target != previous:
@@ -95,26 +86,42 @@ class MoveRunner:
         finally:
             await kernels.shut_down_abandoned(moved.left, moved.shutdown)
 
+    async def _settle(
+        self, session_id: str, previous: str, target: str, started: str | None
+    ) -> bool:
+        """Shut down the kernel that a move whose answer was lost has left unused.
 
+        Return whether the store could say which one that is.
+        """
+        try:
+            async with self._context.usage.counting():
+                found = await self._context.find(session_id=session_id)
+                moved = bool(found) and found[0].kernel_id == target
+                unused = previous if moved else started
+                shutdown = await self._kernels.begin_if_unused(unused) if unused else None
+        except StoreUnavailable:
+            return False
+        await self._kernels.shut_down_abandoned(unused, shutdown)
+        return True
+
+    async def _settle_later(self, settle: Callable[[], Awaitable[bool]]) -> None:
+        while not self._context.store.is_closed:
+            await asyncio.sleep(_SETTLE_SECONDS)
+            if await settle():
+                return
+
+
+@dataclass(frozen=True)
 class SessionMover:
     """Moves sessions between kernels that other servers use too. For one event loop's tasks."""
 
-    def __init__(
-        self,
-        context: SessionContext,
-        reader: SessionReader,
-        writer: SessionWriter,
-        kernels: SessionKernels,
-        attacher: KernelAttacher,
-        recovery: Recovery,
-    ) -> None:
-        self._context = context
-        self._reader = reader
-        self._writer = writer
-        self._kernels = kernels
-        self._attacher = attacher
-        self._recovery = recovery
-        self._runner = MoveRunner(context, reader, writer, kernels)
+    _context: SessionContext
+    _reader: SessionReader
+    _writer: SessionWriter
+    _kernels: SessionKernels
+    _attacher: KernelAttacher
+    _recovery: Recovery
+    _runner: MoveRunner
 
     async def move(
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
@@ -179,7 +186,7 @@ class SessionMover:
                 )
             raise
         finally:
-            self._kernels.release(chosen)
+            self._context.usage.release(chosen)
 
     async def _await_closers(self, target: str) -> None:
         """Attach to the kernel that is moved to, once no server is closing a session on it."""
@@ -199,7 +206,7 @@ class SessionMover:
         if undone:
             if moved.shutdown is not None:
                 moved.shutdown.set_result(None)
-            raise web.HTTPError(400, f"No such kernel: {target}")
+            raise no_such_kernel(target)
         return moved
 
     async def _store_new(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
@@ -216,30 +223,27 @@ class SessionMover:
                 found = await context.find(session_id=session_id)
                 if not found:
                     raise not_found(session_id)
-                record = found[0]
+                record, last = found[0], True
                 if record.state == CLOSING and context.usage.is_shutting_down(record.kernel_id):
                     raise being_deleted(session_id)
                 if record.kernel_id is None:
                     return StoredMove(await self._writer.update(session_id, changes))
-                if record.kernel_id == target:
-                    if left is None:
-                        move = await context.repository.move(
-                            context.scope, session_id, target, changes
-                        )
-                        # Else another server has moved it since it was looked at.
-                        if move is None:
-                            continue
-                        return StoredMove(move.record)
+                if record.kernel_id != target:
+                    left = record.kernel_id
+                elif left is not None:
                     # Moved by a statement that was repeated, since its answer was lost.
-                    last = True
                     break
-                left = record.kernel_id
-                move = await context.repository.move(context.scope, session_id, left, changes)
+                move = await context.repository.move(
+                    context.scope, session_id, record.kernel_id, changes
+                )
                 # Else another server has moved it, or deleted it, since it was looked at.
                 if move is not None:
                     record, last = move.record, move.last
                     break
-            return StoredMove(record, left, await kernels.begin_if_unused(left, last=last))
+            if left is None or not last:
+                return StoredMove(record, left)
+            # The sessions are counted: one that another server has attached since is seen now.
+            return StoredMove(record, left, await kernels.begin_if_left(left))
 
     async def _undo_move_to_dead_kernel(
         self, session_id: str, previous: str | None, target: str

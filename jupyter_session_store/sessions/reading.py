@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tornado import web
 
 from ..records import READY, STARTING, STATES, STOCK_COLUMNS, Liveness, SessionRecord
 from .context import SessionContext
-from .views import InvalidRows, Models, SessionViews, culled
+from .views import Models, SessionViews
 
 
+@dataclass(frozen=True)
 class SessionReader:
-    """Reads sessions. For the tasks of one event loop.
+    """Reads sessions. For the tasks of one event loop."""
 
-    Parameters
-    ----------
-    context : SessionContext
-    views : SessionViews
-    warnings : InvalidRows
-    """
-
-    def __init__(self, context: SessionContext, views: SessionViews, warnings: InvalidRows) -> None:
-        self._context = context
-        self._views = views
-        self._warnings = warnings
+    _context: SessionContext
+    _views: SessionViews
 
     async def session_at(self, path: str) -> dict[str, Any] | None:
         """Return the model of the session with this path and a kernel; ``None`` if none is."""
@@ -42,12 +35,8 @@ class SessionReader:
     async def get(self, **criteria: Any) -> dict[str, Any]:
         """Return the model of the first session that equals every criterion.
 
-        Raises
-        ------
-        TypeError
-            If there is no criterion, or an unknown one.
-        tornado.web.HTTPError
-            404 if there is no such session, or its kernel is gone.
+        Raises ``TypeError`` for no criterion or an unknown one, and 404 if there is no
+        such session, or its kernel is gone.
         """
         if not criteria:
             raise TypeError("must specify a column to query")
@@ -72,7 +61,7 @@ class SessionReader:
         records = await self._context.find()
         for record in records:
             if record.state != READY:
-                self._warnings.warn_if_invalid(record)
+                self._views.warn_if_invalid(record)
         return [model for model in await self.models_of(records) if model is not None]
 
     async def count(self) -> dict[str, int]:
@@ -102,16 +91,7 @@ class SessionReader:
     ) -> dict[str, Any] | None:
         """Return a session's model, whatever a subclass makes of it.
 
-        Parameters
-        ----------
-        record : SessionRecord
-        tolerate_culled : bool
-            Whether to return ``None`` for a session whose kernel is gone.
-
-        Raises
-        ------
-        KeyError
-            If the kernel is gone and that is not tolerated.
+        If its kernel is gone, return ``None`` if that is tolerated, else raise ``KeyError``.
         """
         (model,) = await self._views.models_of([record])
         if model is not None:
@@ -122,13 +102,7 @@ class SessionReader:
         raise KeyError(culled(record))
 
     async def model_of(self, record: SessionRecord) -> dict[str, Any]:
-        """Return a session's model.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            404 if its kernel is gone.
-        """
+        """Return a session's model; 404 if its kernel is gone."""
         hooks = self._context.hooks
         try:
             if hooks.overrides("row_to_model"):
@@ -156,14 +130,16 @@ class SessionReader:
         return liveness is Liveness.GONE
 
 
-def check_columns(given: Mapping[str, Any]) -> None:
-    """Check that each key is a column that a caller may search and change.
+def culled(record: SessionRecord) -> str:
+    """Say, as the stock manager does, why there is no session any more."""
+    return (
+        f"Kernel '{record.kernel_id}' appears to have been culled or died unexpectedly, "
+        f"invalidating session '{record.session_id}'. The session has been removed."
+    )
 
-    Raises
-    ------
-    TypeError
-        As the stock manager does.
-    """
+
+def check_columns(given: Mapping[str, Any]) -> None:
+    """Raise ``TypeError``, as the stock manager does, for a key that is none of its columns."""
     for column in given:
         if column not in STOCK_COLUMNS:
             raise TypeError(f"No such column: {column}")

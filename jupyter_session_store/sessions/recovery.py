@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from ..errors import SessionStoreError, StoreUnavailable
+from ..errors import SessionStoreError
 from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
 from ..servers.heartbeat import now
 from ..telemetry.events import ADOPTED
@@ -17,10 +16,8 @@ from .kernels import SessionKernels
 
 T = TypeVar("T")
 
-#: Seconds between two attempts to learn the outcome of a move whose answer was lost.
-_SETTLE_SECONDS: Final = 1.0
 
-
+@dataclass(eq=False)
 class UncertainCloses:
     """Sessions whose delete failed half way: a mark ``closing`` of theirs is to be taken back.
 
@@ -28,9 +25,8 @@ class UncertainCloses:
     last. For the tasks of one event loop.
     """
 
-    def __init__(self, context: SessionContext) -> None:
-        self._context = context
-        self._session_ids: set[str] = set()
+    _context: SessionContext
+    _session_ids: set[str] = field(default_factory=set)
 
     def __contains__(self, session_id: object) -> bool:
         return session_id in self._session_ids
@@ -53,125 +49,41 @@ class UncertainCloses:
     async def take_back(self) -> None:
         """Make the sessions ready again, within ``usage.counting()``.
 
-        Raises
-        ------
-        StoreUnavailable
-            Then the rest is still tracked.
+        If that raises :class:`.StoreUnavailable`, the rest is still tracked.
         """
-        context = self._context
-        mine = {"state": CLOSING, "server_id": context.server_id}
         for session_id in tuple(self._session_ids):
-            await context.repository.update(
-                context.scope, session_id, {"state": READY}, expected=mine
-            )
+            await self._context.update_own(session_id, CLOSING, {"state": READY})
             self._session_ids.discard(session_id)
 
 
 @dataclass
 class UnfinishedStart:
-    """A create that was not finished, until it is known what became of it.
+    """A create that was not finished, until it is known what became of it."""
 
-    Parameters
-    ----------
-    record : SessionRecord
-        Its row, which is perhaps there.
-    kernel_id : str or None
-        The kernel that was perhaps started for it. The row stays as long as the
-        kernel is not known to be gone.
-    adopt_if_alive : bool
-        Whether it becomes a session if its kernel lives.
-    deadline : float
-        Until when the kernel may still appear, on the clock of :func:`.now`.
-    """
-
+    #: Its row, which is perhaps there.
     record: SessionRecord
+    #: The kernel that was perhaps started for it: the row stays until it is known to be gone.
     kernel_id: str | None
+    #: Whether it becomes a session if its kernel lives.
     adopt_if_alive: bool
+    #: Until when the kernel may still appear, on the clock of :func:`.now`.
     deadline: float
 
 
-class UnsettledMove:
-    """A move whose answer was lost: one of its two kernels is perhaps left unused.
-
-    Parameters
-    ----------
-    context : SessionContext
-    kernels : SessionKernels
-    session_id, previous, target : str
-        The session, and its kernel before and after.
-    started : bool
-        Whether the latter was started for the move.
-    """
-
-    def __init__(
-        self,
-        context: SessionContext,
-        kernels: SessionKernels,
-        session_id: str,
-        previous: str,
-        target: str,
-        *,
-        started: bool,
-    ) -> None:
-        self._context = context
-        self._kernels = kernels
-        self._session_id = session_id
-        self._previous = previous
-        self._target = target
-        self._started = started
-
-    async def settle(self) -> None:
-        """Shut down the unused kernel now, or as soon as the store can say which one that is."""
-        if not await self._try():
-            self._context.tasks.spawn(self._settle_later())
-
-    async def _settle_later(self) -> None:
-        while not self._context.store.is_closed:
-            await asyncio.sleep(_SETTLE_SECONDS)
-            if await self._try():
-                return
-
-    async def _try(self) -> bool:
-        """Return whether the store could say what became of the move."""
-        usage = self._context.usage
-        try:
-            async with usage.counting():
-                found = await self._context.find(session_id=self._session_id)
-                moved = bool(found) and found[0].kernel_id == self._target
-                if not moved and not self._started:
-                    return True
-                unused = self._previous if moved else self._target
-                if await self._kernels.has_users(unused) or usage.is_shutting_down(unused):
-                    return True
-                shutdown = usage.begin_shutdown(unused)
-        except StoreUnavailable:
-            return False
-        await self._kernels.shut_down_abandoned(unused, shutdown)
-        return True
-
-
+@dataclass(eq=False)
 class Recovery:
     """All unfinished business with sessions on shared kernels, tried again after each renewal.
 
     For the tasks of one event loop, but for :meth:`on_renewed`.
-
-    Parameters
-    ----------
-    context : SessionContext
-    uncertain_closes : UncertainCloses
-    kernels : SessionKernels
     """
 
-    def __init__(
-        self, context: SessionContext, uncertain_closes: UncertainCloses, kernels: SessionKernels
-    ) -> None:
-        self._context = context
-        self._kernels = kernels
-        self.uncertain_closes = uncertain_closes
-        #: By the id of the session.
-        self._unfinished_starts: dict[str, UnfinishedStart] = {}
-        #: The sessions that are being created here now.
-        self._in_progress: set[str] = set()
+    _context: SessionContext
+    uncertain_closes: UncertainCloses
+    _kernels: SessionKernels
+    #: By the id of the session.
+    _unfinished_starts: dict[str, UnfinishedStart] = field(default_factory=dict)
+    #: The sessions that are being created here now.
+    _in_progress: set[str] = field(default_factory=set)
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Take over what evicted servers were starting; called in the heartbeat's thread."""
@@ -215,16 +127,8 @@ class Recovery:
     ) -> None:
         """Undo a create that came to nothing, now or after a later renewal.
 
-        A cancelled caller does not stop it.
-
-        Parameters
-        ----------
-        record : SessionRecord
-            Its row, which is perhaps there.
-        kernel_id : str, optional
-            The kernel that was perhaps started for it.
-        may_appear : bool
-            Whether the kernel may still be started.
+        A cancelled caller does not stop it. The row is perhaps there, `kernel_id` was
+        perhaps started for it, and the kernel `may_appear` if it may still be started.
         """
         deadline = now() + (self._context.authority.launch_seconds if may_appear else 0)
         start = UnfinishedStart(record, kernel_id, adopt_if_alive=False, deadline=deadline)
@@ -241,22 +145,19 @@ class Recovery:
         context, repository = self._context, self._context.repository
         record, kernel_id = start.record, start.kernel_id
         session_id = record.session_id
-        mine = {"state": STARTING, "server_id": context.server_id}
         if start.adopt_if_alive:
             liveness = await self._check_liveness(kernel_id)
             if liveness is Liveness.UNKNOWN:
                 return False
             if liveness is Liveness.ALIVE:
-                adopted = await repository.update(
-                    context.scope, session_id, {"state": READY}, expected=mine
-                )
+                adopted = await context.update_own(session_id, STARTING, {"state": READY})
                 if adopted is not None:
                     context.emit(ADOPTED, [adopted])
                 return True
             start.adopt_if_alive = False
         if kernel_id is not None:
             found = await repository.find(context.scope, session_id=session_id)
-            if found and (found[0].state, found[0].server_id) != tuple(mine.values()):
+            if found and (found[0].state, found[0].server_id) != (STARTING, context.server_id):
                 # It was saved after all, or another server has taken it over.
                 return True
             if not await self._kernels.has_users(kernel_id, other_than=session_id):
@@ -269,8 +170,7 @@ class Recovery:
                     gone = now() >= start.deadline
                 if not gone:
                     # Its row still names it, and does not hold the path any more.
-                    changes = {"path": None}
-                    await repository.update(context.scope, session_id, changes, expected=mine)
+                    await context.update_own(session_id, STARTING, {"path": None})
                     return False
         # Whether or not its last update, whose answer was lost, has given it the kernel.
         kernels = {record.kernel_id, kernel_id, None}

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 
-from ..records import Liveness, SessionRecord
-from .attaching import KernelAttacher
+from ..errors import SessionStoreError
+from ..records import Closing, Liveness, SessionRecord
 from .claimed_starts import ClaimedStarts
 from .claims import PathLeaders
-from .closing import SessionCloser
-from .context import NewSession, SessionContext
+from .context import NewSession, SessionContext, is_storable, kernel_gone, not_found
 from .interface import Sessions
-from .kernels import SessionKernels
-from .models import stored_of_kernel
 from .moving import SessionMover
-from .reading import SessionReader
 from .recovery import Recovery, UncertainCloses
-from .views import InvalidRows, PendingRemovals, SharedViews
-from .writing import SessionWriter
+from .views import SharedViews, stored_of_kernel
 
 
 class SharedSessions(Sessions):
     """The sessions of a gateway's kernels: claims, marks and takeovers keep servers in step."""
 
     def __init__(self, context: SessionContext, leaders: PathLeaders) -> None:
-        self._context = context
-        invalid_rows = InvalidRows(context)
-        views = SharedViews(context, invalid_rows, PendingRemovals(context))
-        self.reader = SessionReader(context, views, invalid_rows)
-        uncertain_closes = UncertainCloses(context)
-        self.kernels = kernels = SessionKernels(context, uncertain_closes)
-        self.attacher = attacher = KernelAttacher(context)
-        self._writer = writer = SessionWriter(context, self.reader, leaders)
-        self.recovery = recovery = Recovery(context, uncertain_closes, kernels)
-        self._starts = ClaimedStarts(context, self.reader, writer, kernels, attacher, recovery)
-        self._closer = SessionCloser(context, self.reader, kernels, uncertain_closes)
-        self._mover = SessionMover(context, self.reader, writer, kernels, attacher, recovery)
+        self._uncertain_closes = UncertainCloses(context)
+        super().__init__(context, leaders, SharedViews(context), self._uncertain_closes)
+        self.recovery = Recovery(context, self._uncertain_closes, self.kernels)
+        parts = (context, self.reader, self._writer, self.kernels, self.attacher, self.recovery)
+        self._starts = ClaimedStarts(*parts)
+        self._mover = SessionMover(*parts, self._runner)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Attach to a kernel that is there, or take the path and start one."""
@@ -109,11 +99,49 @@ class SharedSessions(Sessions):
 
     async def close(self, session_id: str) -> None:
         """Mark, count, shut down, remove."""
-        await self._closer.close(session_id)
+        usage, uncertain_closes = self._context.usage, self._uncertain_closes
+        shutdown = None
+        async with usage.counting():
+            closing = await self._begin_close(session_id)
+            if closing is None:
+                raise not_found(session_id)
+            record = closing.record
+            kernel_id = record.kernel_id
+            # A session that another server attached since the mark was made has seen the mark,
+            # or is seen now.
+            attached = closing.last and await uncertain_closes.track_failure(
+                session_id, self.kernels.has_users(str(kernel_id))
+            )
+            if closing.last and kernel_id is not None and not attached:
+                shutdown = usage.begin_shutdown(kernel_id)
+            else:
+                # The kernel goes on, and if this fails, the session does too.
+                await uncertain_closes.track_failure(session_id, self._context.remove(record))
+        if await self._writer.finish_close(record, shutdown, self._shut_down_closing):
+            raise kernel_gone(record)
 
-    def live_local_sessions(self) -> list[SessionRecord]:
-        """Return nothing: the kernels are not this server's."""
-        return []
+    async def _begin_close(self, session_id: str) -> Closing | None:
+        if not is_storable("session_id", session_id):
+            return None
+        repository = await self._context.current_repository()
+        await self._uncertain_closes.take_back()
+        return await self._uncertain_closes.track_failure(
+            session_id,
+            repository.begin_close(self._context.scope, session_id, self._context.server_id),
+        )
+
+    async def _shut_down_closing(self, record: SessionRecord) -> None:
+        """Shut down the kernel of a closing session, or make the session ready again."""
+        try:
+            await self.kernels.shut_down(str(record.kernel_id))
+        except BaseException:
+            # If that fails too, it is tried after the next renewal; the session is shown, and
+            # can be deleted again.
+            self._uncertain_closes.track(record.session_id)
+            with suppress(SessionStoreError):
+                async with self._context.usage.counting():
+                    await self._uncertain_closes.take_back()
+            raise
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Have recovery take them over."""

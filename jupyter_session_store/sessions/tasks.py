@@ -13,10 +13,7 @@ T = TypeVar("T")
 class BackgroundTasks:
     """The tasks of one event loop, kept until they are done.
 
-    Parameters
-    ----------
-    app : ServerApp or None
-        Its loop is the one to use from another thread before any request has come.
+    The loop of `app` is the one to use from another thread before any request has come.
     """
 
     def __init__(self, app: object = None) -> None:

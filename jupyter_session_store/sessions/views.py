@@ -1,32 +1,72 @@
-"""A session as a client sees it, from what is known of its kernel."""
+"""A session as a client sees it: the REST models, from what is known of its kernel."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
+from jupyter_client.jsonutil import json_default
 from tornado import web
 
 from ..errors import SessionStoreError
-from ..records import READY, STATES, Liveness, SessionRecord
+from ..records import LIMITS, READY, STATES, Liveness, SessionRecord
 from ..telemetry.events import CLOSED
 from .context import SessionContext
-from .models import last_known_model, rest_model
 
 #: The model of each of some sessions, ``None`` where the kernel is gone.
 Models = list["dict[str, Any] | None"]
 
 
-class PendingRemovals:
-    """Sessions that are going to be removed. For the tasks of one event loop.
+def rest_model(record: SessionRecord, kernel_model: Any) -> dict[str, Any]:
+    """Return a session's model, with the deprecated key ``notebook`` for a notebook."""
+    model = {
+        "id": record.session_id,
+        "path": record.path,
+        "name": record.name,
+        "type": record.type,
+        "kernel": kernel_model,
+    }
+    if record.type == "notebook":
+        model["notebook"] = {"path": record.path, "name": record.name}
+    return model
 
-    Parameters
-    ----------
-    context : SessionContext
-    on_removed : callable, optional
-        Called with the sessions once they are not in the store any more.
+
+def last_known_model(record: SessionRecord) -> dict[str, Any]:
+    """Return the model of a kernel that cannot be asked for now.
+
+    JupyterLab disposes every session that is missing from a list, so what is
+    unknown is shown as unknown.
+    """
+    model: Any = None
+    if record.kernel_model is not None:
+        with suppress(ValueError):
+            model = json.loads(record.kernel_model)
+    if not isinstance(model, dict):
+        model = {
+            "name": record.kernel_name,
+            "last_activity": record.updated_at.isoformat().replace("+00:00", "Z"),
+            "connections": 0,
+        }
+    return {**model, "id": record.kernel_id, "execution_state": "unknown"}
+
+
+def stored_of_kernel(kernel_model: Any) -> dict[str, str | None]:
+    """Return what is stored of a kernel besides its id; an over-long model is not."""
+    name = kernel_model.get("name") if isinstance(kernel_model, dict) else None
+    text = json.dumps(kernel_model, default=json_default) if kernel_model else None
+    if text is not None and len(text) > LIMITS["kernel_model"]:
+        text = None
+    return {"kernel_name": name, "kernel_model": text}
+
+
+class SessionViews(ABC):
+    """Makes the models of sessions, and has those removed whose kernels are gone.
+
+    For the tasks of one event loop. `on_removed` is called with those that were removed.
     """
 
     def __init__(
@@ -36,18 +76,46 @@ class PendingRemovals:
     ) -> None:
         self._context = context
         self._on_removed = on_removed
-        self._pending: dict[str, SessionRecord] = {}
+        self._removals: dict[str, SessionRecord] = {}
+        self._warned: set[str] = set()
 
-    def schedule(self, record: SessionRecord) -> None:
+    @abstractmethod
+    async def models_of(self, records: Sequence[SessionRecord]) -> Models:
+        """Return the models of sessions; ``None`` for each whose kernel is gone.
+
+        However many there are, the authority over their kernels is asked once.
+        """
+
+    async def _model_if_known(
+        self, record: SessionRecord, known: Mapping[str, Liveness]
+    ) -> dict[str, Any] | None:
+        """Return a session's model, given what is known of its kernel; ``None`` if it is gone."""
+        kernel_id = record.kernel_id
+        if not kernel_id:
+            self.warn_if_invalid(record)
+            return None
+        kernel_model = None
+        held = await self._context.holds_kernel(kernel_id)
+        if held:
+            kernel_model = await self._context.kernel_model(kernel_id)
+        if kernel_model is None:
+            kept = held and self._context.hooks.overrides("kernel_culled")
+            if known[kernel_id] is Liveness.GONE and not kept:
+                self._schedule_removal(record)
+                return None
+            kernel_model = last_known_model(record)
+        return rest_model(record, kernel_model)
+
+    def _schedule_removal(self, record: SessionRecord) -> None:
         """Remove a session soon; all that one list schedules go in one statement."""
-        first = not self._pending
-        self._pending[record.session_id] = record
+        first = not self._removals
+        self._removals[record.session_id] = record
         if first:
             self._context.tasks.spawn(self._remove())
 
     async def _remove(self) -> None:
         await asyncio.sleep(0)
-        records, self._pending = list(self._pending.values()), {}
+        records, self._removals = list(self._removals.values()), {}
         try:
             count = await self._context.repository.remove(self._context.scope, records)
         except SessionStoreError:
@@ -63,16 +131,8 @@ class PendingRemovals:
                 ", ".join(f"{r.session_id} (kernel {r.kernel_id})" for r in records),
             )
 
-
-class InvalidRows:
-    """Warns, once for each session, of a row that no server writes: it was edited by hand."""
-
-    def __init__(self, context: SessionContext) -> None:
-        self._context = context
-        self._warned: set[str] = set()
-
     def warn_if_invalid(self, record: SessionRecord) -> None:
-        """Warn if a row has an unknown state, or no kernel."""
+        """Warn, once for each session, of a row that no server writes: it was edited by hand."""
         if record.state not in STATES:
             found = f"the unknown state {record.state!r}, and is taken as {READY!r}"
         elif not record.kernel_id:
@@ -87,51 +147,6 @@ class InvalidRows:
                 found,
                 record.session_id,
             )
-
-
-class SessionViews(ABC):
-    """Makes the models of sessions, and has those removed whose kernels are gone.
-
-    Parameters
-    ----------
-    context : SessionContext
-    invalid_rows : InvalidRows
-    removals : PendingRemovals
-    """
-
-    def __init__(
-        self, context: SessionContext, invalid_rows: InvalidRows, removals: PendingRemovals
-    ) -> None:
-        self._context = context
-        self._invalid_rows = invalid_rows
-        self._removals = removals
-
-    @abstractmethod
-    async def models_of(self, records: Sequence[SessionRecord]) -> Models:
-        """Return the models of sessions; ``None`` for each whose kernel is gone.
-
-        However many there are, the authority over their kernels is asked once.
-        """
-
-    async def _model_if_known(
-        self, record: SessionRecord, known: Mapping[str, Liveness]
-    ) -> dict[str, Any] | None:
-        """Return a session's model, given what is known of its kernel; ``None`` if it is gone."""
-        kernel_id = record.kernel_id
-        if not kernel_id:
-            self._invalid_rows.warn_if_invalid(record)
-            return None
-        kernel_model = None
-        held = await self._context.holds_kernel(kernel_id)
-        if held:
-            kernel_model = await self._context.kernel_model(kernel_id)
-        if kernel_model is None:
-            kept = held and self._context.hooks.overrides("kernel_culled")
-            if known[kernel_id] is Liveness.GONE and not kept:
-                self._removals.schedule(record)
-                return None
-            kernel_model = last_known_model(record)
-        return rest_model(record, kernel_model)
 
 
 class LocalViews(SessionViews):
@@ -203,11 +218,3 @@ class SharedViews(SessionViews):
             known = await self._context.authority.refresh_liveness(kernel_ids)
             for place, new in moved.items():
                 models[place] = await self._model_if_known(new, known)
-
-
-def culled(record: SessionRecord) -> str:
-    """Say, as the stock manager does, why there is no session any more."""
-    return (
-        f"Kernel '{record.kernel_id}' appears to have been culled or died unexpectedly, "
-        f"invalidating session '{record.session_id}'. The session has been removed."
-    )

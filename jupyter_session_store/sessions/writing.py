@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PathClaimed
@@ -10,30 +12,24 @@ from ..records import STOCK_COLUMNS, SessionRecord, claim_of
 from ..telemetry.events import CLOSED, MOVED
 from .claims import PathLeaders
 from .context import SessionContext, check_texts, is_storable, not_found
-from .models import stored_of_kernel
 from .reading import SessionReader
+from .views import stored_of_kernel
 
 
+@dataclass(frozen=True)
 class SessionWriter:
     """Stores sessions. For the tasks of one event loop."""
 
-    def __init__(
-        self, context: SessionContext, reader: SessionReader, leaders: PathLeaders
-    ) -> None:
-        self._context = context
-        self._reader = reader
-        self._leaders = leaders
+    _context: SessionContext
+    _reader: SessionReader
+    _leaders: PathLeaders
 
     async def add(self, record: SessionRecord) -> None:
         """Store a new session, without the claim to its path only if that is allowed.
 
-        Raises
-        ------
-        PathClaimed
-            If another session holds the claim, and this task may not do without
-            (:meth:`.PathLeaders.needs_claim`).
-        SessionConflict
-            If another session has this id.
+        Raises :class:`.PathClaimed` if another session holds the claim and this task may
+        not do without (:meth:`.PathLeaders.needs_claim`), and :class:`.SessionConflict`
+        if another session has this id.
         """
         context = self._context
         repository = await context.current_repository()
@@ -59,13 +55,7 @@ class SessionWriter:
         await context.repository.add(record)
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:
-        """Change columns of a session and return it as it is now.
-
-        Raises
-        ------
-        tornado.web.HTTPError
-            404 if there is no such session.
-        """
+        """Change columns of a session and return it as it is now; 404 if it is not there."""
         context = self._context
         check_texts({field: value for field, value in changes.items() if field in STOCK_COLUMNS})
         repository = await context.current_repository()
@@ -93,3 +83,24 @@ class SessionWriter:
                 env=self._context.hooks.get_kernel_env(record.path, record.name),
             )
         return model
+
+    async def finish_close(
+        self,
+        record: SessionRecord,
+        shutdown: Future[None] | None,
+        shut_down: Callable[[SessionRecord], Awaitable[None]],
+    ) -> bool:
+        """Shut the kernel down and then remove its last session; return whether it was gone.
+
+        Without a `shutdown`, the kernel goes on, and the session was removed already.
+        """
+        if shutdown is None:
+            return await self._reader.is_gone(record)
+        try:
+            gone = await self._reader.is_gone(record)
+            if not gone:
+                await shut_down(record)
+            await self._context.remove(record)
+        finally:
+            shutdown.set_result(None)
+        return gone

@@ -11,7 +11,7 @@ from tornado import web
 
 from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.sessions import recovery
+from jupyter_session_store.sessions import moving
 from jupyter_session_store.sessions.shared import SharedSessions
 from jupyter_session_store.testing import record
 from tests.unit.dummies import (
@@ -221,7 +221,7 @@ async def test_a_move_in_an_outage_is_settled_after_it(
     saved: bool,
 ) -> None:
     manager, kernels = each, kernels_of(each)
-    monkeypatch.setattr(recovery, "_SETTLE_SECONDS", 0.001)
+    monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.001)
     model = await manager.create_session(**NOTEBOOK)
     verb = storing_verb(manager)
     move, find = getattr(manager.store, verb), manager.store.find
