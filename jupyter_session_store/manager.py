@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.services.sessions.sessionmanager import (
@@ -26,18 +26,14 @@ from .repository import SessionRepository
 from .servers.heartbeat import Heartbeat, this_server
 from .servers.registered_store import RegisteredStore
 from .sessions.claims import PathLeaders, SessionCreator
-from .sessions.context import NewSession, SessionContext, check_texts
+from .sessions.context import BackgroundTasks, NewSession, SessionContext, check_texts
 from .sessions.hooks import Hooks
 from .sessions.interface import Sessions
 from .sessions.local import LocalSessions
 from .sessions.reading import check_columns
 from .sessions.shared import SharedSessions
-from .sessions.tasks import BackgroundTasks
 from .telemetry.events import CREATED, SessionEvents
 from .telemetry.metered import MeteredRepository
-
-HANDLERS: Final = "jupyter_session_store.web.handlers"
-KERNEL_HANDLERS: Final = "jupyter_session_store.web.kernel_handlers"
 
 
 class SchemaRefused(SchemaMismatch, TraitError):
@@ -47,17 +43,11 @@ class SchemaRefused(SchemaMismatch, TraitError):
 class PersistentSessionManager(StoreSettings):
     """A drop-in :class:`~jupyter_server.services.sessions.sessionmanager.SessionManager`.
 
-    For the tasks of one event loop, which it never blocks. Every method that
-    stores something raises :class:`.InvalidValue` for what cannot be stored,
-    and every method :class:`.StoreUnavailable` while the store cannot be asked;
-    then no row and no kernel has changed.
-
-    Attributes
-    ----------
-    scope : Scope
-        The namespace, and the authority over the kernels.
-    server_id : str
-        The id of this server in the store.
+    For the tasks of one event loop, which it never blocks. A method for one
+    session raises :class:`tornado.web.HTTPError`, a 404, if there is none or its
+    kernel is gone. One that stores something raises :class:`.InvalidValue` for
+    what cannot be stored. Each raises :class:`.StoreUnavailable` while the store
+    cannot be asked; then no row and no kernel has changed.
 
     Raises
     ------
@@ -73,7 +63,9 @@ class PersistentSessionManager(StoreSettings):
             self.log.warning(authority.limitation)
         # Once more: traitlets does not validate a value that equals the static default.
         namespace = self._checked_namespace(self.namespace)
+        #: The namespace, and the authority over the kernels.
         self.scope = Scope(namespace, authority.name)
+        #: The id of this server in the store.
         self.server_id = server_id_of(self.kernel_manager)
         server = this_server(namespace, self.server_id, self.lease_seconds)
         self._store = RegisteredStore(self._make_repository(), self.scope, server, self.log)
@@ -129,7 +121,9 @@ class PersistentSessionManager(StoreSettings):
     def _put_handlers_first(self) -> None:
         app: Any = self.parent
         services = getattr(app, "extra_services", None)
-        ours = [HANDLERS, *([KERNEL_HANDLERS] if self._authority.can_attach else [])]
+        ours = ["jupyter_session_store.web.handlers"]
+        if self._authority.can_attach:
+            ours.append("jupyter_session_store.web.kernel_handlers")
         if services is not None:
             app.extra_services = [*services, *(one for one in ours if one not in services)]
 
@@ -173,13 +167,7 @@ class PersistentSessionManager(StoreSettings):
             self.close()
 
     async def ask_store(self) -> None:
-        """Ask the store, as a request for one session does.
-
-        Raises
-        ------
-        SessionStoreError
-            If it cannot answer, or cannot be written.
-        """
+        """Ask the store as a request for one session does, and whether it can be written."""
         await self._store.check()
 
     async def session_exists(self, path: str) -> bool:
@@ -198,8 +186,6 @@ class PersistentSessionManager(StoreSettings):
         ------
         TypeError
             If there is no keyword, or an unknown one.
-        tornado.web.HTTPError
-            404 if there is no such session, or its kernel is gone.
         """
         return await self.sessions.reader.get(**kwargs)
 
@@ -248,12 +234,8 @@ class PersistentSessionManager(StoreSettings):
         """Return the session at a path, and create it if there is none.
 
         However many ask at once for one path, one session is created, and all
-        get it. A caller who goes away changes nothing.
-
-        Parameters
-        ----------
-        path, name, type, kernel_name, kernel_id
-            As :meth:`create_session` has them.
+        get it. A caller who goes away changes nothing. The parameters are those
+        of :meth:`create_session`.
         """
         wanted = NewSession(path, name, type, kernel_name, kernel_id)
         wanted.check()
@@ -368,8 +350,6 @@ class PersistentSessionManager(StoreSettings):
         ------
         TypeError
             If there is an unknown keyword.
-        tornado.web.HTTPError
-            404 if there is no such session, or its kernel is gone.
         """
         check_columns(kwargs)
         if kwargs:
@@ -415,8 +395,6 @@ class PersistentSessionManager(StoreSettings):
 
         Raises
         ------
-        tornado.web.HTTPError
-            404 if there is no such session, or its kernel is gone.
         StoreUnavailable
             If the kernel cannot be reached; the session stays.
         """

@@ -28,27 +28,19 @@ class KernelAuthority(ABC):
     """What alone can say that the kernels of a kernel manager are gone.
 
     For the tasks of one event loop, but for :meth:`local_kernel_ids`.
-
-    Attributes
-    ----------
-    name : str
-        As the store has it, in the column ``authority``.
-    is_shared : bool
-        Whether other servers use kernels of this authority too.
-    supports_preassigned_ids : bool
-        Whether a kernel can be started under an id that a row of the store names before.
-    can_attach : bool
-        Whether the kernel manager can use a kernel that another server has started. Such a
-        kernel manager has the methods of
-        :class:`~jupyter_session_store.gateway.PersistentGatewayKernelManager`.
-    limitation : str or None
-        What the log says at start of what does not work, and the setting that mends it.
     """
 
+    #: As the store has it, in the column ``authority``.
     name: str
+    #: Whether other servers use kernels of this authority too.
     is_shared: bool = False
+    #: Whether a kernel can be started under an id that a row of the store names before.
     supports_preassigned_ids: bool = False
+    #: Whether the kernel manager can use a kernel that another server has started. Such a kernel
+    #: manager has the methods of
+    #: :class:`~jupyter_session_store.gateway.PersistentGatewayKernelManager`.
     can_attach: bool = False
+    #: What the log says at start of what does not work, and the setting that mends it.
     limitation: str | None = None
 
     def __init__(self, kernel_manager: MappingKernelManager) -> None:

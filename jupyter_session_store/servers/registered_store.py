@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from logging import Logger
 from typing import Final
 
@@ -19,20 +20,18 @@ CLOSE_TIMEOUT: Final = 2.0
 _HEARTBEAT_CLOSE_TIMEOUT: Final = 0.5
 
 
+@dataclass(eq=False)
 class RegisteredStore:
     """A repository, not opened yet, and the place of this `server` among those that share it.
 
     While the store is closed, whoever asks for it gets :class:`.StoreUnavailable`.
     """
 
-    def __init__(
-        self, repository: SessionRepository, scope: Scope, server: ServerRecord, log: Logger
-    ) -> None:
-        self._repository: SessionRepository | None = repository
-        self._scope = scope
-        self._server = server
-        self._log = log
-        self._lease: Heartbeat | None = None
+    _repository: SessionRepository | None
+    _scope: Scope
+    _server: ServerRecord
+    _log: Logger
+    _lease: Heartbeat | None = None
 
     def open(
         self,

@@ -54,7 +54,12 @@ class ClaimedStarts:
         record = self._context.new_record(session_id, wanted, kernel_id, STARTING)
         try:
             with self._recovery.starting(session_id):
-                await self._add(record)
+                try:
+                    await self._writer.add(record)
+                except (StoreUnavailable, asyncio.CancelledError):
+                    # It was perhaps added.
+                    await self._recovery.roll_back_start(record)
+                    raise
                 try:
                     started = await self._kernels.start(session_id, wanted, kernel_id)
                 except BaseException as error:
@@ -71,14 +76,6 @@ class ClaimedStarts:
             if started is not None:
                 # Else nothing is reserved here: the id may be another create's.
                 self._context.usage.release(kernel_id, started)
-
-    async def _add(self, record: SessionRecord) -> None:
-        try:
-            await self._writer.add(record)
-        except (StoreUnavailable, asyncio.CancelledError):
-            # It was perhaps added.
-            await self._recovery.roll_back_start(record)
-            raise
 
     async def _save(
         self, record: SessionRecord, wanted: NewSession, started: str

@@ -95,10 +95,7 @@ class PathLeaders:
 
 @dataclass(frozen=True)
 class SessionCreator:
-    """Returns the session at a path, and creates it if there is none.
-
-    For the tasks of one event loop.
-    """
+    """Returns the session at a path, or creates it. For the tasks of one event loop."""
 
     _context: SessionContext
     _reader: SessionReader
@@ -146,14 +143,13 @@ class SessionCreator:
         context = self._context
         if not context.authority.is_shared:
             return
-        loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
         while True:
             repository = await context.current_repository()
             holders = await repository.find(context.scope, path=path)
             if not any(holder.state == STARTING and holder.claim for holder in holders):
                 return
-            if loop.time() > deadline:
+            if asyncio.get_running_loop().time() > deadline:
                 raise StoreUnavailable(
                     f"another server has been creating the session at {path!r} for "
                     f"{context.claim_timeout:g} s (c.PersistentSessionManager.claim_timeout)"

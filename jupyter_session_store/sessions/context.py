@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jupyter_core.utils import ensure_async
 from tornado import web
@@ -20,10 +21,11 @@ from ..repository import SessionRepository
 from ..servers.registered_store import RegisteredStore
 from ..telemetry.events import CLOSED, SessionEvents
 from .hooks import Hooks
-from .tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,47 @@ class NewSession:
         if self.kernel_id is not None and ("/" in self.kernel_id or "\\" in self.kernel_id):
             # It becomes part of the name of a connection file.
             raise InvalidValue("kernel_id", "contains a slash", "an id without slashes")
+
+
+class BackgroundTasks:
+    """The tasks of one event loop, kept until they are done.
+
+    The loop of `app` is the one to use from another thread before any request has come.
+    """
+
+    def __init__(self, app: object = None) -> None:
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # A loop keeps only weak references to its tasks.
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def use_running_loop(self) -> None:
+        """Take the running loop for the one that other threads use."""
+        self._loop = asyncio.get_running_loop()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, even if the task that waits for it is cancelled."""
+        return await asyncio.shield(self.spawn(coroutine))
+
+    def call_from_thread(self, function: Callable[[], object]) -> None:
+        """Have the event loop call a function soon; from any thread."""
+        loop = self._loop or getattr(getattr(self._app, "io_loop", None), "asyncio_loop", None)
+        if loop is not None:
+            # A loop that was closed has no request to serve any more.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(function)
+
+    async def wait(self) -> None:
+        """Wait until no task is running."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,10 @@ class LocalSessions(Sessions):
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
                 await context.remove(record)
-        gone = await self._writer.finish_close(record, shutdown, self._shut_down)
+        gone = await self._writer.finish_close(record, shutdown, self.kernels.shut_down)
         self._forget([record])
         if gone:
             raise kernel_gone(record)
-
-    async def _shut_down(self, record: SessionRecord) -> None:
-        await self.kernels.shut_down(str(record.kernel_id))
 
     def _forget(self, records: Collection[SessionRecord]) -> None:
         for record in records:

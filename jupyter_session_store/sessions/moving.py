@@ -263,8 +263,7 @@ class SessionMover:
                 return False
             kernel_model = await context.kernel_model(previous)
             back = {"kernel_id": previous, **stored_of_kernel(kernel_model)}
-            return (
-                await context.repository.move(context.scope, session_id, target, back) is not None
-            )
+            moved = await context.repository.move(context.scope, session_id, target, back)
+            return moved is not None
         except StoreUnavailable:
             return False

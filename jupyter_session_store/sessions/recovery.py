@@ -96,10 +96,8 @@ class Recovery:
                 self._unfinished_starts.setdefault(record.session_id, start)
         if self._unfinished_starts or self.uncertain_closes:
             # No client may have asked this server for anything yet.
-            self._context.tasks.call_from_thread(self._schedule)
-
-    def _schedule(self) -> None:
-        self._context.tasks.spawn(self.recover())
+            tasks = self._context.tasks
+            tasks.call_from_thread(lambda: tasks.spawn(self.recover()))
 
     async def recover(self) -> None:
         """Finish what can be finished now; the rest is tried after the next renewal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
@@ -117,7 +118,8 @@ class SharedSessions(Sessions):
             else:
                 # The kernel goes on, and if this fails, the session does too.
                 await uncertain_closes.track_failure(session_id, self._context.remove(record))
-        if await self._writer.finish_close(record, shutdown, self._shut_down_closing):
+        shut_down = partial(self._shut_down_closing, session_id)
+        if await self._writer.finish_close(record, shutdown, shut_down):
             raise kernel_gone(record)
 
     async def _begin_close(self, session_id: str) -> Closing | None:
@@ -130,14 +132,14 @@ class SharedSessions(Sessions):
             repository.begin_close(self._context.scope, session_id, self._context.server_id),
         )
 
-    async def _shut_down_closing(self, record: SessionRecord) -> None:
+    async def _shut_down_closing(self, session_id: str, kernel_id: str) -> None:
         """Shut down the kernel of a closing session, or make the session ready again."""
         try:
-            await self.kernels.shut_down(str(record.kernel_id))
+            await self.kernels.shut_down(kernel_id)
         except BaseException:
             # If that fails too, it is tried after the next renewal; the session is shown, and
             # can be deleted again.
-            self._uncertain_closes.track(record.session_id)
+            self._uncertain_closes.track(session_id)
             with suppress(SessionStoreError):
                 async with self._context.usage.counting():
                     await self._uncertain_closes.take_back()

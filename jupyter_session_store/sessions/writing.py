@@ -88,7 +88,7 @@ class SessionWriter:
         self,
         record: SessionRecord,
         shutdown: Future[None] | None,
-        shut_down: Callable[[SessionRecord], Awaitable[None]],
+        shut_down: Callable[[str], Awaitable[None]],
     ) -> bool:
         """Shut the kernel down and then remove its last session; return whether it was gone.
 
@@ -99,7 +99,7 @@ class SessionWriter:
         try:
             gone = await self._reader.is_gone(record)
             if not gone:
-                await shut_down(record)
+                await shut_down(str(record.kernel_id))
             await self._context.remove(record)
         finally:
             shutdown.set_result(None)

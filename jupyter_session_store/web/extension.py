@@ -150,23 +150,18 @@ def _end_in_order(serverapp: ServerApp) -> None:
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        _forget_failed_starts(serverapp.kernel_manager)
+        # jupyter_client wants to shut down the kernels, too, that did not start. Jupyter Server
+        # has none of that id, gives up the whole end, and runs on with its kernels.
+        kernel_manager: Any = serverapp.kernel_manager
+        starts: dict[str, Any] = getattr(kernel_manager, "_pending_kernels", {})
+        for kernel_id, start in list(starts.items()):
+            if start.done() and kernel_id not in kernel_manager:
+                del starts[kernel_id]
         ends(number, frame)
 
     signal.signal(signal.SIGTERM, end)
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, ends):
         signal.signal(signal.SIGINT, end)
-
-
-def _forget_failed_starts(kernel_manager: Any) -> None:
-    """Forget the kernels that did not start, which jupyter_client wants to shut down.
-
-    Jupyter Server has none of that id, gives up the whole end, and runs on with its kernels.
-    """
-    starts: dict[str, Any] = getattr(kernel_manager, "_pending_kernels", {})
-    for kernel_id, start in list(starts.items()):
-        if start.done() and kernel_id not in kernel_manager:
-            del starts[kernel_id]
 
 
 def _load_jupyter_server_extension(serverapp: ServerApp) -> None:

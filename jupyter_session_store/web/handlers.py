@@ -215,9 +215,8 @@ class SessionHandler(_SessionBody, stock.SessionHandler):
                 # As in Jupyter Server: its text may hold what a client should not see.
                 self.log.error("Error starting kernel: %s", kernel_name)
                 self.set_status(501)
-                message = (
-                    f"The '{kernel_name}' kernel could not be started: {str(error.__cause__)!r}"
-                )
+                reason = str(error.__cause__)
+                message = f"The '{kernel_name}' kernel could not be started: {reason!r}"
                 short = f"Error starting kernel {kernel_name}"
                 self.finish(json.dumps({"message": message, "short_message": short}))
                 return

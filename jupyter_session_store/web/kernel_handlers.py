@@ -89,9 +89,8 @@ class KernelActionHandler(StoreErrors, stock.KernelActionHandler):
 class KernelWebsocket(GatewayWebSocketConnection):
     """A front end's websocket, passed on to the gateway: at most one of a front end at a time.
 
-    A kernel tells its clients apart by the session id that the front end chose. Of
-    two connections with one id each takes the kernel away from the other, and the
-    messages of either may be lost.
+    A kernel tells its clients apart by the id that the front end chose. Of two connections with
+    one id each takes the kernel away from the other, and the messages of either may be lost.
     """
 
     _connecting: asyncio.Task[None] | None = None
@@ -99,9 +98,8 @@ class KernelWebsocket(GatewayWebSocketConnection):
     async def connect(self) -> None:
         """Connect with the gateway, or wait for a first message.
 
-        A browser gives a websocket up at once if it offered protocols of which the
-        server chose none, as with a gateway, and JupyterLab comes again without:
-        the gateway is not to know of the first.
+        A browser gives a websocket up at once if it offered protocols of which the server chose
+        none, as with a gateway, and JupyterLab comes again without: that is the gateway's first.
         """
         handler: Any = self.websocket_handler
         offered = "Sec-WebSocket-Protocol" in handler.request.headers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any
 
 from jupyter_server.gateway import managers as stock
 from jupyter_server.gateway.gateway_client import GatewayClient
@@ -16,9 +16,6 @@ from tornado import web
 from ...records import Liveness
 from . import api
 from .api import UNANSWERED, no_answer
-
-#: What Enterprise Gateway takes a kernel's id from, among the variables of its environment.
-_ID_VARIABLE: Final = "KERNEL_ID"
 
 
 class PersistentGatewayKernel(stock.GatewayKernelManager):
@@ -49,7 +46,7 @@ class PersistentGatewayKernel(stock.GatewayKernelManager):
         body = {
             "name": kwargs.get("kernel_name")
             or getattr(self.parent, "default_kernel_name", "python3"),
-            "env": _environment(kwargs) | {_ID_VARIABLE: wanted},
+            "env": _environment(kwargs) | {"KERNEL_ID": wanted},
             "kernel_id": wanted,
         }
         response = await _post(self.kernels_url, body)

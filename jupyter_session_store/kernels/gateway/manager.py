@@ -147,12 +147,10 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
             else:
                 missing.append(kernel_id)
         known = dict.fromkeys(wanted, Liveness.ALIVE)
-        if missing:
-            found = await self._single_requests.get(missing, _GRACE)
-            for kernel_id, status in found.items():
-                known[kernel_id] = status.liveness
-                if status.liveness is Liveness.UNKNOWN and kernel_id in self._kernels:
-                    self._kernels[kernel_id].status_unknown = True
+        for kernel_id, status in (await self._single_requests.get(missing, _GRACE)).items():
+            known[kernel_id] = status.liveness
+            if status.liveness is Liveness.UNKNOWN and kernel_id in self._kernels:
+                self._kernels[kernel_id].status_unknown = True
         return known
 
     def _apply_status(self, kernel_id: str, status: KernelStatus) -> None:
