@@ -48,15 +48,7 @@ _ConfiguredDatabase.__name__ = SECTION
 
 @dataclass(frozen=True)
 class Settings:
-    """A database, and how to reach it.
-
-    Parameters
-    ----------
-    url : str
-        As in ``SessionManager.database_filepath``.
-    engine_options : mapping
-        As in ``PersistentSessionManager.engine_options``.
-    """
+    """A database and its engine options, as the settings of a server name them."""
 
     url: str = field(repr=False)
     engine_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -70,15 +62,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Config, url: str | None = None) -> Settings:
-        """Read a configuration and the environment; `url` replaces the configured one.
-
-        Raises
-        ------
-        TraitError
-            If a setting is wrong.
-        ConfigurationError
-            If the configured repository is not that of SQLAlchemy, and no URL was given.
-        """
+        """Read a configuration and the environment; `url` replaces the configured one."""
         reader = _ConfiguredDatabase.read(config)
         if url is None and reader.repository != "sqlalchemy":
             raise ConfigurationError(
@@ -92,15 +76,9 @@ class Settings:
 
     @classmethod
     def from_argument(cls, argument: str, config: Config | None = None) -> Settings:
-        """Resolve an argument: ``env:NAME``, ``file:PATH``, or a URL or path.
+        """Resolve an argument: ``env:NAME``, ``file:PATH``, or a URL or path without a password.
 
         The engine options are those of `config`, by default of Jupyter Server's own files.
-
-        Raises
-        ------
-        ConfigurationError
-            If the variable or the file is missing or empty, or a URL holds a password:
-            other users of the machine can read the arguments of a process.
         """
         url = _resolve_url(argument)
         return cls.from_jupyter(url) if config is None else cls.from_config(config, url)

@@ -51,15 +51,7 @@ class _Statements:
 
 
 class Database:
-    """One connection to a database whose schema has been found to fit.
-
-    Parameters
-    ----------
-    engine : Engine
-    auto_upgrade : str
-        See :func:`.versions.ensure`.
-    log : logging.Logger
-    """
+    """One connection to a database whose schema fits, as :func:`.versions.ensure` has found."""
 
     def __init__(self, engine: Engine, auto_upgrade: str, log: Logger) -> None:
         self.engine = engine
@@ -85,25 +77,11 @@ class Database:
 
         It is repeated once if the connection turned out dead, or led to a server
         that only reads, and whenever the database rolled it back for another's sake;
-        and once after another look at the schema, where that may have changed.
+        and once after another look at the schema, where that may have changed. No
+        attempt begins that could end after `deadline`, on the monotonic clock.
 
-        Parameters
-        ----------
-        unit : callable
-        deadline : float
-            On the monotonic clock: by then the caller is told that it failed. No
-            attempt begins that could end after that.
-        writes : bool
-            Whether it writes: a SQLite file that another process holds, and a
-            server that only reads, can be read all the while, and are not back
-            before they can be written.
-
-        Raises
-        ------
-        StoreUnavailable
-            If the database cannot be reached or used now.
-        SchemaMismatch
-            If its schema does not fit.
+        A SQLite file that another process holds, and a server that only reads, can be
+        read all the while: for what `writes` they are back when they can be written.
         """
         reconnected = looked_again = False
         attempt = 0

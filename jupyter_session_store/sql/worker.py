@@ -30,15 +30,7 @@ class Worker:
     The thread knows the queue and not this object, nor its owner: both
     can be collected while it waits, and it ends when told so. It is a daemon,
     because a ``ThreadPoolExecutor`` whose call is stuck delays the exit of the
-    process.
-
-    Parameters
-    ----------
-    name : str
-        The thread's name.
-    on_idle : callable
-        Called on the thread after :data:`IDLE_SECONDS` without a call, and
-        when the thread ends.
+    process. It calls `on_idle` after :data:`IDLE_SECONDS` without a call, and at its end.
     """
 
     def __init__(self, name: str, on_idle: Callable[[], None]) -> None:
@@ -69,19 +61,8 @@ class Worker:
     async def run(self, call: Callable[[], T], timeout: float) -> T:
         """Run a call and return its result, without blocking the event loop.
 
-        Parameters
-        ----------
-        call : callable
-        timeout : float
-            Seconds, waiting for its turn included. A call whose turn did not
-            come by then is not made; one that has begun goes on, and its result is dropped.
-
-        Raises
-        ------
-        WorkerTimeout
-            When the time is over.
-        StoreUnavailable
-            When the worker has been stopped.
+        A call whose turn did not come within `timeout` seconds is not made; one that has
+        begun goes on, and its result is dropped. Either raises :class:`WorkerTimeout`.
         """
         loop = asyncio.get_running_loop()
         job = _Job(call, loop)

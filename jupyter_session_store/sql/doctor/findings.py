@@ -27,19 +27,9 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one thing.
+    """What was found of one thing and, if it is not well, what was expected; no password.
 
-    Parameters
-    ----------
-    name : str
-        What was examined.
-    verdict : Verdict
-    text : str
-        What was found and, if it is not well, what was expected. Without a
-        password or a whole URL.
-    cure : str or None
-        The command, the statement or the setting that mends it; ``None`` if
-        there is nothing to mend, or the fix is not known.
+    The cure is the command, the statement or the setting that mends it, if that is known.
     """
 
     name: str
@@ -56,17 +46,8 @@ Outcome: TypeAlias = tuple[Verdict, str, str | None]
 class Examinations:
     """What is examined on one kind of database, by name and in order.
 
-    Parameters
-    ----------
-    server : mapping
-        What does not need the tables.
-    file : mapping, optional
-        What can be seen of a file before it is opened.
-    tables : mapping, optional
-        What needs the tables, besides what every database is asked.
-    may_change_schema : callable, optional
-        Returns whether the role may create and change the tables, or ``None`` if that
-        cannot be told.
+    What is examined of the server does not need the tables; the file is looked at before it is
+    opened. `may_change_schema` is asked for the role's rights, and may not know.
     """
 
     server: Mapping[str, Callable[[Connection], Outcome]]

@@ -41,13 +41,7 @@ Rows = Sequence[tuple[Any, ...]]
 
 
 class Driver:
-    """A Python package that speaks to a database. The defaults suit any.
-
-    Parameters
-    ----------
-    name : str
-        As SQLAlchemy calls it.
-    """
+    """A Python package that speaks to a database. The defaults suit any."""
 
     #: What pip calls it; by default its name.
     distribution: str = ""
@@ -67,24 +61,12 @@ class Driver:
         return self.name if release is None else f"{self.name} {release}"
 
     def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
-        """Set up the connections of an engine.
-
-        Parameters
-        ----------
-        engine : Engine
-        given : mapping
-            The connect arguments that the options give.
-        statement_timeout : bool
-            Whether a long statement is given up.
-        """
+        """Set up the connections of an engine; `given` are the connect arguments of its options."""
 
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-out of statements, and limit the wait for a lock.
 
-        Returns
-        -------
-        bool
-            Whether the connection has settings now that no other work may have.
+        Returns whether the connection has settings now that no other work may have.
         """
         return False
 
@@ -96,14 +78,7 @@ class Driver:
 
 
 class Backend:
-    """A database. The defaults suit a dialect that another package brings.
-
-    Parameters
-    ----------
-    name : str
-        As SQLAlchemy calls the dialect.
-    driver : Driver
-    """
+    """A database. The defaults suit a dialect that another package brings."""
 
     #: Its name as its makers write it; by default that of the dialect.
     title: str = ""
@@ -222,11 +197,7 @@ class Backend:
     ) -> AbstractContextManager[None]:
         """Hold the lock under which alone a schema changes; by default there is none.
 
-        Parameters
-        ----------
-        connection : Connection
-        attempts : iterator
-            Waits before each attempt but the first, and raises when there are no more.
+        `attempts` waits before each attempt but the first, and raises when there are no more.
         """
         return nullcontext()
 

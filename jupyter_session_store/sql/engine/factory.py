@@ -21,25 +21,10 @@ _RESERVED_OPTIONS: Final = frozenset({"isolation_level", "skip_autocommit_rollba
 
 
 def check(text: str, *, writes: bool = True) -> URL:
-    """Refuse what can never work, without connecting to or creating anything.
+    """Parse a URL, and refuse it if it can never work, without connecting to or creating anything.
 
-    Parameters
-    ----------
-    text : str
-        A path, ``:memory:`` or a URL.
-    writes : bool
-        As :func:`create` has it.
-
-    Returns
-    -------
-    URL
-        As :func:`parse` does.
-
-    Raises
-    ------
-    ConfigurationError
-        A malformed URL, an unknown dialect, a missing driver, an asynchronous
-        driver, a directory, a file that is not SQLite's, or an unusable folder.
+    That is a malformed URL, an unknown dialect, a missing or asynchronous driver, a directory,
+    a file that is not SQLite's, or an unusable folder.
     """
     url = parse(text)
     _dialect(url)

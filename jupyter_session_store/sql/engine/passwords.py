@@ -27,16 +27,8 @@ _WHERE: Final = ("host", "hostaddr", "port", "user", "service", "unix_socket")
 def password_source(settings: dict[str, Any]) -> Callable[[], str] | None:
     """Take the options that say where the password comes from out of `settings`.
 
-    Returns
-    -------
-    callable or None
-        Returns the password, or raises :class:`.StoreUnavailable`; ``None``
-        where the URL says it.
-
-    Raises
-    ------
-    ConfigurationError
-        If an option is not usable.
+    Returns what asks for the password, and raises :class:`.StoreUnavailable` if there is none;
+    ``None`` where the URL says it.
     """
     path = settings.pop("password_file", None)
     provider: Any = settings.pop("password_provider", None)
@@ -113,21 +105,9 @@ def options_for(
 ) -> Mapping[str, Any]:
     """Return the configured engine options as they are for another URL than the configured one.
 
-    Parameters
-    ----------
-    given : str
-        The other URL. A password in it is the one that is used.
-    options : mapping
-        What is configured. A password in it is left out unless `given` leads to
-        the configured server, as the configured user: no other is to see it.
-    configured : str or None
-        The configured URL; ``None`` if it is of no use. If it is of a SQLite file,
-        which has no password, the options can only be meant for the other.
-
-    Raises
-    ------
-    ConfigurationError
-        If a URL cannot be parsed.
+    Their password is left out if `given` holds one, or leads to another server or user than
+    `configured` does: no other is to see it. Where that is a SQLite file, which has no
+    password, the options can only be meant for `given`. ``None``: it is of no use.
     """
     if given == configured or not hold_password(options):
         return options

@@ -27,22 +27,10 @@ NETWORK_FILE_SYSTEMS: Final = frozenset({
 
 
 def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None:
-    """Refuse a path at which SQLite cannot keep a database.
+    """Refuse a path at which SQLite cannot keep a database; the error names the setting `trait`.
 
-    Parameters
-    ----------
-    path : Path
-        Of a file that may not be there yet; its folder must be.
-    trait : str
-        The setting to name in the error.
-    writes : bool
-        Whether it will be written.
-
-    Raises
-    ------
-    ConfigurationError
-        A directory, another program's file, or a folder or file that is not writable;
-        where nothing will be written, only if SQLite has to write there to read.
+    The file may not be there yet; its folder must be. Where nothing will be written, it is
+    refused only if SQLite has to write there to read.
     """
     if path.is_dir():
         raise ConfigurationError(
@@ -86,13 +74,7 @@ def _can_be_read_alone(path: Path) -> bool:
 
 
 def is_sqlite_file(path: Path) -> bool:
-    """Return whether a file is a SQLite database, or empty, which is one too.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    """
+    """Return whether a file is a SQLite database, or empty, which is one too."""
     with path.open("rb") as file:
         return file.read(len(_HEADER)) in (b"", _HEADER)
 

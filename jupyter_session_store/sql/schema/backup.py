@@ -27,30 +27,13 @@ def back_up(
 ) -> Path | None:
     """Copy a SQLite file to one beside it, named after its revision and the time in UTC.
 
-    The tables may be a stock manager's, another program's or this package's.
+    The tables may be a stock manager's, another program's or this package's; without any,
+    and for a database in memory, there is no copy.
 
     The copy is whole or not there: it gets its name when it is complete. Only
-    its owner can read it, and nothing that exists is overwritten.
-
-    Parameters
-    ----------
-    connection : Connection
-        To the database, in a write transaction that has changed nothing yet: what
-        others have committed is in the copy, and they commit nothing meanwhile.
-    revision : str or None
-        That the file is at; ``None`` if it has none of our tables.
-    log : logging.Logger, optional
-        Is told where the copy is; by default this package's own.
-
-    Returns
-    -------
-    Path or None
-        The copy; ``None`` for a database in memory, or one without tables.
-
-    Raises
-    ------
-    StoreUnavailable
-        If the copy cannot be written. Then nothing is left of it.
+    its owner can read it, and nothing that exists is overwritten. `connection` is in a
+    write transaction that has changed nothing yet: what others have committed is in
+    the copy, and they commit nothing meanwhile.
     """
     file = _file_of(connection)
     # Alembic has just made its own, or emptied it.

@@ -25,7 +25,7 @@ process_lock: Final = threading.RLock()
 def migration_lock(
     connection: Connection, *, timeout: float = LOCK_TIMEOUT, log: logging.Logger | None = None
 ) -> Iterator[None]:
-    """Hold the lock under which alone a schema changes.
+    """Hold the lock under which alone a schema changes, or fail after `timeout` seconds.
 
     It excludes the other processes of this database and the other threads of
     this process. Polled, because a blocking ``pg_advisory_lock`` deadlocks
@@ -34,20 +34,6 @@ def migration_lock(
     transaction itself, which is committed at the end or, on an error, rolled
     back. Databases without such a lock (CockroachDB, SQL Server) are not
     locked: upgrade them from one job.
-
-    Parameters
-    ----------
-    connection : Connection
-        The migration's own.
-    timeout : float
-        Seconds to wait at most.
-    log : logging.Logger, optional
-        Where it is said that there is a wait; by default this package's own.
-
-    Raises
-    ------
-    StoreUnavailable
-        When the time is over.
     """
     deadline = time.monotonic() + timeout
     attempts = _poll(deadline, timeout, log or logging.getLogger("jupyter_session_store"))

@@ -36,20 +36,9 @@ _TARGET: Final = re.compile(r"(?P<revision>\w*)(?P<steps>[+-]\d+)?")
 class Revision:
     """What a migration declares of itself.
 
-    Parameters
-    ----------
-    id : str
-    previous : str or None
-        The revision before; ``None`` for the first.
-    title : str
-        What it does, in a few words.
-    kind : str
-        ``"expanding"``: code that worked with the revision before works with this
-        one. ``"contracting"``: it takes away what such code needs.
-    oldest_compatible_code : int
-        The oldest generation of code (:data:`.versions.CODE`) that works with it.
-    downgrade_loses : str or None
-        What data is lost when it is undone, in words; ``None`` if nothing.
+    Code that worked with the revision before works with one that is ``"expanding"``; a
+    ``"contracting"`` one takes away what code older than the generation
+    `oldest_compatible_code` needs. `downgrade_loses` says in words what data is lost.
     """
 
     id: str
@@ -61,13 +50,7 @@ class Revision:
 
 
 def migrations_folder() -> Path:
-    """Return the folder of the migrations: in the installed package, else beside it.
-
-    Raises
-    ------
-    SchemaMismatch
-        If the installation is not whole.
-    """
+    """Return the folder of the migrations: in the installed package, else beside it."""
     package = Path(__file__).parents[2]
     for folder in (package / "migrations", package.parent / "migrations"):
         if (folder / "env.py").is_file():
@@ -80,25 +63,13 @@ def migrations_folder() -> Path:
 
 
 def known_revisions() -> frozenset[str]:
-    """Return the ids of the revisions of this installation, read off the names of their files.
-
-    Raises
-    ------
-    SchemaMismatch
-        As :func:`migrations_folder`.
-    """
+    """Return the ids of the revisions of this installation, read off the names of their files."""
     versions = migrations_folder() / "versions"
     return frozenset(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
 
 
 def revisions() -> list[Revision]:
-    """Return the revisions of this installation, the oldest first.
-
-    Raises
-    ------
-    SchemaMismatch
-        As :func:`migrations_folder`.
-    """
+    """Return the revisions of this installation, the oldest first."""
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
@@ -122,23 +93,8 @@ def _read_declaration(script: Script) -> Revision:
 def upgrade_plan(current: str | None, target: str = "head") -> list[Revision]:
     """Return the revisions that an upgrade would run, in order.
 
-    Parameters
-    ----------
-    current : str or None
-        The revision of the database; ``None`` if it has none of the tables.
-    target : str
-        A revision, ``"head"``, or a number of steps from here (``"+1"``) or
-        from a revision (``"0001+1"``).
-
-    Returns
-    -------
-    list of Revision
-        Empty if the database is there already.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such revision, or it lies behind the database's.
+    `current` is ``None`` for a database without our tables. The target is a revision,
+    ``"head"``, or a number of steps from here (``"+1"``) or from a revision (``"0001+1"``).
     """
     known = revisions()
     here = _position(known, current)
@@ -206,13 +162,7 @@ def _join(ids: list[str]) -> str:
 
 
 def alembic_config() -> Config:
-    """Return Alembic's configuration for the installed migrations.
-
-    Raises
-    ------
-    SchemaMismatch
-        As :func:`migrations_folder`.
-    """
+    """Return Alembic's configuration for the installed migrations."""
     from alembic.config import Config
 
     # Not from alembic.ini, which is for the command: it changes the path of modules, for one.
@@ -226,28 +176,9 @@ def upgrade(engine: Engine, revision: str = "head", *, log: logging.Logger | Non
     """Upgrade a database with Alembic, in process, under the migration lock.
 
     A SQLite file that has tables is backed up first: see :mod:`.backup`.
-    May be called from any thread; those of one process take turns.
-
-    Parameters
-    ----------
-    engine : Engine
-    revision : str
-        As :func:`upgrade_plan` has it.
-    log : logging.Logger, optional
-        Where it is said that another process's upgrade is waited for, and where
-        a backup is; by default this package's own.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such revision.
-    SchemaMismatch
-        If the role that the engine uses may not change the schema.
-    StoreUnavailable
-        If another process holds the lock for longer than :data:`.locks.LOCK_TIMEOUT`,
-        a file cannot be backed up, or the database fails. The revision that was
-        being run is undone then; MySQL and MariaDB, which cannot undo it, have it
-        repeated by the next upgrade.
+    May be called from any thread; those of one process take turns. A revision that
+    fails is undone; MySQL and MariaDB, which cannot, have it repeated by the next upgrade.
+    Raises what :func:`refusal` says; a ConfigurationError if there is no such revision.
     """
     from alembic import command
 
@@ -263,23 +194,8 @@ def downgrade(
 ) -> None:
     """Undo revisions with Alembic, in process, under the migration lock.
 
-    It does not ask: :func:`downgrade_plan` says what data is lost.
-
-    Parameters
-    ----------
-    engine : Engine
-    revision : str
-        As :func:`downgrade_plan` has it.
-    planned : sequence of Revision, optional
-        What was agreed to: the plan, which nothing but that may become.
-    log : logging.Logger, optional
-        As :func:`upgrade` has it.
-
-    Raises
-    ------
-    ConfigurationError, SchemaMismatch, StoreUnavailable
-        As :func:`upgrade`; the second also if, once the lock was had, other
-        revisions would have been undone than those that were planned.
+    It does not ask: :func:`downgrade_plan` says what data is lost. Where that was `planned`,
+    nothing is undone if it would be other revisions once the lock is had.
     """
     from alembic import command
 
@@ -309,20 +225,9 @@ def _run(
 
 
 def refusal(error: DBAPIError, url: URL) -> SessionStoreError:
-    """Return what is raised for an error of the database during a migration.
+    """Return what is raised for an error during a migration: a SchemaMismatch for a lack of rights.
 
-    Parameters
-    ----------
-    error : DBAPIError
-    url : URL
-        Of the database; no password of it is shown.
-
-    Returns
-    -------
-    SchemaMismatch
-        If the role may not do it.
-    StoreUnavailable
-        For any other reason.
+    Any other is a StoreUnavailable.
     """
     reason = f"{describe(url)}: {reason_of(error, url)}"
     backend = backend_of(url)
@@ -343,28 +248,8 @@ def sql_script(url: str, start: str | None, target: str, *, downgrade: bool = Fa
     """Return the SQL that would bring a database from one revision to another.
 
     Nothing is connected to: the URL only says which SQL it is. MariaDB's is
-    that of ``mariadb://``, MySQL's that of ``mysql://``.
-
-    Parameters
-    ----------
-    url : str
-        As in ``SessionManager.database_filepath``.
-    start : str or None
-        The revision that the database is at; ``None`` for one without our tables.
-    target : str
-        As :func:`upgrade_plan` or :func:`downgrade_plan` has it.
-    downgrade : bool
-        Whether to go back.
-
-    Returns
-    -------
-    str
-        A script, for the database's own client to run; empty if there is nothing to do.
-
-    Raises
-    ------
-    ConfigurationError
-        As the plan does, or if the URL is not usable.
+    that of ``mariadb://``, MySQL's that of ``mysql://``. `start` is ``None`` for a
+    database without our tables.
     """
     from alembic import command
 

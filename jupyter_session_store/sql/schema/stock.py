@@ -29,13 +29,7 @@ _TEXT: Final[Callable[[bytes], str]] = partial(str, encoding="utf-8", errors="su
 
 
 def is_stock_table(raw: sqlite3.Connection) -> bool:
-    """Return whether a SQLite file has the table of the stock manager.
-
-    Raises
-    ------
-    sqlite3.Error
-        If it cannot be read.
-    """
+    """Return whether a SQLite file has the table of the stock manager."""
     kind = raw.execute("SELECT type FROM sqlite_master WHERE name = ?", (TABLE,)).fetchone()
     if kind != ("table",):
         return False
@@ -52,27 +46,8 @@ def sessions(
 
     The table (five untyped columns, without a key) is only read. A row without
     a session id or a kernel id, or with a value that cannot be stored, is no
-    session. Those of one id all come, of which the stock manager reads the first.
-
-    Parameters
-    ----------
-    raw : sqlite3.Connection
-        The driver's own, which leaves committing to the caller.
-    scope : Scope
-        That the sessions are taken into.
-    server_id : str or None
-        The server that takes them.
-
-    Yields
-    ------
-    list of SessionRecord or None
-        For each row the session, with the claim to its path, or ``None`` if it is
-        none. Each is created a microsecond after the one before.
-
-    Raises
-    ------
-    sqlite3.Error
-        If the table cannot be read.
+    session, and comes as ``None``. Those of one id all come, of which the stock
+    manager reads the first. Each is created a microsecond after the one before.
     """
     now = datetime.now(timezone.utc)
     step = timedelta(microseconds=1)
@@ -138,15 +113,6 @@ def adopt(connection: Connection, scope: Scope, server_id: str, log: logging.Log
     The stock table stays as it is, so that going back works. What is no session
     (see :func:`sessions`) is counted and left out. Of rows with one session id
     the first comes in, as the stock manager reads it.
-
-    Parameters
-    ----------
-    connection : Connection
-        To a SQLite file at the newest revision.
-    scope : Scope
-    server_id : str
-    log : logging.Logger
-        Where it is said what was taken over, and what was left out.
     """
     raw: Any = connection.connection.dbapi_connection
     try:

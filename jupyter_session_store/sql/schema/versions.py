@@ -40,17 +40,9 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """What was found in a database.
+    """What was found in a database; the revision is ``None`` where nothing is recorded.
 
-    Parameters
-    ----------
-    state : State
-    revision : str or None
-        Of the database; ``None`` where nothing is recorded.
-    oldest_compatible_code : int or None
-        The floor that the database sets for code.
-    stock_adopted : bool
-        Whether the sessions of the stock manager were taken over already.
+    `oldest_compatible_code` is the floor that the database sets for code.
     """
 
     state: State
@@ -121,29 +113,9 @@ def _judge(revision: str, meta: dict[str, str]) -> Status:
 def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None) -> Status:
     """Check that the schema fits, and upgrade it where that is allowed.
 
-    Parameters
-    ----------
-    engine : Engine
-    auto_upgrade : str
-        ``"safe"``: an empty database and a SQLite file that is behind are
-        upgraded. ``"always"``: a server database that is behind, too.
-        ``"never"``: none.
-    log : logging.Logger, optional
-        Where it is said that another process's upgrade is waited for, and where
-        a backup is.
-
-    Returns
-    -------
-    Status
-        Always usable.
-
-    Raises
-    ------
-    SchemaMismatch
-        If it does not fit and may not, or cannot, be upgraded.
-    StoreUnavailable
-        If the database fails, another process holds the migration lock for too
-        long, or a SQLite file cannot be backed up.
+    With ``"safe"`` an empty database and a SQLite file that is behind are
+    upgraded, with ``"always"`` a server database that is behind, too, with ``"never"``
+    none. What does not fit then is a SchemaMismatch.
     """
     with engine.connect() as connection:
         found = status(connection)
@@ -168,14 +140,7 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
 
 
 def explain(found: Status, database: str) -> str:
-    """Return what was found, what is expected and what to run.
-
-    Parameters
-    ----------
-    found : Status
-    database : str
-        The database, as :func:`.url.describe` shows it.
-    """
+    """Return what was found, what is expected and what to run."""
     where = f"The database ({database})"
     expected = f"this code expects revision {HEAD}"
     if found.state in (State.EMPTY, State.BEHIND):
