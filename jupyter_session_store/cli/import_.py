@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from traitlets import Unicode
 
 from ..config import SECTIONS
 from ..errors import ConfigurationError
+from ..kernels.gateway.naming import gateway_authority_of, gateway_name_of
 from ..records import Scope, check_namespace
 from .command import ExitCode, StoreCommand
 from .transfer import TransferCommand, count_fields, progress
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from sqlalchemy import Connection
+    from traitlets.config import Config
 
 
 class Import(TransferCommand):
@@ -66,17 +68,13 @@ class Import(TransferCommand):
     def accepts_setting(self, section: str, name: str) -> bool:
         """Return whether a setting is an option: those of the gateway are, too."""
         if section == "GatewayClient":
-            from .gateways import is_setting
-
-            return is_setting(name)
+            return name in _gateway_client().class_trait_names(config=True)
         if name == "gateway_name":
             return section in SECTIONS
         return super().accepts_setting(section, name)
 
     def run(self) -> ExitCode:
-        from ..kernels.gateway.naming import gateway_authority_of
         from ..sql.admin import importing
-        from .gateways import gateway_name
 
         if not self.namespace:
             raise ConfigurationError(
@@ -84,7 +82,8 @@ class Import(TransferCommand):
                 "sessions, as it stands in: jupyter session-store servers"
             )
         check_namespace(self.namespace)
-        scope = Scope(self.namespace, gateway_authority_of(gateway_name(self.gateway, self.config)))
+        gateway = _gateway_name(self.gateway, self.config)
+        scope = Scope(self.namespace, gateway_authority_of(gateway))
         file = Path(self.extra_args[0])
         self._refuse_same_file(file)
         with importing.open_file(file) as raw, self.open_target(self.url) as target:
@@ -125,3 +124,49 @@ class Import(TransferCommand):
             return self.report_dry_run(values, imported)
         missing = importing.count_missing(raw, target, scope)
         return self.report(values, imported, expected.added, missing, "sessions")
+
+
+def _gateway_name(given: str, config: Config) -> str:
+    """Return the name that servers give to a gateway, given its URL, its name or nothing.
+
+    Nothing stands for the gateway of `config`, the servers' configuration.
+    """
+    if not given:
+        return _configured_gateway_name(config)
+    if "://" not in given:
+        return given
+    url, at, _host = given.rpartition("@")
+    try:
+        if not at:
+            return gateway_name_of(given)
+        # The name of a gateway on a loopback address is its URL, an @ and a host name.
+        if gateway_name_of(url).rpartition("@")[0] == url:
+            return given
+    except ValueError:
+        # The port is no number; it may be a password, which the error must not repeat.
+        pass
+    raise ConfigurationError(
+        "--gateway is no URL of a gateway; expected http://HOST:PORT/PATH or https://, without a "
+        "user and a password, which are no part of its name."
+    )
+
+
+def _configured_gateway_name(config: Config) -> str:
+    for section in reversed(SECTIONS):
+        if "gateway_name" in config[section]:
+            return str(config[section].gateway_name)
+    url = _gateway_client()(config=config).url
+    if not url:
+        raise ConfigurationError(
+            "This configuration names no gateway. Sessions on a server's own kernels have ended "
+            "with it, and are not worth importing; for those on a gateway expected "
+            "--gateway URL, or c.GatewayClient.url. Nothing was changed."
+        )
+    return gateway_name_of(url)
+
+
+def _gateway_client() -> Any:
+    """Return the class of a server's gateway, imported late; its constructor has no types."""
+    from jupyter_server.gateway.gateway_client import GatewayClient
+
+    return GatewayClient
