@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from jupyter_core.application import base_aliases, base_flags
@@ -208,27 +208,12 @@ class StoreCommand(CommandLine):
             return Settings.from_argument(given, self.config)
         return Settings.from_config(self.config)
 
-    @contextmanager
-    def database(
-        self,
-        given: str | None = None,
-        *,
-        create: bool = False,
-        statement_timeout: bool = False,
-        writes: bool = True,
-    ) -> Iterator[Engine]:
-        """Yield :func:`.admin_connection.engine` for `given`, by default the value of ``--url``."""
+    def database(self, given: str | None = None, **options: bool) -> AbstractContextManager[Engine]:
+        """Return :func:`.admin_connection.engine`, by default for the value of ``--url``."""
         from ..sql.admin import admin_connection
 
         found = self.settings(self.url if given is None else given)
-        with admin_connection.engine(
-            found.url,
-            found.engine_options,
-            create=create,
-            statement_timeout=statement_timeout,
-            writes=writes,
-        ) as engine:
-            yield engine
+        return admin_connection.engine(found.url, found.engine_options, **options)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -36,54 +37,37 @@ _DOWN: Final = frozenset({metrics.UNAVAILABLE, metrics.SCHEMA_MISMATCH})
 _SILENT: Final = frozenset({metrics.CANCELLED, metrics.ERROR})
 
 
-class _Verb:
-    """The series of a verb, looked up once."""
-
-    __slots__ = ("ended", "took")
-
-    def __init__(self, name: str) -> None:
-        self.took = metrics.durations.labels(name).observe
-        self.ended = {
-            outcome: metrics.operations.labels(name, outcome).inc for outcome in metrics.OUTCOMES
-        }
-
-
-class _Measured:
-    """Measures one call of a verb."""
-
-    __slots__ = ("_began", "_meter", "_verb")
-
-    def __init__(self, meter: metrics.Meter, verb: _Verb) -> None:
-        self._meter = meter
-        self._verb = verb
-
-    def __enter__(self) -> None:
-        self._began = perf_counter()
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._verb.took(perf_counter() - self._began)
-        outcome = metrics.OK
-        if error is not None:
-            kinds = _OUTCOMES.items()
-            outcome = next((name for kind, name in kinds if isinstance(error, kind)), metrics.ERROR)
-        self._verb.ended[outcome]()
-        if outcome not in _SILENT:
-            self._meter.up = outcome not in _DOWN
-
-
 def _measured(verb: VerbT) -> VerbT:
     """Return a method that has the measured repository do a verb of the contract."""
     name = verb.__name__
-    series = _Verb(name)
+    # Looked up once.
+    took = metrics.durations.labels(name).observe
+    ended = {outcome: metrics.operations.labels(name, outcome).inc for outcome in metrics.OUTCOMES}
+
+    @contextmanager
+    def measuring(meter: metrics.Meter) -> Iterator[None]:
+        began = perf_counter()
+        outcome = metrics.OK
+        try:
+            yield
+        except BaseException as error:
+            kinds = _OUTCOMES.items()
+            outcome = next((name for kind, name in kinds if isinstance(error, kind)), metrics.ERROR)
+            raise
+        finally:
+            took(perf_counter() - began)
+            ended[outcome]()
+            if outcome not in _SILENT:
+                meter.up = outcome not in _DOWN
 
     @functools.wraps(verb)
     async def ask(self: MeteredRepository, *args: Any, **kwargs: Any) -> Any:
-        with _Measured(self._meter, series):
+        with measuring(self._meter):
             return await getattr(self._measured, name)(*args, **kwargs)
 
     @functools.wraps(verb)
     def ask_blocking(self: MeteredRepository, *args: Any, **kwargs: Any) -> Any:
-        with _Measured(self._meter, series):
+        with measuring(self._meter):
             return getattr(self._measured, name)(*args, **kwargs)
 
     return cast("VerbT", ask if inspect.iscoroutinefunction(verb) else ask_blocking)
@@ -94,10 +78,6 @@ class MeteredRepository(_Contract):
     """A repository that does what another does, and measures it.
 
     What is not measured is the other's own method.
-
-    Parameters
-    ----------
-    measured : SessionRepository
     """
 
     def __init__(self, measured: SessionRepository) -> None:

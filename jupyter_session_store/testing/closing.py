@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -151,21 +152,17 @@ class ClosingContract:
     def test_a_closed_repository_is_unavailable(self, repository: Repository) -> None:
         repository.close()
         repository.close()
-        verbs: list[Callable[[], Awaitable[object]]] = [
-            lambda: repository.find(SCOPE),
-            lambda: repository.add(record("a")),
-            lambda: repository.update(SCOPE, "a", {"name": "n"}),
-            lambda: repository.begin_close(SCOPE, "a", "one"),
-            lambda: repository.move(SCOPE, "a", "k", {"kernel_id": "new"}),
-            lambda: repository.remove(SCOPE, [record("a")]),
+        verbs: list[Coroutine[Any, Any, object]] = [
+            repository.find(SCOPE),
+            repository.add(record("a")),
+            repository.update(SCOPE, "a", {"name": "n"}),
+            repository.begin_close(SCOPE, "a", "one"),
+            repository.move(SCOPE, "a", "k", {"kernel_id": "new"}),
+            repository.remove(SCOPE, [record("a")]),
         ]
-
-        async def check(verb: Callable[[], Awaitable[object]]) -> None:
-            with pytest.raises(StoreUnavailable):
-                await verb()
-
         for verb in verbs:
-            run(check(verb))
+            with pytest.raises(StoreUnavailable):
+                run(verb)
 
     def test_a_repository_serves_one_loop_after_another(self, repository: Repository) -> None:
         run(repository.add(record("a")))

@@ -6,7 +6,6 @@ Nothing is changed. What cannot be examined is unknown, and the others go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from importlib import import_module
 from typing import Final
 
@@ -24,8 +23,6 @@ __all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
 #: The finding after which, if it failed, there are no more.
 CONNECTION: Final = "connection"
 
-#: For a dialect that another package brings.
-_DEFAULT: Final = Examinations({"server": common.server})
 _TABLES: Final[Mapping[str, Callable[[Connection], Outcome]]] = {
     "rights": common.rights,
     "sessions": common.sessions,
@@ -36,24 +33,16 @@ _TABLES: Final[Mapping[str, Callable[[Connection], Outcome]]] = {
 def _examinations_of(engine: Engine) -> Examinations:
     module = backend_of(engine).examinations
     if module is None:
-        return _DEFAULT
+        # A dialect that another package brings.
+        return Examinations({"server": common.server})
     found: Examinations = import_module(f".{module}", __name__).EXAMINATIONS
     return found
 
 
 def examine(engine: Engine) -> Iterator[Finding]:
-    """Yield what is found, one after the other.
+    """Yield what is found, one after the other; after a :data:`CONNECTION` that failed, no more.
 
-    Parameters
-    ----------
-    engine : Engine
-        Whose statements have a time-out: an examination that takes longer is
-        given up.
-
-    Yields
-    ------
-    Finding
-        After one of :data:`CONNECTION` that failed there are no more.
+    The engine's statements have a time-out: an examination that takes longer is given up.
     """
     for name, look in (
         ("database", common.database),
@@ -95,18 +84,13 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
     yield Finding("revision", *outcome)
     may = examinations.may_change_schema
     if found is not None and may is not None:
-        yield _examine("schema rights", engine, partial(_schema_rights, may, found))
+        status = found
+        yield _examine("schema rights", engine, lambda c: common.schema_rights(may(c), status))
     if found is not None and not found.usable:
         return
     # Those whose revision cannot be told have to be asked for the reason.
     for name, look in {**_TABLES, **examinations.tables}.items():
         yield _examine(name, engine, look)
-
-
-def _schema_rights(
-    may: Callable[[Connection], bool | None], found: versions.Status, connection: Connection
-) -> Outcome:
-    return common.schema_rights(may(connection), found)
 
 
 def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -> Finding:

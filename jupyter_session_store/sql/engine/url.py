@@ -22,15 +22,7 @@ _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
 def parse(text: str) -> URL:
     """Turn a path, ``:memory:`` or a URL into a URL that names its driver.
 
-    Parameters
-    ----------
-    text : str
-        What the user typed.
-
-    Raises
-    ------
-    ConfigurationError
-        If it cannot be parsed. The text is not repeated: it may hold a password.
+    What cannot be parsed is not repeated in the error: it may hold a password.
     """
     if not text:
         raise ConfigurationError(
@@ -56,11 +48,9 @@ def parse(text: str) -> URL:
             "probably holds special characters that are not percent-encoded. "
             "Encode it with urllib.parse.quote(password, safe='')."
         )
-    return url.set(drivername=_drivername(url))
-
-
-def _drivername(url: URL) -> str:
-    return url.drivername if "+" in url.drivername else backend_of(url).drivername or url.drivername
+    if "+" in url.drivername:
+        return url
+    return url.set(drivername=backend_of(url).drivername or url.drivername)
 
 
 def is_memory(url: URL) -> bool:
