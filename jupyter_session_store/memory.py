@@ -15,7 +15,6 @@ from .errors import ConfigurationError, PathClaimed, SessionConflict, StoreUnava
 from .records import (
     CLOSING,
     READY,
-    SERVER_AUTHORITY,
     STARTING,
     Closing,
     Departure,
@@ -24,9 +23,10 @@ from .records import (
     ServerRecord,
     SessionRecord,
     StoreDescription,
-    authority_of,
+    authority_kind,
     claim_of,
     path_digest,
+    server_of,
 )
 from .repository import SessionRepository
 
@@ -188,17 +188,16 @@ class MemorySessionRepository(SessionRepository):
         """Count, and list."""
         with self._lock:
             self._refuse_if_closed()
-            key = (server.namespace, server.server_id)
-            registered = self._servers.get(key)
+            registered = self._servers.get(server.key)
             if registered is None:
-                self._servers[key] = server
+                self._servers[server.key] = server
                 for record in held:
                     with suppress(SessionConflict):
                         claim = None if self._is_claimed(record) else record.claim
                         self._add(record.replace(claim=claim))
             else:
                 renewals = registered.renewals + 1
-                self._servers[key] = dataclasses.replace(registered, renewals=renewals)
+                self._servers[server.key] = dataclasses.replace(registered, renewals=renewals)
             return [s for s in self._servers.values() if s.namespace == server.namespace]
 
     def evict(
@@ -208,18 +207,17 @@ class MemorySessionRepository(SessionRepository):
         with self._lock:
             self._refuse_if_closed()
             for server in servers:
-                key = (server.namespace, server.server_id)
-                if key[0] == scope.namespace and self._servers.get(key) == server:
-                    del self._servers[key]
+                mine = server.namespace == scope.namespace
+                if mine and self._servers.get(server.key) == server:
+                    del self._servers[server.key]
                     self._evictions += 1
             for key, record in list(self._rows.items()):
                 if record.namespace == scope.namespace and self._is_left(record):
-                    if record.authority.startswith(SERVER_AUTHORITY):
+                    unstarted = record.state == STARTING and record.kernel_id is None
+                    if unstarted or authority_kind(record.authority) == "server":
                         del self._rows[key]
                     elif record.state == CLOSING:
                         self._rows[key] = record.replace(state=READY)
-                    elif record.state == STARTING and record.kernel_id is None:
-                        del self._rows[key]
                     elif record.state == STARTING and record.scope == scope:
                         self._rows[key] = record.replace(server_id=by)
             return [
@@ -233,10 +231,10 @@ class MemorySessionRepository(SessionRepository):
         return StoreDescription("memory of this process", evictions=self._evictions)
 
     def _is_left(self, record: SessionRecord) -> bool:
-        ids = [s.server_id for s in self._servers.values() if s.namespace == record.namespace]
-        if record.authority.startswith(SERVER_AUTHORITY):
-            return record.authority not in map(authority_of, ids)
-        return record.server_id not in ids
+        server_id = server_of(record.authority)
+        if server_id is None:
+            server_id = record.server_id
+        return (record.namespace, server_id) not in self._servers
 
     def _get(self, scope: Scope, session_id: str) -> SessionRecord | None:
         self._refuse_if_closed()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from .errors import InvalidValue
 
@@ -181,6 +181,11 @@ class ServerRecord:
     renewals: int
     lease_seconds: int
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The namespace and the id, which no other server has."""
+        return (self.namespace, self.server_id)
+
 
 @dataclass(frozen=True)
 class Closing:
@@ -327,6 +332,20 @@ def digest(*parts: str) -> str:
 def authority_of(server_id: str) -> str:
     """Return the authority over the local kernels of a server."""
     return f"{SERVER_AUTHORITY}{server_id}"
+
+
+def server_of(authority: str) -> str | None:
+    """Return the id of the server that is an authority; ``None`` where that is no server."""
+    if not authority.startswith(SERVER_AUTHORITY):
+        return None
+    return authority.removeprefix(SERVER_AUTHORITY)
+
+
+def authority_kind(authority: str) -> Literal["server", "gateway"] | None:
+    """Return what an authority is; ``None`` where no server would have written it."""
+    if server_of(authority) is not None:
+        return "server"
+    return "gateway" if authority.startswith(GATEWAY_AUTHORITY) else None
 
 
 def claim_of(scope: Scope, path: str | None) -> str | None:

@@ -136,5 +136,5 @@ class Copy(TransferCommand):
         if target is None or self.dry_run:
             return self.report_dry_run(values, copied)
         with progress(sessions, "verified") as advance:
-            found = copying.verify(source, target, advance=advance)
-        return self.report(values, copied, found.keys, found.missing, "sessions and servers")
+            verified, missing = copying.verify(source, target, advance=advance)
+        return self.report(values, copied, verified, missing, "sessions and servers")

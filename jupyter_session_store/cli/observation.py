@@ -21,9 +21,6 @@ _POLL_SECONDS: Final = 0.5
 _EXTRA_SECONDS: Final = 30.0
 _TOO_LATE: Final = "it answered late, or this machine was suspended"
 
-#: A server's namespace and id.
-Key = tuple[str, str]
-
 
 def observe(
     connection: Connection,
@@ -31,14 +28,14 @@ def observe(
     note: Callable[[str], None],
     *,
     must_know: bool = False,
-) -> dict[Key, str]:
+) -> dict[tuple[str, str], str]:
     """Observe servers until the lease of each is renewed or has run out.
 
     A server cannot renew its lease while the database takes no writes: under a
     lock, or with a full disk. So this writes, too, at each look. If the write
     fails or takes long, the observation of all servers starts again.
 
-    Returns the value of a :class:`.Liveness` by namespace and server id: ``alive``
+    Returns the value of a :class:`.Liveness` by :attr:`.ServerRecord.key`: ``alive``
     if the lease was renewed, ``gone`` if the server departed or its lease ran out,
     ``unknown`` if it ran out and this role may not write: with `must_know` that is
     a StoreUnavailable, as it is if the database took no writes for too long.
@@ -47,8 +44,8 @@ def observe(
     from ..sql.admin import listing
     from ..sql.engine.timeouts import BUSY_TIMEOUT
 
-    found: dict[Key, str] = {}
-    waiting = {_key(server): server for server in servers}
+    found: dict[tuple[str, str], str] = {}
+    waiting = {server.key: server for server in servers}
     if not waiting:
         return found
     leases = [server.lease_seconds for server in waiting.values()]
@@ -63,7 +60,7 @@ def observe(
     for turn in count():
         # A different row at each look: a single row may be locked.
         fault = probe.try_write([*waiting.values()][turn % len(waiting)])
-        registered = {_key(server): server for server in listing.servers(connection)}
+        registered = {server.key: server for server in listing.servers(connection)}
         look = now()
         if look - last_look > longest_gap:
             fault = fault or _TOO_LATE
@@ -108,14 +105,14 @@ class _WriteProbe:
         """Write the row of a server, and return the fault; ``None`` also if denied."""
         from sqlalchemy.exc import DBAPIError
 
-        from ..sql.admin import write_probe
         from ..sql.engine.backend import backend_of
         from ..sql.engine.url import reason_of
+        from ..sql.queries import leases
 
         if self.denied:
             return None
         try:
-            write_probe.write(self._connection, server)
+            leases.try_write(self._connection, server)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -148,7 +145,3 @@ def _cannot_observe(connection: Connection, fault: str, seconds: float) -> Store
         "seen while leases cannot be renewed. Nothing was changed. Look who locks jupyter_servers, "
         "or whether the disk is full, then run this again"
     )
-
-
-def _key(server: ServerRecord) -> Key:
-    return (server.namespace, server.server_id)

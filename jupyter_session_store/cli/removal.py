@@ -60,14 +60,13 @@ class CleaningCommand(StoreCommand):
 
         before = registered()
         liveness = observe(connection, before, self.note, must_know=must_know)
-        seen = {(one.namespace, one.server_id): one.renewals for one in before}
+        seen = {server.key: server.renewals for server in before}
         alive: list[ServerRecord] = []
         dead: list[ServerRecord] = []
         for server in registered():
-            key = (server.namespace, server.server_id)
             # A server that was registered, or renewed its lease, meanwhile is alive.
-            gone = liveness.get(key) == Liveness.GONE.value and seen[key] == server.renewals
-            (dead if gone else alive).append(server)
+            gone = liveness.get(server.key) == Liveness.GONE.value
+            (dead if gone and seen[server.key] == server.renewals else alive).append(server)
         return alive, dead
 
     def report_alive(self, alive: Collection[ServerRecord]) -> None:

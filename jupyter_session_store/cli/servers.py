@@ -58,8 +58,8 @@ class Servers(StoreCommand):
         rows = (
             {
                 **vars(server),
-                "sessions": sessions[server.namespace, server.server_id],
-                "liveness": liveness.get((server.namespace, server.server_id), "unknown"),
+                "sessions": sessions[server.key],
+                "liveness": liveness.get(server.key, "unknown"),
             }
             for server in found
         )

@@ -7,9 +7,9 @@ that an old one goes on saying what it said. A test compares the two.
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import DateTime, Dialect, Index, MetaData, String, UniqueConstraint
+from sqlalchemy import DateTime, Dialect, Index, MetaData, String, Table, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -58,10 +58,7 @@ def to_utc(value: Any) -> datetime:
 class ExactText(TypeDecorator[str]):
     """A text that compares and sorts by its code points on every database.
 
-    Parameters
-    ----------
-    length : int, optional
-        In characters; without it the text is long and never compared.
+    Its length is in characters; without one the text is long and never compared.
     """
 
     impl = String
@@ -170,3 +167,8 @@ class Meta(Base):
     name: Mapped[str] = mapped_column(ExactText(64), primary_key=True)
     #: What is said.
     value: Mapped[str] = mapped_column(ExactText(255))
+
+
+#: The tables themselves, for statements of the core.
+SESSIONS: Final = cast("Table", Session.__table__)
+SERVERS: Final = cast("Table", Server.__table__)

@@ -21,7 +21,7 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 
 from .._version import __version__
-from ..records import GATEWAY_AUTHORITY
+from ..records import authority_kind
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -112,7 +112,6 @@ class StatusHandler(_MonitoringHandler):
         with suppress(Exception):
             sessions, revision = await asyncio.wait_for(_ask(manager), TIMEOUT)
         scope, lease = manager.scope, manager.lease
-        of_gateway = scope.authority.startswith(GATEWAY_AUTHORITY)
         self.reply(
             {
                 "well": sessions is not None,
@@ -121,7 +120,7 @@ class StatusHandler(_MonitoringHandler):
                 "backend": manager.store.describe().backend,
                 "revision": revision,
                 "namespace": scope.namespace,
-                "authority": "gateway" if of_gateway else "server",
+                "authority": authority_kind(scope.authority) or "server",
                 "server_id": manager.server_id,
                 "lease": {
                     "seconds": lease.server.lease_seconds,

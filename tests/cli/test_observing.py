@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError
 
 from jupyter_session_store.cli import observation
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql.admin import listing, write_probe
+from jupyter_session_store.sql.admin import listing
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.models import Server
+from jupyter_session_store.sql.queries import leases
 
 from ..databases import Database
 from ..databases.pgbouncer import PgBouncer
@@ -126,18 +127,18 @@ def test_nobody_is_disturbed(database: Database) -> None:
             ),
         )
         server = listing.servers(connection, "user")[0]
-        write_probe.write(connection, server)
+        leases.try_write(connection, server)
         assert database.rows(query) == before
         assert changed == [1, 1]
         with no_writes(database):
             began = time.monotonic()
             with pytest.raises(DBAPIError) as raised:
-                write_probe.write(connection, server)
+                leases.try_write(connection, server)
             assert time.monotonic() - began < 10
             assert not backend_of(connection).is_write_denied(raised.value)
             # It is as usable as before.
             assert connection.execute(select(Server.namespace)).all()
-        write_probe.write(connection, server)
+        leases.try_write(connection, server)
     assert database.rows(query) == before
 
 
@@ -217,8 +218,8 @@ def test_through_a_pooler(run: Run, database: Database) -> None:
         with engine_of(url) as engine, engine.connect() as connection:
             [server] = listing.servers(connection)
             with no_writes(database), pytest.raises(DBAPIError, match="lock timeout"):
-                write_probe.write(connection, server)
-            write_probe.write(connection, server)
+                leases.try_write(connection, server)
+            leases.try_write(connection, server)
         # Whoever gets PgBouncer's only connection next waits for a lock as long as before.
         assert bouncer.database.rows("SHOW lock_timeout") == [("0",)]
         done = run("prune", "--dead-servers", "--yes", "--json", url=url)

@@ -31,30 +31,10 @@ def engine(
     statement_timeout: bool = False,
     writes: bool = True,
 ) -> Iterator[Engine]:
-    """Yield an engine for an operator's statements.
+    """Yield an engine for an operator's statements, made as :func:`.engine.create` does.
 
-    Parameters
-    ----------
-    url : str
-        A path or a URL.
-    options : mapping, optional
-        As ``PersistentSessionManager.engine_options``.
-    create : bool
-        Whether a SQLite file that is not there may be made.
-    statement_timeout : bool
-        Whether a long statement is given up.
-    writes : bool
-        Whether anything will be written, as :func:`.engine.create` has it.
-
-    Raises
-    ------
-    ConfigurationError
-        If the URL can never work, or names a database in memory, which ends
-        with the process that has it.
-    SchemaMismatch
-        If there is no such SQLite file, and none may be made.
-    StoreUnavailable
-        If the database fails while the engine is in use.
+    A SQLite file that is not there is refused, unless it may be made (`create`), and so is
+    a database in memory, which ends with the process that has it.
     """
     made = engines.create(url, options, statement_timeout=statement_timeout, writes=writes)
     if is_memory(made.url):
@@ -77,15 +57,7 @@ def engine(
 
 @contextmanager
 def connected(made: Engine) -> Iterator[Connection]:
-    """Yield a connection on which each statement commits by itself.
-
-    Raises
-    ------
-    StoreUnavailable
-        If the database fails.
-    ConfigurationError
-        If its driver does not have an argument that is configured.
-    """
+    """Yield a connection on which each statement commits by itself."""
     with translate_errors(made):
         try:
             connection = made.connect()
@@ -106,13 +78,7 @@ def connected(made: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translate_errors(made: Engine) -> Iterator[None]:
-    """Raise an error of the database as one of the package, which names that database.
-
-    Raises
-    ------
-    StoreUnavailable
-        If the database fails.
-    """
+    """Raise an error of the database as a StoreUnavailable, which names that database."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -124,13 +90,7 @@ def _unavailable(made: Engine, reason: str) -> StoreUnavailable:
 
 
 def require_usable(connection: Connection) -> versions.Status:
-    """Return how the schema stands, if this code can work with it.
-
-    Raises
-    ------
-    SchemaMismatch
-        If it cannot.
-    """
+    """Return how the schema stands, or raise a SchemaMismatch if this code cannot work with it."""
     found = versions.status(connection)
     if not found.usable:
         raise SchemaMismatch(versions.explain(found, describe(connection.engine.url)))
@@ -138,15 +98,7 @@ def require_usable(connection: Connection) -> versions.Status:
 
 
 def retry_if_rolled_back(connection: Connection, unit: Callable[[], T]) -> T:
-    """Run a unit of work; repeat it whenever the database has rolled it back for another's sake.
-
-    Parameters
-    ----------
-    connection : Connection
-        That the unit uses.
-    unit : callable
-        One statement, or one transaction.
-    """
+    """Run a unit of work; repeat it whenever the database has rolled it back for another's sake."""
     attempt = 0
     while True:
         try:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from operator import eq
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Table, and_, insert, select
+from sqlalchemy import ColumnElement, Connection, FromClause, and_, insert, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..engine.url import reason_of
-from ..models import Session
+from ..models import SESSIONS
 from ..queries.rows import dates_in, readable
 from .admin_connection import retry_if_rolled_back
 from .listing import pages
@@ -28,14 +28,13 @@ Row = tuple[Any, ...]
 #: A session's namespace and id.
 Key = tuple[str, str]
 
-_SESSIONS: Final = cast("Table", Session.__table__)
 
-NAMES: Final = tuple(_SESSIONS.columns.keys())
+NAMES: Final = tuple(SESSIONS.columns.keys())
 #: The columns of a row, and of a key, which it begins with.
-COLUMNS: Final = readable(_SESSIONS)
+COLUMNS: Final = readable(SESSIONS)
 #: Which of them are dates.
-DATES: Final = dates_in(NAMES, _SESSIONS)
-KEY: Final = (_SESSIONS.c.namespace, _SESSIONS.c.session_id)
+DATES: Final = dates_in(NAMES)
+KEY: Final = (SESSIONS.c.namespace, SESSIONS.c.session_id)
 assert NAMES[: len(KEY)] == tuple(column.name for column in KEY)
 _CLAIM: Final = NAMES.index("claim")
 
@@ -53,20 +52,9 @@ _NAMED: Final = 10
 class Counts:
     """What became of the rows that were to be added.
 
-    Parameters
-    ----------
-    read : int
-        All of them, counted by the reader.
-    added : int
-        Those that were not there.
-    there_already : int
-        Those whose keys were there: they stay as they are.
-    different : int
-        Of those, the ones that are not as they were read.
-    without_claim : int
-        Of those that were added, the ones whose path another session holds there.
-    left_out : int
-        Those that cannot be stored.
+    Those that were `there_already` stay as they are; some are `different` from what was read. Of
+    those added, some are `without_claim`: another session holds their path there. Those
+    `left_out` cannot be stored.
     """
 
     read: int = 0
@@ -80,18 +68,9 @@ class Counts:
 class Target:
     """The database that sessions are added to, and a count of what became of them.
 
-    A session that is there already stays as it is. For one thread.
-
-    Parameters
-    ----------
-    connection : Connection
-        One that commits by itself, to a database whose schema fits.
-    tell : callable
-        Is told of the first few rows that are left out, and why.
-    same : callable
-        Whether a row that was read is the one that is there.
-    dry_run : bool
-        Whether to look and count, and add nothing.
+    A session that is there already stays as it is; `same` says whether it is the one that was
+    read. `tell` is told of the first few rows that are left out, and why. A dry run looks and
+    counts, and adds nothing. For one thread.
     """
 
     def __init__(
@@ -124,19 +103,9 @@ class Target:
             self._add_in_halves(new)
 
     def add_blindly(self, number: int, write: Callable[[], object]) -> bool:
-        """Add rows that are probably not there, or none.
+        """Have `write` add rows that are probably not there, all or none; return whether it did.
 
-        Parameters
-        ----------
-        number : int
-            How many.
-        write : callable
-            Runs the statement that adds them.
-
-        Returns
-        -------
-        bool
-            Whether they were added. If not, have them added by :meth:`add`.
+        If not, have them added by :meth:`add`.
         """
         if self._looking or self._dry_run:
             return False
@@ -209,30 +178,24 @@ def _writer(connection: Connection) -> Callable[[Sequence[Row]], object]:
     dialect, backend = connection.dialect, backend_of(connection)
     if backend.strict_mode:
         connection.exec_driver_sql(backend.strict_mode)
-    write = backend.driver.row_writer(connection, _SESSIONS.name, NAMES)
+    write = backend.driver.row_writer(connection, SESSIONS.name, NAMES)
     if write is not None:
         return write
     mark = _MARKS.get(dialect.paramstyle)
     if mark is None:
         return lambda rows: connection.execute(
-            insert(_SESSIONS), [dict(zip(NAMES, row, strict=True)) for row in rows]
+            insert(SESSIONS), [dict(zip(NAMES, row, strict=True)) for row in rows]
         )
     columns = ", ".join(map(dialect.identifier_preparer.quote, NAMES))
     marks = ", ".join([mark] * len(NAMES))
-    statement = f"INSERT INTO {_SESSIONS.name} ({columns}) VALUES ({marks})"
+    statement = f"INSERT INTO {SESSIONS.name} ({columns}) VALUES ({marks})"
     return partial(connection.exec_driver_sql, statement)
 
 
 def find(connection: Connection, columns: Sequence[Any], keys: Collection[Key]) -> Iterator[Row]:
-    """Yield those of some sessions that are there.
+    """Yield those of some sessions that are there: their :data:`COLUMNS`, or their :data:`KEY`.
 
-    Parameters
-    ----------
-    connection : Connection
-    columns : sequence
-        What to read of each: :data:`COLUMNS` or :data:`KEY`.
-    keys : collection of Key
-        Some at least, and not many more than are read at once.
+    There is one key at least, and not many more than are read at once.
     """
     for page in _around(connection, columns, keys):
         yield from (row for row in page if row[:2] in keys)
@@ -265,7 +228,7 @@ def _around(
         yield from pages(connection, whole.where(span))
 
 
-def spans(first: Key, last: Key, table: FromClause = _SESSIONS) -> list[ColumnElement[bool]]:
+def spans(first: Key, last: Key, table: FromClause = SESSIONS) -> list[ColumnElement[bool]]:
     """Return the ranges of the primary key that lie between two keys, as conditions.
 
     One condition for all of them is read as a whole table on some databases.

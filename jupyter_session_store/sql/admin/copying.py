@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Dialect, MetaData, Select, Table, func, insert, select
+from sqlalchemy import Connection, Dialect, MetaData, Select, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from ...records import ServerRecord
 from ..engine.backend import backend_of
 from ..engine.url import sqlite_file
-from ..models import Meta, Server, Session, UTCDateTime, to_utc
+from ..models import SERVERS, SESSIONS, Meta, UTCDateTime, to_utc
 from ..schema import versions
 from .admin_connection import translate_errors
 from .bulk_insert import (
@@ -37,11 +36,8 @@ from .bulk_insert import (
 )
 from .listing import BATCH, pages, servers
 
-_SESSIONS: Final = cast("Table", Session.__table__)
-_SERVERS: Final = cast("Table", Server.__table__)
-
 #: The sessions of a SQLite file that is read through another's connection.
-_ATTACHED: Final = _SESSIONS.to_metadata(MetaData(schema="source"))
+_ATTACHED: Final = SESSIONS.to_metadata(MetaData(schema="source"))
 _TEXTS: Final = frozenset({str, type(None)})
 
 
@@ -58,17 +54,11 @@ def is_same(source: Connection, target: Connection) -> bool:
 
 
 def count(source: Connection) -> tuple[int, int]:
-    """Return how many sessions and servers there are.
-
-    Raises
-    ------
-    StoreUnavailable
-        If the source fails.
-    """
+    """Return how many sessions and servers there are."""
     with translate_errors(source.engine):
         sessions, registered = (
             source.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (_SESSIONS, _SERVERS)
+            for table in (SESSIONS, SERVERS)
         )
     return sessions, registered
 
@@ -81,35 +71,16 @@ def copy(
     tell: Callable[[str], None],
     dry_run: bool = False,
 ) -> tuple[Counts, Counts]:
-    """Copy servers, sessions and what is said of adoption.
+    """Copy servers, sessions and what is said of adoption; count the sessions and the servers.
 
-    Parameters
-    ----------
-    source, target : Connection
-        They commit each statement by themselves; both schemas fit.
-    advance : callable
-        Is told of so many sessions after each batch.
-    tell : callable
-        Is told of the first few sessions that are left out.
-    dry_run : bool
-        Whether to look and count, and copy nothing.
-
-    Returns
-    -------
-    tuple of Counts
-        Of the sessions, and of the servers.
-
-    Raises
-    ------
-    StoreUnavailable
-        If the source fails.
-    SQLAlchemyError
-        If the target does. What was copied until then stays.
+    `advance` is told of so many sessions after each batch, `tell` of the first few that are left
+    out. Only errors of the source are translated. What was copied until then stays.
     """
     # Before their sessions: an eviction removes those of unregistered servers.
     copied = _copy_servers(source, target, dry_run)
     adding = Target(target, tell, dry_run=dry_run)
-    read = _read if dry_run or not _may_be_attached(source, target) else _read_attached
+    both_files = all(sqlite_file(connection.engine.url) for connection in (source, target))
+    read = _read_attached if both_files and not dry_run else _read
     for size in read(source, target, adding):
         adding.counts.read += size
         advance(size)
@@ -123,26 +94,20 @@ def _copy_servers(source: Connection, target: Connection, dry_run: bool) -> Coun
     counts = Counts()
     with translate_errors(source.engine):
         found = servers(source)
-    there = {_key(server): server for server in servers(target)}
-    names = [field.name for field in fields(ServerRecord)]
+    there = {server.key: server for server in servers(target)}
     for server in found:
         counts.read += 1
-        known = there.get(_key(server))
+        known = there.get(server.key)
         if known is None:
             counts.added += 1
             if not dry_run:
                 # One that is registered now has been copied at the same time.
                 with suppress(IntegrityError):
-                    values = {name: getattr(server, name) for name in names}
-                    target.execute(insert(_SERVERS).values(values))
+                    target.execute(insert(SERVERS).values(asdict(server)))
         else:
             counts.there_already += 1
             counts.different += known != server
     return counts
-
-
-def _key(server: ServerRecord) -> Key:
-    return (server.namespace, server.server_id)
 
 
 def _copy_adoption(source: Connection, target: Connection) -> None:
@@ -209,10 +174,6 @@ def _is_text(row: Row, adding: Target) -> bool:
     return False
 
 
-def _may_be_attached(source: Connection, target: Connection) -> bool:
-    return all(sqlite_file(connection.engine.url) for connection in (source, target))
-
-
 def _read_attached(source: Connection, target: Connection, adding: Target) -> Iterator[int]:
     """Copy from one SQLite file to another inside SQLite, which takes less than half as long."""
     file = str(sqlite_file(source.engine.url))
@@ -222,7 +183,7 @@ def _read_attached(source: Connection, target: Connection, adding: Target) -> It
         for span in spans(first, last, _ATTACHED):
             # In the order of the key, for the sake of its index.
             rows = select(_ATTACHED).where(span).order_by(*_ATTACHED.primary_key)
-            target.execute(insert(_SESSIONS).from_select(NAMES, rows))
+            target.execute(insert(SESSIONS).from_select(NAMES, rows))
 
     for keys in _pages(source, select(*KEY)):
         if not adding.add_blindly(len(keys), partial(add, keys[0], keys[-1])):
@@ -232,41 +193,16 @@ def _read_attached(source: Connection, target: Connection, adding: Target) -> It
         yield len(keys)
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What became of looking for all keys of the source in the target.
-
-    Parameters
-    ----------
-    keys : int
-        The namespaces and ids of sessions and servers that the source has.
-    missing : int
-        How many of them the target has not.
-    """
-
-    keys: int
-    missing: int
-
-
-def verify(source: Connection, target: Connection, *, advance: Callable[[int], None]) -> Verified:
-    """Read the keys of all that the source has, and look for each in the target.
-
-    Parameters
-    ----------
-    source, target, advance
-        As :func:`copy` has them.
-
-    Raises
-    ------
-    StoreUnavailable, SQLAlchemyError
-        As :func:`copy`.
-    """
+def verify(
+    source: Connection, target: Connection, *, advance: Callable[[int], None]
+) -> tuple[int, int]:
+    """Return how many keys the source has, and how many of them the target has not."""
     with translate_errors(source.engine):
-        registered = {_key(server) for server in servers(source)}
+        registered = {server.key for server in servers(source)}
     number = len(registered)
-    missing = len(registered - {_key(server) for server in servers(target)})
+    missing = len(registered - {server.key for server in servers(target)})
     for keys in _pages(source, select(*KEY)):
         number += len(keys)
         missing += count_absent(target, set(keys))
         advance(len(keys))
-    return Verified(number, missing)
+    return number, missing

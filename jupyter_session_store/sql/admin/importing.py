@@ -44,12 +44,7 @@ class FileUnavailable(StoreUnavailable):
 def open_file(file: Path) -> Iterator[sqlite3.Connection]:
     """Yield a connection to a file of the stock manager that can only read.
 
-    Raises
-    ------
-    ConfigurationError
-        If it is none, or its sessions were taken over already.
-    FileUnavailable
-        If it cannot be read, or another process holds its lock.
+    Refused if it is none, or its sessions were taken over already.
     """
     try:
         if not file.is_file():
@@ -87,13 +82,7 @@ def _refuse_other(raw: sqlite3.Connection, file: Path) -> None:
 
 
 def count(raw: sqlite3.Connection, scope: Scope) -> Counts:
-    """Return what would become of a file's rows in a database that has no sessions.
-
-    Raises
-    ------
-    sqlite3.Error
-        If the file cannot be read.
-    """
+    """Return what would become of a file's rows in a database that has no sessions."""
     counts = Counts()
     for size, records in _batches(raw, scope):
         counts.read += size
@@ -113,33 +102,9 @@ def take_over(
 ) -> Counts:
     """Copy a file's sessions into a scope; those that are there already stay as they are.
 
-    Parameters
-    ----------
-    raw : sqlite3.Connection
-        As :func:`open_file` yields it.
-    target : Connection
-        It commits each statement by itself; its schema fits.
-    scope : Scope
-    advance : callable
-        Is told of so many rows after each batch.
-    tell : callable
-        Is told of the first few sessions that the target refuses.
-    dry_run : bool
-        Whether to look and count, and copy nothing.
-
-    Returns
-    -------
-    Counts
-        A row that is no session, or of an id that a row shortly before it has,
-        is one that was left out. Different is one whose path, name, type,
-        kernel or authority is another in the target.
-
-    Raises
-    ------
-    sqlite3.Error
-        If the file cannot be read.
-    SQLAlchemyError
-        If the target fails. What was copied until then stays.
+    The parameters are as :func:`.copying.copy` has them. A row that is no session, or of an id
+    that a row shortly before it has, is one that was left out. Different is one whose path, name,
+    type, kernel or authority is another in the target.
     """
     adding = Target(target, tell, same=_is_same, dry_run=dry_run)
     date = partial(UTCDateTime().process_bind_param, dialect=target.dialect)
@@ -173,13 +138,7 @@ def _is_same(row: Row, found: Row) -> bool:
 
 
 def count_missing(raw: sqlite3.Connection, target: Connection, scope: Scope) -> int:
-    """Return how many of a file's sessions are not in a scope's namespace.
-
-    Raises
-    ------
-    sqlite3.Error, SQLAlchemyError
-        As :func:`take_over`.
-    """
+    """Return how many of a file's sessions are not in a scope's namespace."""
     count = 0
     for _, records in _batches(raw, scope):
         if records:

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, cast
+from itertools import chain
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy.exc import DBAPIError
 
 from ...records import ServerRecord, SessionRecord, path_digest
-from ..models import Server, Session
+from ..models import SERVERS, SESSIONS
 from ..queries.leases import to_server
 from ..queries.rows import COLUMNS, readable, to_record
-
-_SESSIONS: Final = cast("Table", Session.__table__)
-_SERVERS: Final = cast("Table", Server.__table__)
 
 #: Rows that are read at once.
 BATCH: Final = 1000
@@ -31,12 +29,7 @@ BATCH: Final = 1000
 class Criteria:
     """Which sessions: those that equal everything that is given, compared exactly.
 
-    Parameters
-    ----------
-    namespace, session_id, path, kernel_id, server_id, state : str, optional
-        As in :class:`.SessionRecord`.
-    unchanged_since : datetime, optional
-        Aware: only sessions that were not written since.
+    `unchanged_since` is aware: only sessions that were not written since.
     """
 
     namespace: str | None = None
@@ -50,47 +43,27 @@ class Criteria:
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return them as SQL."""
         names = ("namespace", "session_id", "kernel_id", "server_id", "state")
-        values = ((_SESSIONS.c[name], getattr(self, name)) for name in names)
+        values = ((SESSIONS.c[name], getattr(self, name)) for name in names)
         found = [column == value for column, value in values if value is not None]
         if self.path is not None:
-            found.append(_SESSIONS.c.path_digest == path_digest(self.path))
+            found.append(SESSIONS.c.path_digest == path_digest(self.path))
         if self.unchanged_since is not None:
-            found.append(_SESSIONS.c.updated_at < self.unchanged_since)
+            found.append(SESSIONS.c.updated_at < self.unchanged_since)
         return found
 
 
-def sessions(
-    connection: Connection, criteria: Criteria | None = None, *, batch: int = BATCH
-) -> Iterator[SessionRecord]:
-    """Yield sessions in the order of their namespaces and ids.
+def sessions(connection: Connection, criteria: Criteria | None = None) -> Iterator[SessionRecord]:
+    """Return sessions in the order of their namespaces and ids, by default all.
 
     One that is added or removed meanwhile is there or not; every other comes once.
-
-    Parameters
-    ----------
-    connection : Connection
-    criteria : Criteria, optional
-        By default all.
-    batch : int
-        Rows that are read at once.
     """
     conditions = (criteria or Criteria()).conditions()
-    for row in keyset(connection, select(*COLUMNS).where(*conditions), batch=batch):
-        yield to_record(row)
+    return map(to_record, keyset(connection, select(*COLUMNS).where(*conditions)))
 
 
-def keyset(
-    connection: Connection, statement: Select[Any], *, batch: int = BATCH
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a select from the sessions, in the order of the primary key.
-
-    Parameters
-    ----------
-    connection, statement, batch
-        As :func:`pages` has them.
-    """
-    for page in pages(connection, statement, batch=batch):
-        yield from page
+def keyset(connection: Connection, statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Return the rows of a select from the sessions, in the order of the primary key."""
+    return chain.from_iterable(pages(connection, statement))
 
 
 def pages(
@@ -98,16 +71,10 @@ def pages(
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Yield the rows of a select from the sessions in lists, in the order of the primary key.
 
-    Parameters
-    ----------
-    connection : Connection
-    statement : Select
-        Its first columns, or others labelled so, are ``namespace``, ..., ``session_id``.
-        Each value comes as the driver gives it.
-    batch : int
-        Rows that are read at once.
+    Two of its columns are named ``namespace`` and ``session_id``. Each value comes as the driver
+    gives it.
     """
-    key = (_SESSIONS.c.namespace, _SESSIONS.c.session_id)
+    key = (SESSIONS.c.namespace, SESSIONS.c.session_id)
     ordered = statement.order_by(*key)
     names = [column.name for column in statement.selected_columns]
     at = (names.index("namespace"), names.index("session_id"))
@@ -141,14 +108,14 @@ def _fetch(connection: Connection, statement: Select[Any]) -> list[tuple[Any, ..
 
 def servers(connection: Connection, namespace: str | None = None) -> list[ServerRecord]:
     """Return the registered servers, of one namespace or of all, in the order of their keys."""
-    statement = select(*readable(_SERVERS)).order_by(_SERVERS.c.namespace, _SERVERS.c.server_id)
+    statement = select(*readable(SERVERS)).order_by(SERVERS.c.namespace, SERVERS.c.server_id)
     if namespace is not None:
-        statement = statement.where(_SERVERS.c.namespace == namespace)
+        statement = statement.where(SERVERS.c.namespace == namespace)
     return [to_server(row) for row in connection.execute(statement).mappings()]
 
 
 def counts(connection: Connection) -> dict[tuple[str, str | None], int]:
     """Return how many sessions there are, by namespace and server id."""
-    by = (_SESSIONS.c.namespace, _SESSIONS.c.server_id)
+    by = (SESSIONS.c.namespace, SESSIONS.c.server_id)
     rows = connection.execute(select(*by, func.count()).group_by(*by))
     return {(namespace, server_id): count for namespace, server_id, count in rows}

@@ -12,26 +12,18 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
-from typing import Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Delete, Table, and_, delete, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, delete, not_, or_, select
 
-from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY, STARTING, ServerRecord, SessionRecord
-from ..models import Server, Session
-from ..queries.leases import (
-    IS_AUTHORITY,
-    IS_OWNER,
-    LOCAL,
-    authority_begins,
-    evict_without_takeover,
-    no_registered_server,
-)
+from ...records import STARTING, ServerRecord, SessionRecord, authority_kind, server_of
+from ..models import SESSIONS
+from ..queries import leases
+from ..queries.authorities import GATEWAY, IS_AUTHORITY, LOCAL
+from ..queries.leases import IS_OWNER, no_registered_server
 from ..queries.rows import COLUMNS, to_record
 from . import listing
 from .admin_connection import retry_if_rolled_back
-
-_SERVERS: Final = cast("Table", Server.__table__)
-_SESSIONS: Final = cast("Table", Session.__table__)
 
 #: Seconds for which one statement is to hold its locks.
 _HOLD: Final = 0.02
@@ -48,15 +40,13 @@ _PAUSE: Final = 0.1
 _NAMESPACES: Final = 100
 
 #: Not even started, by a server that is gone.
-_UNSTARTED: Final = and_(
-    not_(LOCAL), _SESSIONS.c.state == STARTING, _SESSIONS.c.kernel_id.is_(None)
-)
+_UNSTARTED: Final = and_(not_(LOCAL), SESSIONS.c.state == STARTING, SESSIONS.c.kernel_id.is_(None))
 _LEFT_BY_SERVERS: Final = or_(
     and_(LOCAL, no_registered_server(IS_AUTHORITY)),
     and_(_UNSTARTED, no_registered_server(IS_OWNER)),
 )
 #: A gateway's sessions are answered for by any server of their namespace.
-_UNATTENDED: Final = no_registered_server(or_(authority_begins(GATEWAY_AUTHORITY), IS_AUTHORITY))
+_UNATTENDED: Final = no_registered_server(or_(GATEWAY, IS_AUTHORITY))
 _VACANT: Final = no_registered_server()
 
 
@@ -73,7 +63,7 @@ class Candidate(NamedTuple):
 
 R = TypeVar("R", Candidate, SessionRecord)
 
-_CANDIDATE: Final = tuple(_SESSIONS.c[name] for name in Candidate._fields)
+_CANDIDATE: Final = tuple(SESSIONS.c[name] for name in Candidate._fields)
 
 
 class Counted(NamedTuple):
@@ -85,20 +75,12 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which sessions are to go.
+    """Which sessions are to go: those for which all `criteria` hold.
 
-    Parameters
-    ----------
-    criteria : Criteria
-        All of these hold for each.
-    dead_servers : bool
-        Only what servers left that are not alive: the sessions on kernels of
-        their own, and those that they had not begun to start on a gateway.
-    living : collection of ServerRecord, optional
-        The servers that are alive: a session whose authority is alive stays.
-        ``None``: any server may be.
-    vacated : bool
-        Only while no server is registered in their namespace.
+    With `dead_servers`, only what servers left that are not alive: the sessions on kernels of
+    their own, and those that they had not begun to start on a gateway. A session whose
+    authority is among the `living` servers stays; ``None``: any server may be alive. With
+    `vacated`, only while no server is registered in their namespace.
     """
 
     criteria: listing.Criteria
@@ -137,16 +119,17 @@ class Selection:
     def _chosen(self, rows: Iterator[R]) -> Iterator[R]:
         if self.living is None:
             return rows
-        servers = {(server.namespace, server.server_id) for server in self.living}
+        servers = {server.key for server in self.living}
         namespaces = {namespace for namespace, _ in servers}
 
         def attended(row: R) -> bool:
-            namespace, authority = row.namespace, row.authority
-            if authority.startswith(SERVER_AUTHORITY):
-                return (namespace, authority.removeprefix(SERVER_AUTHORITY)) in servers
-            if self.dead_servers:
-                return (namespace, row.server_id) in servers
-            return authority.startswith(GATEWAY_AUTHORITY) and namespace in namespaces
+            server_id = server_of(row.authority)
+            if server_id is None:
+                if not self.dead_servers:
+                    of_gateway = authority_kind(row.authority) == "gateway"
+                    return of_gateway and row.namespace in namespaces
+                server_id = row.server_id
+            return (row.namespace, server_id) in servers
 
         return (row for row in rows if not attended(row))
 
@@ -163,37 +146,23 @@ def count(connection: Connection, selection: Selection) -> Counted:
 def evict(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[int]:
     """Evict servers, a namespace at a time, and yield how many were of each.
 
-    Parameters
-    ----------
-    connection : Connection
-    servers : iterable of ServerRecord
-        In the order of their namespaces, as they were when they were last seen
-        to renew: one that has renewed since stays.
+    They come in the order of their namespaces. One that has renewed since it was seen stays.
     """
     for namespace, group in groupby(servers, key=_namespace):
-        yield retry_if_rolled_back(
-            connection, partial(evict_without_takeover, connection, namespace, list(group))
-        )
+        unit = partial(leases.evict_without_takeover, connection, namespace, list(group))
+        yield retry_if_rolled_back(connection, unit)
 
 
 def unregister(connection: Connection, servers: Iterable[ServerRecord]) -> Iterator[int]:
     """Remove the registrations of servers, whether they live or not; else as :func:`evict`."""
     for server in servers:
-        this = delete(_SERVERS).where(
-            _SERVERS.c.namespace == server.namespace, _SERVERS.c.server_id == server.server_id
-        )
-        yield retry_if_rolled_back(connection, partial(_count, connection, this))
+        yield retry_if_rolled_back(connection, partial(leases.unregister, connection, server))
 
 
 def remove(connection: Connection, selection: Selection) -> Iterator[Counted]:
     """Remove sessions, and yield after each statement what was removed until then.
 
     It stops when the caller stops iterating: nothing is left half done.
-
-    Parameters
-    ----------
-    connection : Connection
-    selection : Selection
     """
     candidates, conditions = selection.candidates(connection), selection.conditions()
     sessions = namespaces = 0
@@ -225,16 +194,12 @@ def _delete(
 ) -> int:
     keys = (
         and_(
-            _SESSIONS.c.namespace == name,
-            _SESSIONS.c.session_id.in_([row.session_id for row in rows]),
+            SESSIONS.c.namespace == name,
+            SESSIONS.c.session_id.in_([row.session_id for row in rows]),
         )
         for name, rows in groups
     )
-    return _count(connection, delete(_SESSIONS).where(or_(*keys), *conditions))
-
-
-def _count(connection: Connection, statement: Delete) -> int:
-    return connection.execute(statement).rowcount
+    return connection.execute(delete(SESSIONS).where(or_(*keys), *conditions)).rowcount
 
 
 def _namespace(one: Candidate | ServerRecord) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Table, delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...errors import SessionConflict, SessionStoreError
 from ...records import ServerRecord
 from ..engine.transactions import transaction
-from ..models import Server, Session
+from ..models import SERVERS, SESSIONS
 from .admin_connection import retry_if_rolled_back
 from .listing import servers
 
-_SERVERS: Final = cast("Table", Server.__table__)
-_SESSIONS: Final = cast("Table", Session.__table__)
-_there: Final = _SESSIONS.alias("there")
+_there: Final = SESSIONS.alias("there")
 
 #: How often a rename begins again because a server added to the new namespace meanwhile.
 _ATTEMPTS: Final = 5
@@ -43,26 +41,11 @@ class Renamed(NamedTuple):
 def rename(
     connection: Connection, old: str, new: str, dead: Collection[ServerRecord] | None
 ) -> Renamed:
-    """Move all rows of a namespace to another, in one transaction.
+    """Move all rows of a namespace to another, in one transaction, or nothing.
 
     A claim names no namespace, and goes along unless one of `new` has it. A
-    server that is registered in both stays as it is in `new`.
-
-    Parameters
-    ----------
-    connection : Connection
-    old, new : str
-        Two different ones.
-    dead : collection of ServerRecord or None
-        The servers of both, as they were seen to be dead: no other may be
-        registered. ``None``: any server may be.
-
-    Raises
-    ------
-    ServerAppeared
-        If another server is registered. Nothing was changed.
-    SessionConflict
-        If both have a session of one id. Nothing was changed.
+    server that is registered in both stays as it is in `new`. No server may be
+    registered but those that were seen to be `dead`; ``None``: any may.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -80,12 +63,12 @@ def _rename(
     with transaction(connection):
         if dead is not None:
             _refuse_others(connection, (old, new), dead)
-        both = _SESSIONS.join(_there, _SESSIONS.c.session_id == _there.c.session_id)
+        both = SESSIONS.join(_there, SESSIONS.c.session_id == _there.c.session_id)
         conflict = connection.execute(
-            select(_SESSIONS.c.session_id)
+            select(SESSIONS.c.session_id)
             .select_from(both)
-            .where(_SESSIONS.c.namespace == old, _there.c.namespace == new)
-            .order_by(_SESSIONS.c.session_id)
+            .where(SESSIONS.c.namespace == old, _there.c.namespace == new)
+            .order_by(SESSIONS.c.session_id)
             .limit(1)
         ).scalar()
         if conflict is not None:
@@ -94,12 +77,12 @@ def _rename(
         # reads, which DISTINCT forces.
         held = select(_there.c.claim).where(_there.c.namespace == new).distinct().subquery()
         lost = connection.execute(
-            update(_SESSIONS)
-            .where(_SESSIONS.c.namespace == old, _SESSIONS.c.claim.in_(select(held.c.claim)))
+            update(SESSIONS)
+            .where(SESSIONS.c.namespace == old, SESSIONS.c.claim.in_(select(held.c.claim)))
             .values(claim=None)
         ).rowcount
         sessions = connection.execute(
-            update(_SESSIONS).where(_SESSIONS.c.namespace == old).values(namespace=new)
+            update(SESSIONS).where(SESSIONS.c.namespace == old).values(namespace=new)
         ).rowcount
         return Renamed(sessions, _move_servers(connection, old, new), lost)
 
@@ -107,19 +90,19 @@ def _rename(
 def _refuse_others(
     connection: Connection, namespaces: tuple[str, str], dead: Collection[ServerRecord]
 ) -> None:
-    known = {(server.namespace, server.server_id): server.renewals for server in dead}
+    known = {server.key: server.renewals for server in dead}
     for namespace in namespaces:
         for server in servers(connection, namespace):
-            if known.get((namespace, server.server_id)) != server.renewals:
+            if known.get(server.key) != server.renewals:
                 raise ServerAppeared(server)
 
 
 def _move_servers(connection: Connection, old: str, new: str) -> int:
-    there = _SERVERS.alias("there")
+    there = SERVERS.alias("there")
     held = select(there.c.server_id).where(there.c.namespace == new).distinct().subquery()
-    doubled = delete(_SERVERS).where(
-        _SERVERS.c.namespace == old, _SERVERS.c.server_id.in_(select(held.c.server_id))
+    doubled = delete(SERVERS).where(
+        SERVERS.c.namespace == old, SERVERS.c.server_id.in_(select(held.c.server_id))
     )
     count = connection.execute(doubled).rowcount
-    moved = update(_SERVERS).where(_SERVERS.c.namespace == old).values(namespace=new)
+    moved = update(SERVERS).where(SERVERS.c.namespace == old).values(namespace=new)
     return count + connection.execute(moved).rowcount

@@ -16,11 +16,10 @@ from sqlalchemy import Connection, Engine, distinct, func, select
 from sqlalchemy.exc import DBAPIError
 
 from ..._version import __version__
-from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
 from ..engine.backend import backend_of
 from ..engine.url import describe
-from ..models import Base, Meta, Server, Session, to_utc
-from ..queries.leases import UNKNOWN_AUTHORITY
+from ..models import SERVERS, SESSIONS, Base, Meta, to_utc
+from ..queries.authorities import UNKNOWN_AUTHORITY, UNKNOWN_AUTHORITY_TEXT
 from ..schema import versions
 from .findings import Outcome, failed, ok, unknown, warning
 
@@ -77,14 +76,7 @@ def _dotted(numbers: Sequence[Any]) -> str:
 
 
 def revision(found: versions.Status, name: str) -> Outcome:
-    """Judge how the schema stands to this code.
-
-    Parameters
-    ----------
-    found : Status
-    name : str
-        The database, as :func:`.url.describe` shows it.
-    """
+    """Judge how the schema stands to this code."""
     if found.state is versions.State.CURRENT:
         return ok(f"{found.revision}, the newest.")
     explained = versions.explain(found, name)
@@ -100,8 +92,8 @@ _CURE: Final = re.compile(r"(?<=\.) (?:Run: |Nothing was changed\. )")
 
 #: What servers need on each table.
 _NEEDED: Final[Mapping[str, Sequence[str]]] = {
-    Session.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    Server.__tablename__: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    SESSIONS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    SERVERS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Meta.__tablename__: ("SELECT",),
     versions.VERSION_TABLE: ("SELECT",),
 }
@@ -154,15 +146,7 @@ def _attempt(verb: str, table: str) -> str:
 
 
 def schema_rights(may: bool | None, found: versions.Status) -> Outcome:
-    """Judge what a role may do to the schema.
-
-    Parameters
-    ----------
-    may : bool or None
-        Whether it may change the schema; ``None`` if that cannot be told.
-    found : Status
-        How the schema stands.
-    """
+    """Judge what a role may do to the schema; ``None``: whether it may change it cannot be told."""
     if may:
         return ok("The role may create and change the tables.")
     if may is None:
@@ -177,14 +161,7 @@ def schema_rights(may: bool | None, found: versions.Status) -> Outcome:
 
 
 def room(used: int, most: int, cure: str) -> Outcome:
-    """Judge how many more connections a server takes.
-
-    Parameters
-    ----------
-    used, most : int
-        How many connections there are, of all clients, and may be.
-    cure : str
-    """
+    """Judge how many more connections a server takes."""
     text = f"{used} of {most} are in use; each server that is busy holds one"
     if used <= most * _CROWDED:
         return ok(f"{text}.")
@@ -211,44 +188,31 @@ def clock(connection: Connection) -> Outcome:
 
 def sessions(connection: Connection) -> Outcome:
     """Count what is stored."""
-    table = Session.__table__
     count, namespaces = connection.execute(
-        select(func.count(), func.count(distinct(table.c.namespace))).select_from(table)
+        select(func.count(), func.count(distinct(SESSIONS.c.namespace))).select_from(SESSIONS)
     ).one()
-    servers = connection.execute(select(func.count()).select_from(Server.__table__)).scalar_one()
+    servers = connection.execute(select(func.count()).select_from(SERVERS)).scalar_one()
     return ok(f"Sessions: {count}. Namespaces: {namespaces}. Registered servers: {servers}.")
 
 
 def unknown_authorities(connection: Connection) -> Outcome:
     """Look for sessions that no server will ever finish or remove."""
-    table = Session.__table__
-    count = connection.execute(
-        select(func.count()).select_from(table).where(UNKNOWN_AUTHORITY)
-    ).scalar_one()
+    strangers = select(func.count()).select_from(SESSIONS).where(UNKNOWN_AUTHORITY)
+    count = connection.execute(strangers).scalar_one()
     if not count:
         return ok("None: each session belongs to a server or to a gateway.")
     return warning(
         f"{count} sessions have an authority that is neither a server nor a gateway, and are "
         "left alone by all servers.",
-        f"If nobody needs them: DELETE FROM {Session.__tablename__} WHERE authority NOT LIKE "
-        f"'{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%';",
+        f"If nobody needs them: DELETE FROM {SESSIONS.name} WHERE {UNKNOWN_AUTHORITY_TEXT};",
     )
 
 
 def judge_tls(host: str | None, protocol: str | None, verified: bool | None, how: str) -> Outcome:
-    """Judge the TLS of a connection.
+    """Judge the TLS of a connection; `how` says what tells.
 
-    Parameters
-    ----------
-    host : str or None
-        A name, an address, or the path of a socket.
-    protocol : str or None
-        Which is spoken; ``None`` if none.
-    verified : bool or None
-        Whether the server has to prove that it is the right one; ``None`` if
-        that cannot be told.
-    how : str
-        What says so.
+    The host may be the path of a socket. `verified` is ``None`` if it cannot be told whether
+    the server has to prove that it is the right one.
     """
     cure = (
         "PostgreSQL: ?sslmode=verify-full&sslrootcert=PATH in the URL. MySQL: engine_options = "

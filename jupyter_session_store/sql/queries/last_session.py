@@ -9,13 +9,12 @@ however concurrently, exactly one is last.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Final, cast
+from functools import lru_cache, partial
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Table,
     Update,
     and_,
     bindparam,
@@ -25,23 +24,21 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from ...records import CLOSING, STARTING, Closing, Move, Scope, SessionRecord
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
-from ..models import Session
+from ..models import SESSIONS
 from .rows import COLUMNS, to_record
-from .session_queries import IN_SCOPE, THIS, change, find, scoped
+from .session_queries import IN_SCOPE, THIS, change, claim_if_free, find, scoped
 
-_SESSIONS: Final = cast("Table", Session.__table__)
 _KERNEL: Final[ColumnElement[Any]] = bindparam("is_kernel_id")
 #: As :attr:`.SessionRecord.keeps_kernel_alive`.
 _KEEPS_KERNEL_ALIVE: Final = and_(
-    _SESSIONS.c.state != CLOSING,
-    or_(_SESSIONS.c.state != STARTING, _SESSIONS.c.path_digest.is_not(None)),
+    SESSIONS.c.state != CLOSING,
+    or_(SESSIONS.c.state != STARTING, SESSIONS.c.path_digest.is_not(None)),
 )
-_this_session = _SESSIONS.alias("this_session")
+_this_session = SESSIONS.alias("this_session")
 _KERNEL_OF_THIS: Final = (
     select(_this_session.c.kernel_id)
     .where(
@@ -51,12 +48,12 @@ _KERNEL_OF_THIS: Final = (
     .scalar_subquery()
 )
 _CLOSING_OR_BESIDE: Final = or_(
-    THIS, and_(_SESSIONS.c.kernel_id == _KERNEL_OF_THIS, _KEEPS_KERNEL_ALIVE)
+    THIS, and_(SESSIONS.c.kernel_id == _KERNEL_OF_THIS, _KEEPS_KERNEL_ALIVE)
 )
-_MOVING_OR_BESIDE: Final = and_(_SESSIONS.c.kernel_id == _KERNEL, or_(THIS, _KEEPS_KERNEL_ALIVE))
+_MOVING_OR_BESIDE: Final = and_(SESSIONS.c.kernel_id == _KERNEL, or_(THIS, _KEEPS_KERNEL_ALIVE))
 _LEAVING_OR_BESIDE: Final = or_(
-    and_(THIS, _SESSIONS.c.kernel_id.is_not_distinct_from(_KERNEL)),
-    and_(_SESSIONS.c.kernel_id == _KERNEL, _KEEPS_KERNEL_ALIVE),
+    and_(THIS, SESSIONS.c.kernel_id.is_not_distinct_from(_KERNEL)),
+    and_(SESSIONS.c.kernel_id == _KERNEL, _KEEPS_KERNEL_ALIVE),
 )
 
 
@@ -73,11 +70,11 @@ def _build_update(names: tuple[str, ...], where: ColumnElement[bool], returning:
         this = THIS
         if not returning and not values:
             this = and_(THIS, func.last_insert_id(1) == 1)
-        column = _SESSIONS.c[name]
+        column = SESSIONS.c[name]
         new: ColumnElement[Any] = bindparam(f"new_{name}", type_=column.type)
         values.append((column, case((this, new), else_=column)))
     # In this order: MySQL's expressions see what those before them have assigned.
-    statement = update(_SESSIONS).where(IN_SCOPE, where).ordered_values(*values)
+    statement = update(SESSIONS).where(IN_SCOPE, where).ordered_values(*values)
     return statement.returning(*COLUMNS, _KERNEL_OF_THIS) if returning else statement
 
 
@@ -137,12 +134,7 @@ def move(
     values: Mapping[str, Any],
 ) -> Move | None:
     """Move a session away from a kernel and count the others on that."""
-    try:
-        return _move(connection, scope, session_id, kernel_id, values)
-    except IntegrityError:
-        if values.get("claim") is None:
-            raise
-    return _move(connection, scope, session_id, kernel_id, {**values, "claim": None})
+    return claim_if_free(partial(_move, connection, scope, session_id, kernel_id), values)
 
 
 def _move(

@@ -7,21 +7,18 @@ made once in a server's death.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import fields
-from typing import Any, Final, cast
+from dataclasses import asdict, fields
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Table,
     and_,
     bindparam,
     delete,
     exists,
-    func,
     insert,
     literal,
-    literal_column,
     not_,
     or_,
     select,
@@ -29,43 +26,31 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from ...records import (
-    CLOSING,
-    GATEWAY_AUTHORITY,
-    READY,
-    SERVER_AUTHORITY,
-    STARTING,
-    Departure,
-    Scope,
-    ServerRecord,
-    SessionRecord,
-)
+from ...records import CLOSING, READY, STARTING, Departure, Scope, ServerRecord, SessionRecord
+from ..engine.backend import backend_of
 from ..engine.transactions import transaction
-from ..models import Server, Session, to_utc
+from ..models import SERVERS, SESSIONS, to_utc
 from . import session_queries
+from .authorities import IS_AUTHORITY, LOCAL, UNKNOWN_AUTHORITY
 from .rows import COLUMNS, check_columns, readable, to_record
 
-_SERVERS: Final = cast("Table", Server.__table__)
-_SESSIONS: Final = cast("Table", Session.__table__)
 _FIELDS: Final = tuple(field.name for field in fields(ServerRecord))
-check_columns(ServerRecord, _FIELDS, _SERVERS, set())
-_READABLE: Final = readable(_SERVERS)
-
+check_columns(ServerRecord, _FIELDS, SERVERS, set())
 _THIS: Final = and_(
-    _SERVERS.c.namespace == bindparam("in_namespace"), _SERVERS.c.server_id == bindparam("this_id")
+    SERVERS.c.namespace == bindparam("in_namespace"), SERVERS.c.server_id == bindparam("this_id")
 )
-_INSERT: Final = insert(_SERVERS)
-_RENEW: Final = update(_SERVERS).where(_THIS).values(renewals=_SERVERS.c.renewals + 1)
-_LIST: Final = select(*_READABLE).where(_SERVERS.c.namespace == bindparam("in_namespace"))
-_EVICT: Final = delete(_SERVERS).where(_THIS, _SERVERS.c.renewals == bindparam("seen"))
+_COUNT: Final = update(SERVERS).where(_THIS).values(renewals=SERVERS.c.renewals + bindparam("step"))
+_RENEW: Final = update(SERVERS).where(_THIS).values(renewals=SERVERS.c.renewals + 1)
+_LIST: Final = select(*readable(SERVERS)).where(SERVERS.c.namespace == bindparam("in_namespace"))
 _LEFT_UNFINISHED: Final = exists(
     select(literal(1)).where(
-        _SESSIONS.c.namespace == bindparam("in_namespace"),
-        _SESSIONS.c.server_id == bindparam("this_id"),
-        _SESSIONS.c.state.in_([STARTING, CLOSING]),
+        SESSIONS.c.namespace == bindparam("in_namespace"),
+        SESSIONS.c.server_id == bindparam("this_id"),
+        SESSIONS.c.state.in_([STARTING, CLOSING]),
     )
 )
-_REMOVE: Final = delete(_SERVERS).where(_THIS, not_(_LEFT_UNFINISHED))
+_UNREGISTER: Final = delete(SERVERS).where(_THIS)
+_DEPART: Final = _UNREGISTER.where(not_(_LEFT_UNFINISHED))
 
 
 def _this(server: ServerRecord) -> dict[str, Any]:
@@ -77,7 +62,7 @@ def register(connection: Connection, server: ServerRecord) -> None:
     if connection.execute(_RENEW, _this(server)).rowcount:
         return
     try:
-        connection.execute(_INSERT, {name: getattr(server, name) for name in _FIELDS})
+        connection.execute(insert(SERVERS), asdict(server))
     except IntegrityError:
         # Another manager over the same kernels was first.
         connection.execute(_RENEW, _this(server))
@@ -112,43 +97,32 @@ def _put_back(connection: Connection, record: SessionRecord) -> None:
 
 def no_registered_server(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return the condition that no server of a session's namespace meets all `conditions`."""
-    registered = select(literal(1)).where(
-        _SERVERS.c.namespace == _SESSIONS.c.namespace, *conditions
-    )
-    return not_(exists(registered.correlate(_SESSIONS)))
+    registered = select(literal(1)).where(SERVERS.c.namespace == SESSIONS.c.namespace, *conditions)
+    return not_(exists(registered.correlate(SESSIONS)))
 
 
-def authority_begins(authority: str) -> ColumnElement[bool]:
-    """Return the condition that a session's authority begins so; SQLite's LIKE ignores case."""
-    length: ColumnElement[int] = literal_column(str(len(authority)))
-    return func.substr(_SESSIONS.c.authority, literal_column("1"), length) == authority
-
-
-_IN_NAMESPACE: Final = _SESSIONS.c.namespace == bindparam("in_namespace")
-#: Kernels that a server runs itself.
-LOCAL: Final = authority_begins(SERVER_AUTHORITY)
-#: The server that a session's authority names, and the one that wrote the session.
-IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + _SERVERS.c.server_id == _SESSIONS.c.authority
-IS_OWNER: Final = _SERVERS.c.server_id == _SESSIONS.c.server_id
+_IN_NAMESPACE: Final = SESSIONS.c.namespace == bindparam("in_namespace")
+#: The server that wrote a session.
+IS_OWNER: Final = SERVERS.c.server_id == SESSIONS.c.server_id
 _OWNER_GONE: Final = and_(_IN_NAMESPACE, not_(LOCAL), no_registered_server(IS_OWNER))
-_REMOVE_LOCAL: Final = delete(_SESSIONS).where(
+_REMOVE_LOCAL: Final = delete(SESSIONS).where(
     _IN_NAMESPACE, LOCAL, no_registered_server(IS_AUTHORITY)
 )
 _REOPEN: Final = (
-    update(_SESSIONS).where(_OWNER_GONE, _SESSIONS.c.state == CLOSING).values(state=READY)
+    update(SESSIONS).where(_OWNER_GONE, SESSIONS.c.state == CLOSING).values(state=READY)
 )
-_REMOVE_UNSTARTED: Final = delete(_SESSIONS).where(
-    _OWNER_GONE, _SESSIONS.c.state == STARTING, _SESSIONS.c.kernel_id.is_(None)
+_REMOVE_UNSTARTED: Final = delete(SESSIONS).where(
+    _OWNER_GONE, SESSIONS.c.state == STARTING, SESSIONS.c.kernel_id.is_(None)
 )
 _TAKE_OVER: Final = (
-    update(_SESSIONS)
-    .where(session_queries.IN_SCOPE, _OWNER_GONE, _SESSIONS.c.state == STARTING)
+    update(SESSIONS)
+    .where(session_queries.IN_SCOPE, _OWNER_GONE, SESSIONS.c.state == STARTING)
     .values(server_id=bindparam("new_server"))
 )
 _STARTED_BY: Final = select(*COLUMNS).where(
     session_queries.IN_SCOPE,
-    _SESSIONS.c.state == STARTING,
-    _SESSIONS.c.server_id == bindparam("new_server"),
+    SESSIONS.c.state == STARTING,
+    SESSIONS.c.server_id == bindparam("new_server"),
 )
 
 
@@ -158,10 +132,7 @@ def evict(
     """Evict servers, and release what unregistered ones left; say how many were evicted."""
     ours = {"in_namespace": scope.namespace}
     with transaction(connection):
-        evicted = 0
-        for server in servers:
-            seen = {**_this(server), "seen": server.renewals}
-            evicted += connection.execute(_EVICT, seen).rowcount
+        evicted = _evict(connection, servers)
         for statement in (_REMOVE_LOCAL, _REOPEN, _REMOVE_UNSTARTED):
             connection.execute(statement, ours)
         connection.execute(_TAKE_OVER, session_queries.scoped(scope, new_server=by))
@@ -170,35 +141,28 @@ def evict(
     return evicted, [to_record(row) for row in rows]
 
 
+def _evict(connection: Connection, servers: Collection[ServerRecord]) -> int:
+    statement = _UNREGISTER.where(SERVERS.c.renewals == bindparam("seen"))
+    return sum(
+        connection.execute(statement, {**_this(server), "seen": server.renewals}).rowcount
+        for server in servers
+    )
+
+
 def evict_without_takeover(
     connection: Connection, namespace: str, servers: Collection[ServerRecord]
 ) -> int:
     """Evict servers for an operator: the living servers take over what those were starting.
 
-    Parameters
-    ----------
-    connection : Connection
-    namespace : str
-    servers : collection of ServerRecord
-        Of that namespace, as they were when they were last seen to renew.
-
-    Returns
-    -------
-    int
-        How many were evicted: not those that have renewed since.
+    Says how many were evicted: not those that have renewed since they were seen.
     """
     with transaction(connection):
-        evicted = sum(
-            connection.execute(_EVICT, {**_this(server), "seen": server.renewals}).rowcount
-            for server in servers
-        )
+        evicted = _evict(connection, servers)
         connection.execute(_REOPEN, {"in_namespace": namespace})
     return evicted
 
 
-#: Sessions whose authority no server would have written.
-UNKNOWN_AUTHORITY: Final = and_(not_(LOCAL), not_(authority_begins(GATEWAY_AUTHORITY)))
-_WITH_UNKNOWN_AUTHORITY: Final = select(_SESSIONS.c.session_id).where(
+_WITH_UNKNOWN_AUTHORITY: Final = select(SESSIONS.c.session_id).where(
     _IN_NAMESPACE, UNKNOWN_AUTHORITY
 )
 
@@ -209,18 +173,37 @@ def with_unknown_authority(connection: Connection, scope: Scope) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
+def unregister(connection: Connection, server: ServerRecord) -> int:
+    """Remove the registration of a server, and return whether it was there."""
+    return connection.execute(_UNREGISTER, _this(server)).rowcount
+
+
+def try_write(connection: Connection, server: ServerRecord) -> None:
+    """Write the row of a server as a renewal does, commit it, and leave it as it was.
+
+    A read alone does not show that writes fail. It waits for a lock no longer than a server
+    does. Any server will do; it may have gone meanwhile.
+    """
+    with transaction(connection):
+        if limit := backend_of(connection).lock_wait_limit:
+            connection.exec_driver_sql(limit)
+        # Where nothing is changed, MySQL and SQLite write nothing, and do not notice that the
+        # disk is full. The two are one transaction: no other connection sees what is between.
+        for step in (1, -1):
+            connection.execute(_COUNT, {**_this(server), "step": step})
+
+
 def depart(connection: Connection, departure: Departure) -> int:
     """Remove the sessions whose kernels do not run on, and the server if none does."""
     scope, running = departure.scope, departure.running
     count = 0
     if running is not None:
-        statement = delete(_SESSIONS).where(
+        statement = delete(SESSIONS).where(
             session_queries.IN_SCOPE,
-            or_(_SESSIONS.c.kernel_id.is_(None), _SESSIONS.c.kernel_id.not_in(list(running))),
+            or_(SESSIONS.c.kernel_id.is_(None), SESSIONS.c.kernel_id.not_in(list(running))),
         )
         count = connection.execute(statement, session_queries.scoped(scope)).rowcount
     if not running:
-        connection.execute(
-            _REMOVE, {"in_namespace": scope.namespace, "this_id": departure.server_id}
-        )
+        this = {"in_namespace": scope.namespace, "this_id": departure.server_id}
+        connection.execute(_DEPART, this)
     return count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields as dataclass_fields
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Table
 from sqlalchemy.ext.compiler import compiles
@@ -13,11 +13,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from ...records import Scope, SessionRecord, path_digest
 from ..engine.backend import backend_of
-from ..models import Session, UTCDateTime, to_utc
+from ..models import SESSIONS, UTCDateTime, to_utc
 
 FIELDS: Final = SessionRecord._fields
-
-_TABLE: Final = cast("Table", Session.__table__)
 
 
 class ReadableDate(FunctionElement[Any]):
@@ -43,29 +41,16 @@ def readable(table: Table) -> tuple[ColumnElement[Any], ...]:
     )
 
 
-def dates_in(names: Sequence[str], table: Table) -> tuple[int, ...]:
-    """Return which of some columns of a table hold dates."""
-    return tuple(
-        index for index, name in enumerate(names) if isinstance(table.c[name].type, UTCDateTime)
-    )
+def dates_in(names: Sequence[str]) -> tuple[int, ...]:
+    """Return which of some columns of the sessions' table hold dates."""
+    columns = SESSIONS.c
+    return tuple(i for i, name in enumerate(names) if isinstance(columns[name].type, UTCDateTime))
 
 
 def check_columns(record: type, fields: Sequence[str], table: Table, derived: set[str]) -> None:
     """Check, at import, that a record and its table speak of the same.
 
-    Parameters
-    ----------
-    record : type
-    fields : sequence of str
-        Of the record.
-    table : Table
-    derived : set of str
-        The columns that no field has, since they are computed from one.
-
-    Raises
-    ------
-    TypeError
-        If a field has no column, or a column has no field.
+    The `derived` columns have no field, since they are computed from one.
     """
     if differing := set(fields) ^ (set(table.columns.keys()) - derived):
         raise TypeError(
@@ -75,13 +60,13 @@ def check_columns(record: type, fields: Sequence[str], table: Table, derived: se
         )
 
 
-check_columns(SessionRecord, FIELDS, _TABLE, {"path_digest"})
+check_columns(SessionRecord, FIELDS, SESSIONS, {"path_digest"})
 
-_BY_NAME: Final = dict(zip(_TABLE.columns.keys(), readable(_TABLE), strict=True))
+_BY_NAME: Final = dict(zip(SESSIONS.columns.keys(), readable(SESSIONS), strict=True))
 #: The columns of a record, in the order of its fields. Dates are read as the driver gives
 #: them: the type's own way to turn them costs more than all else in a long list.
 COLUMNS: Final = tuple(_BY_NAME[name] for name in FIELDS)
-_DATES: Final = dates_in(FIELDS, _TABLE)
+_DATES: Final = dates_in(FIELDS)
 #: The two fields that a scope says, which a record begins with.
 _SCOPE: Final = tuple(field.name for field in dataclass_fields(Scope))
 assert FIELDS[: len(_SCOPE)] == _SCOPE

@@ -11,18 +11,17 @@ either as it was or as it should be.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum, auto
 from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     Connection,
     Delete,
     Select,
-    Table,
     Update,
     and_,
     bindparam,
@@ -32,27 +31,27 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy import (
-    update as update_statement,
-)
+from sqlalchemy import update as update_statement
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
+from ...errors import SessionConflict
 from ...records import Scope, SessionRecord, path_digest
-from ..models import Session
+from ..models import SESSIONS
 from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
-_SESSIONS: Final = cast("Table", Session.__table__)
+T = TypeVar("T")
+
 _BATCH: Final = 500
 _ANYTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: Parameters of a WHERE clause have a prefix: in an UPDATE the plain names are the new values.
 IN_SCOPE: Final = and_(
-    _SESSIONS.c.namespace == bindparam("in_namespace"),
-    _SESSIONS.c.authority == bindparam("in_authority"),
+    SESSIONS.c.namespace == bindparam("in_namespace"),
+    SESSIONS.c.authority == bindparam("in_authority"),
 )
 #: The session that a statement is about, within a scope.
-THIS: Final = _SESSIONS.c.session_id == bindparam("this_id")
+THIS: Final = SESSIONS.c.session_id == bindparam("this_id")
 
 
 class Added(Enum):
@@ -73,11 +72,11 @@ def _find(names: tuple[str, ...]) -> Select[Any]:
     conditions: list[ColumnElement[bool]] = [IN_SCOPE]
     for name in names:
         column = "path_digest" if name == "path" else name
-        conditions.append(_SESSIONS.c[column] == bindparam(f"is_{name}"))
+        conditions.append(SESSIONS.c[column] == bindparam(f"is_{name}"))
     return (
         select(*SCOPED_COLUMNS)
         .where(*conditions)
-        .order_by(_SESSIONS.c.created_at, _SESSIONS.c.session_id)
+        .order_by(SESSIONS.c.created_at, SESSIONS.c.session_id)
     )
 
 
@@ -93,10 +92,10 @@ def find(
     return to_records(scope, rows.all())
 
 
-_INSERT: Final = insert(_SESSIONS)
+_INSERT: Final = insert(SESSIONS)
 _RIVALS: Final = select(*COLUMNS).where(
-    _SESSIONS.c.namespace == bindparam("in_namespace"),
-    or_(THIS, _SESSIONS.c.claim == bindparam("is_claim")),
+    SESSIONS.c.namespace == bindparam("in_namespace"),
+    or_(THIS, SESSIONS.c.claim == bindparam("is_claim")),
 )
 
 
@@ -122,10 +121,8 @@ def add(connection: Connection, record: SessionRecord) -> Added:
 @lru_cache(maxsize=64)
 def _update(names: tuple[str, ...], expected: tuple[str, ...], returning: bool) -> Update:
     statement = (
-        update_statement(_SESSIONS)
-        .where(
-            IN_SCOPE, THIS, *(_SESSIONS.c[name] == bindparam(f"was_{name}") for name in expected)
-        )
+        update_statement(SESSIONS)
+        .where(IN_SCOPE, THIS, *(SESSIONS.c[name] == bindparam(f"was_{name}") for name in expected))
         .values({name: bindparam(f"new_{name}") for name in names})
     )
     return statement.returning(*COLUMNS) if returning else statement
@@ -140,13 +137,21 @@ def update(
 ) -> SessionRecord | None:
     """Update a session; without the claim to its new path if another holds that."""
     try:
-        return change(connection, scope, session_id, values, expected)
+        return claim_if_free(
+            lambda new: change(connection, scope, session_id, new, expected), values
+        )
+    except IntegrityError:
+        raise SessionConflict(str(values.get("session_id"))) from None
+
+
+def claim_if_free(unit: Callable[[Mapping[str, Any]], T], values: Mapping[str, Any]) -> T:
+    """Store values by a unit of work; without the claim if another session holds that."""
+    try:
+        return unit(values)
     except IntegrityError:
         if values.get("claim") is None:
-            from ...errors import SessionConflict
-
-            raise SessionConflict(str(values.get("session_id"))) from None
-    return update(connection, scope, session_id, {**values, "claim": None}, expected)
+            raise
+    return unit({**values, "claim": None})
 
 
 def change(
@@ -175,14 +180,14 @@ def change(
 
 @lru_cache(maxsize=2)
 def _remove_one(with_kernel: bool) -> Delete:
-    kernel = _SESSIONS.c.kernel_id
+    kernel = SESSIONS.c.kernel_id
     condition = kernel == bindparam("is_kernel_id") if with_kernel else kernel.is_(None)
-    return delete(_SESSIONS).where(IN_SCOPE, THIS, condition)
+    return delete(SESSIONS).where(IN_SCOPE, THIS, condition)
 
 
-_REMOVE_MANY: Final = delete(_SESSIONS).where(
+_REMOVE_MANY: Final = delete(SESSIONS).where(
     IN_SCOPE,
-    tuple_(_SESSIONS.c.session_id, _SESSIONS.c.kernel_id).in_(bindparam("pairs", expanding=True)),
+    tuple_(SESSIONS.c.session_id, SESSIONS.c.kernel_id).in_(bindparam("pairs", expanding=True)),
 )
 
 

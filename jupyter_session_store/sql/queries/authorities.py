@@ -1,0 +1,28 @@
+"""What :func:`.records.authority_kind` and :func:`.records.server_of` say, as conditions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import ColumnElement, and_, func, literal, literal_column, not_
+
+from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
+from ..models import SERVERS, SESSIONS
+
+
+def _begins(authority: str) -> ColumnElement[bool]:
+    """Return the condition that a session's authority begins so; SQLite's LIKE ignores case."""
+    length: ColumnElement[int] = literal_column(str(len(authority)))
+    return func.substr(SESSIONS.c.authority, literal_column("1"), length) == authority
+
+
+#: Sessions on kernels that a server runs itself.
+LOCAL: Final = _begins(SERVER_AUTHORITY)
+GATEWAY: Final = _begins(GATEWAY_AUTHORITY)
+#: Sessions whose authority no server would have written; and the same for people to type.
+UNKNOWN_AUTHORITY: Final = and_(not_(LOCAL), not_(GATEWAY))
+UNKNOWN_AUTHORITY_TEXT: Final = (
+    f"authority NOT LIKE '{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%'"
+)
+#: The server that a session's authority names.
+IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + SERVERS.c.server_id == SESSIONS.c.authority
