@@ -96,10 +96,8 @@ class _Job(Generic[T]):
         self.future: asyncio.Future[T] = loop.create_future()
 
     def expire(self, timeout: float) -> None:
-        if not self.future.done():
-            self.future.set_exception(
-                WorkerTimeout(f"the database did not answer within {timeout:g} s")
-            )
+        error = WorkerTimeout(f"the database did not answer within {timeout:g} s")
+        self._settle(self.future.set_exception, error)
 
     def __call__(self) -> None:
         # It expired in the queue, or its caller was cancelled.
@@ -108,22 +106,18 @@ class _Job(Generic[T]):
         try:
             result = self._call()
         except BaseException as error:
-            self._finish(self._fail, error)
+            self._finish(self.future.set_exception, error)
         else:
-            self._finish(self._succeed, result)
+            self._finish(self.future.set_result, result)
 
     def _finish(self, how: Callable[[Any], None], what: object) -> None:
         # The loop may have been closed meanwhile.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(how, what)
+            self._loop.call_soon_threadsafe(self._settle, how, what)
 
-    def _succeed(self, result: T) -> None:
+    def _settle(self, how: Callable[[Any], None], what: object) -> None:
         if not self.future.done():
-            self.future.set_result(result)
-
-    def _fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+            how(what)
 
 
 def _serve(jobs: _Queue, on_idle: Callable[[], None]) -> None:
