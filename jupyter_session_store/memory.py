@@ -155,8 +155,7 @@ class MemorySessionRepository(SessionRepository):
             record = self._change(scope, session_id, {"state": CLOSING, "server_id": server_id})
             if record is None:
                 return None
-            on_kernel = self._find(scope, {"kernel_id": record.kernel_id})
-            return Closing(record, last=not any(other.keeps_kernel_alive for other in on_kernel))
+            return Closing(record, last=self._is_unused(scope, record.kernel_id))
 
     async def move(
         self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
@@ -168,8 +167,10 @@ class MemorySessionRepository(SessionRepository):
                 return None
             changed = self._change(scope, session_id, changes)
             assert changed is not None
-            on_kernel = self._find(scope, {"kernel_id": kernel_id})
-            return Move(changed, last=not any(other.keeps_kernel_alive for other in on_kernel))
+            return Move(changed, last=self._is_unused(scope, kernel_id))
+
+    def _is_unused(self, scope: Scope, kernel_id: str | None) -> bool:
+        return not any(r.keeps_kernel_alive for r in self._find(scope, {"kernel_id": kernel_id}))
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """Forget sessions."""

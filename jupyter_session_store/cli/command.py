@@ -216,13 +216,22 @@ class StoreCommand(CommandLine):
         return admin_connection.engine(found.url, found.engine_options, **options)
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
+    def connection(self, given: str | None = None, **options: bool) -> Iterator[Connection]:
         """Yield a connection to the database; its schema has to fit."""
+        from ..sql.admin.admin_connection import connected
+
+        with self.database(given, **options) as engine, connected(engine) as connection:
+            self.require_usable(connection, given)
+            yield connection
+
+    def require_usable(self, connection: Connection, given: str | None) -> None:
+        """Refuse a schema that does not fit; the error names the database as `given`."""
         from ..sql.admin import admin_connection
 
-        with self.database() as engine, admin_connection.connected(engine) as connection:
+        try:
             admin_connection.require_usable(connection)
-            yield connection
+        except SchemaMismatch as error:
+            raise SchemaMismatch(self.add_url_to_commands(str(error), given)) from error
 
 
 def _report_interrupt(text: str) -> ExitCode:

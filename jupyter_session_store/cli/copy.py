@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from traitlets import Unicode
@@ -12,7 +11,7 @@ from .command import ExitCode, StoreCommand
 from .transfer import TransferCommand, count_fields, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection
 
@@ -80,23 +79,15 @@ class Copy(TransferCommand):
         with self._open_source() as source, self.open_target(self.target) as target:
             return self._copy(source, target)
 
-    @contextmanager
-    def _open_source(self) -> Iterator[Connection]:
-        """Yield a connection to the source, whose schema fits."""
-        from ..sql.admin import admin_connection
-
+    def _open_source(self) -> AbstractContextManager[Connection]:
+        """Return a connection to the source, whose schema fits."""
         file = self.missing_file(self.source)
         if file is not None:
             raise ConfigurationError(
                 f"There is no file {str(file)!r} to copy from; expected the database that the "
                 "servers have used: --from, or c.SessionManager.database_filepath."
             )
-        with (
-            self.database(self.source, writes=False) as engine,
-            admin_connection.connected(engine) as connection,
-        ):
-            self.require_usable(connection, self.source)
-            yield connection
+        return self.connection(self.source, writes=False)
 
     def _copy(self, source: Connection, target: Connection | None) -> ExitCode:
         from ..sql.admin import copying

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from traitlets import Bool
 
-from ..errors import SchemaMismatch, StoreUnavailable
+from ..errors import StoreUnavailable
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
@@ -58,15 +58,6 @@ class TransferCommand(StoreCommand):
             with _advise_rerun(), admin_connection.connected(engine) as connection:
                 self.require_usable(connection, given)
                 yield connection
-
-    def require_usable(self, connection: Connection, given: str) -> None:
-        """Refuse a schema that does not fit; the error names the database as `given`."""
-        from ..sql.admin import admin_connection
-
-        try:
-            admin_connection.require_usable(connection)
-        except SchemaMismatch as error:
-            raise SchemaMismatch(self.add_url_to_commands(str(error), given)) from error
 
     def missing_file(self, given: str) -> Path | None:
         """Return the file of a SQLite database if it does not exist."""
