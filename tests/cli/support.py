@@ -9,7 +9,6 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,8 +25,8 @@ from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
+from ..forking import USABLE, forker
 from ..migrations.support import surroundings
-from .forked import Forker
 
 #: The command, as it is installed beside this Python.
 COMMAND: Final = str(Path(sysconfig.get_path("scripts")) / "jupyter-session-store")
@@ -82,12 +81,8 @@ def session_store(
         With standard output and standard error as texts, apart.
     """
     surrounding = environment(home, url, **variables)
-    if not prefix and not any(name.startswith("PYTHON") for name in variables):
-        try:
-            return _forker().run(words, home, surrounding, answer, PATIENCE)
-        except subprocess.TimeoutExpired:
-            _forker.cache_clear()
-            raise
+    if USABLE and not prefix and not any(name.startswith("PYTHON") for name in variables):
+        return _forked([COMMAND, *words], home, surrounding, answer)
     return subprocess.run(
         [*prefix, COMMAND, *words],
         cwd=home,
@@ -100,11 +95,21 @@ def session_store(
     )
 
 
-@cache
-def _forker() -> Forker:
-    """Return the process that runs commands for the tests of this one."""
+def _forked(
+    command: list[str], home: Path, surrounding: Mapping[str, str], answer: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a process that need not import it."""
     with TemporaryDirectory() as folder:
-        return Forker(COMMAND, surroundings(Path(folder)))
+        streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
+        streams[0].write_text(answer)
+        process = forker().fork(command, home, surrounding, streams)
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(
+            command, code, streams[1].read_text(), streams[2].read_text()
+        )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ class Gateway(JupyterProcess):
 
     MODULE: ClassVar[str] = "kernel_gateway"
     CONFIG_FILE: ClassVar[str] = "jupyter_kernel_gateway_config.py"
+    FORKED: ClassVar[bool] = True
 
     def base_config(self) -> str:
         """Return the settings of a gateway that says which kernels it has."""

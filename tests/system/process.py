@@ -21,6 +21,7 @@ import psutil
 
 from ..databases import keeper
 from ..databases.local import free_port
+from ..forking import USABLE, Forked, forker
 
 #: Seconds. Far above what anything here takes: who reaches them hangs.
 PATIENCE: Final = 60.0
@@ -54,6 +55,8 @@ class JupyterProcess:
 
     MODULE: ClassVar[str]
     CONFIG_FILE: ClassVar[str]
+    #: Whether it may be forked from a process that has imported it.
+    FORKED: ClassVar[bool] = False
     #: How many connections a client keeps for its next requests.
     KEPT: ClassVar[int] = 200
 
@@ -76,7 +79,7 @@ class JupyterProcess:
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._environment = dict(environment or {})
         self._arguments = list(arguments)
         self._prefix = list(prefix)
@@ -87,6 +90,8 @@ class JupyterProcess:
         self._add_kernel_specification()
         self._folder("modules")
         self.add_module(_SLOW_TO_IMPORT, "raise ImportError(__name__)")
+        # That one is missing in the process that forks, too.
+        self._added_modules = False
         self.api = self._client()
 
     def configure(self, config: str) -> None:
@@ -97,6 +102,7 @@ class JupyterProcess:
     def add_module(self, name: str, text: str) -> None:
         """Add a Python module, which wins over an installed one."""
         (self.directory / "modules" / f"{name}.py").write_text(text)
+        self._added_modules = True
 
     def base_config(self) -> str:
         """Return what the configuration file of every test begins with."""
@@ -125,17 +131,27 @@ class JupyterProcess:
 
     def launch(self) -> None:
         """Start the process, and wait for nothing."""
-        with open(self.directory / "log", "ab") as log:
-            self._process = subprocess.Popen(
-                self.command(),
-                cwd=self.directory / "home",
-                env=self._clean_environment() | self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for pytest alone
-            )
+        log, home, command = self.directory / "log", self.directory / "home", self.command()
+        environment = self._clean_environment() | self._environment
+        if self._can_fork():
+            self._process = forker().fork(command[1:], home, environment, (os.devnull, log, log))
+        else:
+            with open(log, "ab") as stream:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=home,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    start_new_session=True,  # Ctrl-C is for pytest alone
+                )
         self._tell_keeper(f"{self._process.pid} {signal.SIGTERM.value}")
+
+    def _can_fork(self) -> bool:
+        """Return whether a process that has imported the program already would do the same."""
+        changed = self._prefix or self._environment or self._added_modules
+        return USABLE and self.FORKED and not changed
 
     def start(self) -> None:
         """Start the process, and wait until it answers."""

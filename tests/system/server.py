@@ -52,6 +52,7 @@ class JupyterServer(JupyterProcess, SessionsClient):
 
     MODULE: ClassVar[str] = "jupyter_server"
     CONFIG_FILE: ClassVar[str] = "jupyter_server_config.py"
+    FORKED: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -90,6 +90,7 @@ class QuietEnterpriseGateway(AnyGateway):
     """An Enterprise Gateway that starts kernels beside it, and keeps its list to itself."""
 
     MODULE = "enterprise_gateway"
+    FORKED = False
     CONFIG_FILE = "jupyter_enterprise_gateway_config.py"
     TAKES_IDS = True
     LIST_STATUS = 403
