@@ -1,9 +1,9 @@
 """Runs programs of Jupyter's many times from one process that has imported them once.
 
 The imports take several times as long as what most commands do, and most of a
-server's start. As a program it takes the numbers of two pipes. It reads a JSON
-object a line from the first: a program to fork, or a process that has ended, to
-be told how. It answers each with a number.
+server's start. As a program it takes the number of a socket, and answers each message
+with a number: a program to fork, with the files that are its streams, or a
+process that has ended, to be told how.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import pkgutil
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 #: All modules of these are imported, but for what only tests import.
 _PACKAGES: Final = ("jupyter_session_store", "jupyter_server", "kernel_gateway")
@@ -35,14 +36,22 @@ _LATER: Final = ("alembic.command", "psycopg", "pymysql", "rich.progress", "rich
 USABLE: Final = hasattr(os, "pidfd_open")
 
 
-class Forked:
-    """A process that was forked, with the methods of :class:`subprocess.Popen`."""
+_STDERR: Final = 2
+#: Bytes of the largest message.
+_LARGEST: Final = 100_000
 
-    def __init__(self, forker: Forker, pid: int) -> None:
+
+class Forked:
+    """A process that was forked, with what the tests use of :class:`subprocess.Popen`."""
+
+    def __init__(self, forker: Forker, pid: int, stdin: int | None, stdout: int | None) -> None:
         self._forker = forker
         self.pid = pid
         self._descriptor: int | None = os.pidfd_open(pid)
         self.returncode: int | None = None
+        #: Where these are pipes.
+        self.stdin: IO[str] | None = None if stdin is None else os.fdopen(stdin, "w")
+        self.stdout: IO[str] | None = None if stdout is None else os.fdopen(stdout)
 
     def poll(self) -> int | None:
         """Return how it has ended, if it has."""
@@ -57,9 +66,21 @@ class Forked:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
             os.close(self._descriptor)
             self._descriptor = None
-            self.returncode = self._forker.ask(ended=self.pid)
+            self.returncode = self._forker.ask({"ended": self.pid})
         assert self.returncode is not None
         return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Close its standard input, and return the rest of its standard output once it ends."""
+        if self.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.stdin.close()
+        self.wait(timeout)
+        output = ""
+        if self.stdout is not None and not self.stdout.closed:
+            output = self.stdout.read()
+            self.stdout.close()
+        return output, None
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -75,38 +96,37 @@ class Forker:
     """The process that forks: the tests' side. The processes end on their own."""
 
     def __init__(self) -> None:
-        requests, self._requests = os.pipe()
-        answers, its_answers = os.pipe()
-        self._answers = os.fdopen(answers)
+        self._socket, its_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(requests), str(its_answers)],
+            [sys.executable, __file__, str(its_socket.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            pass_fds=(requests, its_answers),
+            pass_fds=[its_socket.fileno()],
             start_new_session=True,  # Ctrl-C is for pytest alone
         )
-        os.close(requests)
-        os.close(its_answers)
+        its_socket.close()
         atexit.register(self._close)
 
     def _close(self) -> None:
-        os.close(self._requests)
+        self._socket.close()
         self._process.wait()
-        self._answers.close()
 
-    def ask(self, **request: Any) -> int:
+    def ask(self, request: Mapping[str, Any], streams: Sequence[int] = ()) -> int:
         """Send a request and return its answer."""
-        os.write(self._requests, f"{json.dumps(request)}\n".encode())
-        answer = self._answers.readline()
+        socket.send_fds(self._socket, [json.dumps(request).encode()], streams)
+        answer = self._socket.recv(_LARGEST)
         assert answer, "the process that forks has ended"
         return int(answer)
 
     def fork(
         self,
         command: Sequence[str],
-        folder: Path,
-        environment: Mapping[str, str],
-        streams: Sequence[Path | str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: int | IO[Any] = subprocess.DEVNULL,
+        stdout: int | IO[Any],
+        stderr: int | IO[Any] = _STDERR,
     ) -> Forked:
         """Start a process in a session of its own.
 
@@ -114,26 +134,41 @@ class Forker:
         ----------
         command : sequence of str
             The path of an installed command, or ``-m`` and a module; and its arguments.
-        folder : Path
-            Its working directory.
-        environment : mapping
-            All of it.
-        streams : sequence of Path or str
-            The files that are its standard input, output and error; the latter two are added to.
+        cwd, env, stdin, stdout, stderr
+            As :class:`subprocess.Popen` has them.
         """
-        request = {
-            "command": list(command),
-            "folder": str(folder),
-            "environment": dict(environment),
-            "streams": [str(path) for path in streams],
-        }
-        return Forked(self, self.ask(**request))
+        request = {"command": list(command), "folder": str(cwd), "environment": dict(env)}
+        ours: list[int | None] = []
+        with ExitStack() as stack:
+            theirs = []
+            for stream, mode in ((stdin, os.O_RDONLY), (stdout, os.O_WRONLY), (stderr, 0)):
+                own = None
+                if stream == subprocess.DEVNULL:
+                    number = os.open(os.devnull, mode)
+                    stack.callback(os.close, number)
+                elif stream == subprocess.PIPE:
+                    ends = os.pipe()
+                    number, own = ends if mode == os.O_RDONLY else ends[::-1]
+                    stack.callback(os.close, number)
+                else:
+                    number = stream if isinstance(stream, int) else stream.fileno()
+                theirs.append(number)
+                ours.append(own)
+            pid = self.ask(request, theirs)
+        return Forked(self, pid, ours[0], ours[1])
 
 
 @cache
 def forker() -> Forker:
     """Return the process that forks for the tests of this one."""
     return Forker()
+
+
+def start(command: Sequence[str], **how: Any) -> Forked | subprocess.Popen[str]:
+    """Start a process as :meth:`Forker.fork` does, where nothing can be forked in the usual way."""
+    if USABLE:
+        return forker().fork(command, **how)
+    return subprocess.Popen([sys.executable, *command], text=True, start_new_session=True, **how)
 
 
 def _import_all() -> None:
@@ -150,25 +185,24 @@ def _import_all() -> None:
         importlib.import_module(name)
 
 
-def _become(request: Mapping[str, Any]) -> Callable[[], object]:
+def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], object]:
     """Be a process that was started for a command, and return what runs it."""
     os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    for number, path in enumerate(request["streams"]):
-        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(opened, number)
-        os.close(opened)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     program, *words = request["command"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if program == "-m":
         name, *words = words
         sys.path[0] = request["folder"]
         sys.argv = [name, *words]
-        for stream in (sys.stdout, sys.stderr):
+        for text in (sys.stdout, sys.stderr):
             # As with PYTHONUNBUFFERED.
-            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+            text.reconfigure(write_through=True)  # type: ignore[union-attr]
 
         def run() -> None:
             runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -181,28 +215,30 @@ def _become(request: Mapping[str, Any]) -> Callable[[], object]:
     return main
 
 
-def serve(requests: int, answers: int) -> object:
+def serve(number: int) -> object:
     """Fork for each request until they end; return what the program that was forked returns."""
     _import_all()
     # What is here stays: no collection in a process that was forked has to copy it.
     gc.collect()
     gc.freeze()
-    with os.fdopen(requests) as lines:
-        for line in lines:
-            request = json.loads(line)
+    with socket.socket(fileno=number) as requests:
+        while True:
+            message, streams, _, _ = socket.recv_fds(requests, _LARGEST, 3)
+            if not message:
+                return 0
+            request = json.loads(message)
             if "ended" in request:
                 _, status = os.waitpid(request["ended"], 0)
                 answer = os.waitstatus_to_exitcode(status)
             else:
                 answer = os.fork()
                 if not answer:
-                    os.close(answers)
                     break
-            os.write(answers, f"{answer}\n".encode())
-        else:
-            return 0
-    return _become(request)()
+                for stream in streams:
+                    os.close(stream)
+            requests.send(str(answer).encode())
+    return _become(request, streams)()
 
 
 if __name__ == "__main__":
-    sys.exit(serve(int(sys.argv[1]), int(sys.argv[2])) or 0)  # type: ignore[arg-type]
+    sys.exit(serve(int(sys.argv[1])) or 0)  # type: ignore[arg-type]

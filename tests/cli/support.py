@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -99,17 +99,19 @@ def _forked(
     command: list[str], home: Path, surrounding: Mapping[str, str], answer: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a process that need not import it."""
-    with TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("stdin", "stdout", "stderr")]
-        streams[0].write_text(answer)
-        process = forker().fork(command, home, surrounding, streams)
+    with TemporaryFile("w+") as stdin, TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        stdin.write(answer)
+        stdin.seek(0)
+        process = forker().fork(
+            command, cwd=home, env=surrounding, stdin=stdin, stdout=stdout, stderr=stderr
+        )
         try:
             code = process.wait(PATIENCE)
         finally:
             process.kill()
-        return subprocess.CompletedProcess(
-            command, code, streams[1].read_text(), streams[2].read_text()
-        )
+        for stream in (stdout, stderr):
+            stream.seek(0)
+        return subprocess.CompletedProcess(command, code, stdout.read(), stderr.read())
 
 
 @contextmanager

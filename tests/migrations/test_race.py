@@ -21,6 +21,7 @@ from jupyter_session_store.sql.schema import locks, migrating, versions
 from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database
+from ..forking import Forked, start
 from .support import ROOT, SCOPE, engine_of, opened, record, run_python, status, surroundings
 
 SERVERS: Final = 8
@@ -42,17 +43,16 @@ class Race:
 
     def __init__(self, folder: Path, number: int = SERVERS) -> None:
         self._logs = [folder / f"racer-{place}.log" for place in range(number)]
-        self._racers: list[subprocess.Popen[str]] = []
+        self._racers: list[Forked | subprocess.Popen[str]] = []
         for place, log in enumerate(self._logs):
             with log.open("w") as errors:
-                racer = subprocess.Popen(
-                    [sys.executable, "-m", "tests.migrations.racer", f"session-{place}"],
+                racer = start(
+                    ["-m", "tests.migrations.racer", f"session-{place}"],
                     cwd=ROOT,
                     env=surroundings(folder),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    text=True,
                 )
             self._racers.append(racer)
 

@@ -131,19 +131,21 @@ class JupyterProcess:
 
     def launch(self) -> None:
         """Start the process, and wait for nothing."""
-        log, home, command = self.directory / "log", self.directory / "home", self.command()
+        command, home = self.command(), self.directory / "home"
         environment = self._clean_environment() | self._environment
-        if self._can_fork():
-            self._process = forker().fork(command[1:], home, environment, (os.devnull, log, log))
-        else:
-            with open(log, "ab") as stream:
+        with open(self.directory / "log", "ab") as log:
+            if self._can_fork():
+                self._process = forker().fork(
+                    command[1:], cwd=home, env=environment, stdout=log, stderr=log
+                )
+            else:
                 self._process = subprocess.Popen(
                     command,
                     cwd=home,
                     env=environment,
                     stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=stream,
+                    stdout=log,
+                    stderr=log,
                     start_new_session=True,  # Ctrl-C is for pytest alone
                 )
         self._tell_keeper(f"{self._process.pid} {signal.SIGTERM.value}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from ..databases import Database
+from ..forking import start
 
 pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(900)]
 
@@ -34,12 +35,12 @@ class Process:
     """
 
     def __init__(self, url: str, name: str, gateway: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.system.racer", name, str(gateway)],
+        self._process = start(
+            ["-m", "tests.system.racer", name, str(gateway)],
             cwd=ROOT,
+            env=os.environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
         # Not an argument: it may hold a password.
         self._say(url)
