@@ -10,7 +10,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from ..errors import GatewayUnavailable
 from ..records import Liveness
 from .context import SessionContext
-from .views import last_known_model
+from .models import last_known_model
 
 
 @dataclass(frozen=True)

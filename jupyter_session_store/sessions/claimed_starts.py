@@ -18,9 +18,9 @@ from ..records import READY, STARTING, SessionRecord
 from .attaching import KernelAttacher
 from .context import NewSession, SessionContext
 from .kernels import SessionKernels
+from .models import rest_model, stored_of_kernel
 from .reading import SessionReader
 from .recovery import Recovery
-from .views import rest_model, stored_of_kernel
 from .writing import SessionWriter
 
 

@@ -13,7 +13,8 @@ from .claims import PathLeaders
 from .context import NewSession, SessionContext, being_deleted, kernel_gone, not_found
 from .interface import Sessions
 from .kernels import StoredMove
-from .views import LocalViews, stored_of_kernel
+from .models import stored_of_kernel
+from .views import LocalViews
 
 
 class LocalSessions(Sessions):

@@ -15,9 +15,9 @@ from ..records import CLOSING, READY, STARTING, Liveness, SessionRecord
 from .attaching import KernelAttacher
 from .context import NewSession, SessionContext, being_deleted, not_found
 from .kernels import SessionKernels, StoredMove, no_such_kernel
+from .models import stored_of_kernel
 from .reading import SessionReader
 from .recovery import Recovery
-from .views import stored_of_kernel
 from .writing import SessionWriter
 
 #: Seconds between two attempts to learn the outcome of a move whose answer was lost.

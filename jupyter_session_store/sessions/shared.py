@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 
-from ..errors import SessionStoreError
-from ..records import Closing, Liveness, SessionRecord
+from ..records import Liveness, SessionRecord
 from .claimed_starts import ClaimedStarts
 from .claims import PathLeaders
-from .context import NewSession, SessionContext, is_storable, kernel_gone, not_found
+from .closing import SessionCloser
+from .context import NewSession, SessionContext
 from .interface import Sessions
+from .models import stored_of_kernel
 from .moving import SessionMover
 from .recovery import Recovery, UncertainCloses
-from .views import SharedViews, stored_of_kernel
+from .views import SharedViews
 
 
 class SharedSessions(Sessions):
     """The sessions of a gateway's kernels: claims, marks and takeovers keep servers in step."""
 
     def __init__(self, context: SessionContext, leaders: PathLeaders) -> None:
-        self._uncertain_closes = UncertainCloses(context)
-        super().__init__(context, leaders, SharedViews(context), self._uncertain_closes)
-        self.recovery = Recovery(context, self._uncertain_closes, self.kernels)
+        uncertain_closes = UncertainCloses(context)
+        super().__init__(context, leaders, SharedViews(context), uncertain_closes)
+        self.recovery = Recovery(context, uncertain_closes, self.kernels)
+        self._closer = SessionCloser(context, self._writer, self.kernels, uncertain_closes)
         parts = (context, self.reader, self._writer, self.kernels, self.attacher, self.recovery)
         self._starts = ClaimedStarts(*parts)
         self._mover = SessionMover(*parts, self._runner)
@@ -100,50 +100,7 @@ class SharedSessions(Sessions):
 
     async def close(self, session_id: str) -> None:
         """Mark, count, shut down, remove."""
-        usage, uncertain_closes = self._context.usage, self._uncertain_closes
-        shutdown = None
-        async with usage.counting():
-            closing = await self._begin_close(session_id)
-            if closing is None:
-                raise not_found(session_id)
-            record = closing.record
-            kernel_id = record.kernel_id
-            # A session that another server attached since the mark was made has seen the mark,
-            # or is seen now.
-            attached = closing.last and await uncertain_closes.track_failure(
-                session_id, self.kernels.has_users(str(kernel_id))
-            )
-            if closing.last and kernel_id is not None and not attached:
-                shutdown = usage.begin_shutdown(kernel_id)
-            else:
-                # The kernel goes on, and if this fails, the session does too.
-                await uncertain_closes.track_failure(session_id, self._context.remove(record))
-        shut_down = partial(self._shut_down_closing, session_id)
-        if await self._writer.finish_close(record, shutdown, shut_down):
-            raise kernel_gone(record)
-
-    async def _begin_close(self, session_id: str) -> Closing | None:
-        if not is_storable("session_id", session_id):
-            return None
-        repository = await self._context.current_repository()
-        await self._uncertain_closes.take_back()
-        return await self._uncertain_closes.track_failure(
-            session_id,
-            repository.begin_close(self._context.scope, session_id, self._context.server_id),
-        )
-
-    async def _shut_down_closing(self, session_id: str, kernel_id: str) -> None:
-        """Shut down the kernel of a closing session, or make the session ready again."""
-        try:
-            await self.kernels.shut_down(kernel_id)
-        except BaseException:
-            # If that fails too, it is tried after the next renewal; the session is shown, and
-            # can be deleted again.
-            self._uncertain_closes.track(session_id)
-            with suppress(SessionStoreError):
-                async with self._context.usage.counting():
-                    await self._uncertain_closes.take_back()
-            raise
+        await self._closer.close(session_id)
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Have recovery take them over."""

@@ -12,8 +12,8 @@ from ..records import STOCK_COLUMNS, SessionRecord, claim_of
 from ..telemetry.events import CLOSED, MOVED
 from .claims import PathLeaders
 from .context import SessionContext, check_texts, is_storable, not_found
+from .models import stored_of_kernel
 from .reading import SessionReader
-from .views import stored_of_kernel
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Closing a session on a shared kernel: mark, count, shut down, remove."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from ..errors import SessionStoreError
+from ..records import Closing
+from .context import SessionContext, is_storable, kernel_gone, not_found
+from .kernels import SessionKernels
+from .recovery import UncertainCloses
+from .writing import SessionWriter
+
+
+class SessionCloser:
+    """Closes sessions, and shuts down the kernel of the last. For the tasks of one event loop."""
+
+    def __init__(
+        self,
+        context: SessionContext,
+        writer: SessionWriter,
+        kernels: SessionKernels,
+        uncertain_closes: UncertainCloses,
+    ) -> None:
+        self._context = context
+        self._writer = writer
+        self._kernels = kernels
+        self._uncertain_closes = uncertain_closes
+
+    async def close(self, session_id: str) -> None:
+        """Close a session; its kernel is shut down if no other session uses it."""
+        usage, uncertain_closes = self._context.usage, self._uncertain_closes
+        shutdown = None
+        async with usage.counting():
+            closing = await self._begin(session_id)
+            if closing is None:
+                raise not_found(session_id)
+            record = closing.record
+            kernel_id = record.kernel_id
+            # A session that another server attached since the mark was made has seen the mark,
+            # or is seen now.
+            attached = closing.last and await uncertain_closes.track_failure(
+                session_id, self._kernels.has_users(str(kernel_id))
+            )
+            if closing.last and kernel_id is not None and not attached:
+                shutdown = usage.begin_shutdown(kernel_id)
+            else:
+                # The kernel goes on, and if this fails, the session does too.
+                await uncertain_closes.track_failure(session_id, self._context.remove(record))
+        shut_down = partial(self._shut_down, session_id)
+        if await self._writer.finish_close(record, shutdown, shut_down):
+            raise kernel_gone(record)
+
+    async def _begin(self, session_id: str) -> Closing | None:
+        if not is_storable("session_id", session_id):
+            return None
+        repository = await self._context.current_repository()
+        await self._uncertain_closes.take_back()
+        return await self._uncertain_closes.track_failure(
+            session_id,
+            repository.begin_close(self._context.scope, session_id, self._context.server_id),
+        )
+
+    async def _shut_down(self, session_id: str, kernel_id: str) -> None:
+        """Shut down the kernel of a closing session, or make the session ready again."""
+        try:
+            await self._kernels.shut_down(kernel_id)
+        except BaseException:
+            # If that fails too, it is tried after the next renewal; the session is shown, and
+            # can be deleted again.
+            self._uncertain_closes.track(session_id)
+            with suppress(SessionStoreError):
+                async with self._context.usage.counting():
+                    await self._uncertain_closes.take_back()
+            raise
