@@ -51,11 +51,13 @@ class JupyterProcess:
         What runs the command.
     token : str, optional
         What a client authenticates by; one of its own if not given.
+    fork : bool
+        Whether it may be forked from a process that has imported it, and more, already.
     """
 
     MODULE: ClassVar[str]
     CONFIG_FILE: ClassVar[str]
-    #: Whether it may be forked from a process that has imported it.
+    #: Whether the process that forks imports it.
     FORKED: ClassVar[bool] = False
     #: How many connections a client keeps for its next requests.
     KEPT: ClassVar[int] = 200
@@ -68,6 +70,7 @@ class JupyterProcess:
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
         token: str | None = None,
+        fork: bool = True,
     ) -> None:
         self.token = token or uuid4().hex
         self._claim = claimed_port()
@@ -83,6 +86,7 @@ class JupyterProcess:
         self._environment = dict(environment or {})
         self._arguments = list(arguments)
         self._prefix = list(prefix)
+        self._fork = fork
         self.data_dir = self._folder("data")
         self._folder("config")
         self._folder("home")
@@ -153,7 +157,7 @@ class JupyterProcess:
     def _can_fork(self) -> bool:
         """Return whether a process that has imported the program already would do the same."""
         changed = self._prefix or self._environment or self._added_modules
-        return USABLE and self.FORKED and not changed
+        return USABLE and self.FORKED and self._fork and not changed
 
     def start(self) -> None:
         """Start the process, and wait until it answers."""

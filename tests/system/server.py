@@ -44,7 +44,7 @@ class JupyterServer(JupyterProcess, SessionsClient):
 
     Parameters
     ----------
-    config, environment, arguments, prefix, token
+    config, environment, arguments, prefix, token, fork
         As :class:`.JupyterProcess` has them.
     root : Path, optional
         The root directory, from which the default namespace comes.
@@ -63,10 +63,16 @@ class JupyterServer(JupyterProcess, SessionsClient):
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
         token: str | None = None,
+        fork: bool = True,
     ) -> None:
         self._root = root
         super().__init__(
-            config, environment=environment, arguments=arguments, prefix=prefix, token=token
+            config,
+            environment=environment,
+            arguments=arguments,
+            prefix=prefix,
+            token=token,
+            fork=fork,
         )
 
     @property
