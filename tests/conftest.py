@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 import sys
 from collections.abc import Generator
 
@@ -20,18 +19,18 @@ pytest_plugins = [
     "pytest_jupyter.jupyter_server",
     "pytester",
     "tests.databases.plugin",
+    "tests.interrupts",
     "tests.leaving_out",
 ]
 
 _SEED = "JSS_TEST_SEED"
 
 
-def pytest_configure() -> None:
-    # A shell starts what it puts into the background with SIGINT ignored, and whoever is started
-    # by such a process ignores it too. Where there is a handler, it gets the default: Ctrl-C
-    # ends the commands of the tests, and goes on to be nothing to the tests themselves.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: None)
+@pytest.fixture
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs of pytest within a test load what they name: the other plugins take seconds."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist.plugin")
 
 
 @pytest.fixture

@@ -26,9 +26,12 @@ from .databases import (
 )
 from .databases.plugin import Servers
 
+pytestmark = pytest.mark.usefixtures("few_plugins")
 servers_only = pytest.mark.only("postgresql", "mysql", reason="SQLite has no server")
 
 PLUGIN = ("-p", "tests.databases.plugin", "-p", "no:cacheprovider")
+#: For who loads no other plugin.
+XDIST = ("-p", "xdist.plugin")
 INCOMPLETE = """
     import pytest
 
@@ -196,7 +199,7 @@ def test_without_a_server_the_run_fails_and_says_how_to_get_one(
     monkeypatch.setenv("JSS_TEST_DOCKER", "1")
     monkeypatch.delenv("JSS_TEST_POSTGRESQL_URL", raising=False)
     pytester.makepyfile("def test_x(database): assert database")
-    result = pytester.runpytest(*PLUGIN, way, "-k", "postgresql")
+    result = pytester.runpytest(*PLUGIN, *XDIST, way, "-k", "postgresql")
     assert result.ret != pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["*There is no PostgreSQL*", "*set JSS_TEST_POSTGRESQL_URL to*"])
 
@@ -211,7 +214,7 @@ def test_server_programs_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("way", ["-q", "-n1", "-kfine", "test_it.py::test_fine[mysql]"])
 def test_a_kind_that_is_missing_fails_the_collection(way: str, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=INCOMPLETE)
-    result = pytester.runpytest(*PLUGIN, way)
+    result = pytester.runpytest(*PLUGIN, *XDIST, way)
     assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     result.stdout.fnmatch_lines(
         "test_x[[]*]: collected for sqlite, mysql; expected for sqlite, postgresql, mysql*"
@@ -272,6 +275,6 @@ def test_a_mark_that_says_too_little_fails_the_collection(
 )
 def test_a_skip_fails_the_run(source: str, way: str, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=source, test_other="def test_y(): assert True")
-    result = pytester.runpytest(*PLUGIN, way)
+    result = pytester.runpytest(*PLUGIN, *XDIST, way)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines("SKIPPED, which fails the run: test_it.py*")

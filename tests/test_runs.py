@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("few_plugins")
+
 
 def test_rounds_and_seeds(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JSS_TEST_SEED", "17")
@@ -50,7 +52,7 @@ MARKED = """
 @pytest.mark.parametrize("way", ["-q", "-n1"])
 def test_the_last_line_says_what_was_left_out(way: str, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(MARKED)
-    plugin = ("-p", "tests.leaving_out", "-rP", way)
+    plugin = ("-p", "xdist.plugin", "-p", "tests.leaving_out", "-rP", way)
     some = pytester.runpytest(*plugin)
     some.assert_outcomes(passed=2, deselected=0 if way == "-n1" else 2)
     some.stdout.fnmatch_lines("of 100 rounds: 2")
@@ -69,6 +71,7 @@ def test_nothing_was_left_out(pytester: pytest.Pytester) -> None:
     assert "Left out" not in every.stdout.str()
 
 
+@pytest.mark.timeout(600)
 def test_children_heed_ctrl_c_wherever_the_tests_were_started(tmp_path: Path) -> None:
     """A shell has what it starts in the background ignore it."""
     test = tmp_path / "test_it.py"
@@ -79,14 +82,14 @@ def test_children_heed_ctrl_c_wherever_the_tests_were_started(tmp_path: Path) ->
         "    child = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)\n"
         "    assert child.stdout == 'default_int_handler\\n'\n"
     )
-    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m pytest -q -p tests.conftest"
+    command = f"trap '' INT; exec {shlex.quote(sys.executable)} -m pytest -q -p tests.interrupts"
     for way in ("", " -n1"):
         done = subprocess.run(
             ["bash", "-c", f"{command} --noconftest {shlex.quote(str(test))}{way}"],
             cwd=Path(__file__).resolve().parents[1],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=250,
             check=False,
         )
         assert done.returncode == 0, done.stdout

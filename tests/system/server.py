@@ -23,6 +23,8 @@ _UNCAUGHT = re.compile(
     "|Exception ignored(?! in atexit callback: <function HBChannel)"
     # So does one that is interrupted in a callback, as by the interrupt before a shutdown.
     r"(?!.*\nTraceback .*\n(?:  .*\n)*KeyboardInterrupt)"
+    # And one that is interrupted while it makes its event loop.
+    r"(?! in: <function BaseEventLoop\.__del__ )"
 )
 
 _BASE_CONFIG = """
