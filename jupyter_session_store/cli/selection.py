@@ -51,7 +51,7 @@ def session_row(record: SessionRecord) -> dict[str, Any]:
     """Return all fields of a session, with the kernel's model decoded."""
     row = record._asdict()
     # A model that is not JSON, because an operator edited it, is shown as it is.
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         row["kernel_model"] = json.loads(record.kernel_model or "null")
     return row
 

@@ -7,42 +7,72 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl
+from typing import Any, NoReturn
 
 from jupyter_core.paths import jupyter_data_dir
-from traitlets import Dict, TraitError, Unicode, default, validate
+from traitlets import Dict, TraitError, TraitType, Unicode, default, validate
 from traitlets.config import Configurable
 
 from ..errors import ConfigurationError
+from ..locations import clean, holds_password
 from ..repository import SessionRepository, garbage_kept, load_repository
+from . import SECTION
 
 URL_VARIABLE = "JUPYTER_SESSION_STORE_URL"
 OPTIONS_VARIABLE = "JUPYTER_SESSION_STORE_ENGINE_OPTIONS"
 
-#: As SQLAlchemy reads a URL: only the "@" of a password has to be encoded.
-_USER_AND_PASSWORD: Final = re.compile(r"[^:/]*://[^:/]*:[^@]*@")
 
+class _SaysNoValue(TraitType):  # type: ignore[type-arg]
+    """A trait whose errors do not repeat its value, which may hold a password."""
 
-class EngineOptions(Dict):
-    """A dict whose errors do not repeat its value, which may hold a password."""
+    #: What is expected, in words.
+    expected = ""
 
     def error(
         self, obj: Any, value: Any, error: Exception | None = None, info: str | None = None
     ) -> NoReturn:
         """Raise an error with the type that was found."""
+        hint = " Remove the comma at the end of the line." if isinstance(value, tuple) else ""
         raise TraitError(
-            f"c.PersistentSessionManager.engine_options is of type {type(value).__name__}; "
-            "expected a dict of keyword arguments of sqlalchemy.create_engine."
+            f"c.{self.section}.{self.name} is of type {type(value).__name__}; expected "
+            f"{self.expected}.{hint}"
         )
+
+    def from_string_list(self, given: list[str]) -> Any:
+        """Take the value that was given on the command line, and refuse a second."""
+        if len(given) > 1:
+            raise TraitError(
+                f"c.{self.section}.{self.name} was given {len(given)} times; expected once."
+            )
+        return self.from_string(given[0])
+
+    @property
+    def section(self) -> str:
+        """The section of the configuration in which users set it."""
+        return "SessionManager" if self.name == "database_filepath" else SECTION
+
+
+class SecretText(_SaysNoValue, Unicode):  # type: ignore[type-arg]
+    """A text whose errors do not repeat it."""
+
+    expected = "a string in quotes"
+
+
+class EngineOptions(_SaysNoValue, Dict):
+    """A dict whose errors do not repeat it."""
+
+    expected = "a dict of keyword arguments of sqlalchemy.create_engine"
+
+    def from_string_list(self, given: list[str]) -> Any:
+        """Take what was given on the command line, as any dict does."""
+        return super(_SaysNoValue, self).from_string_list(given)
 
 
 class DatabaseSettings(Configurable):
     """The traits of :class:`.PersistentSessionManager` that a command reads too."""
 
-    database_filepath = Unicode(
+    database_filepath = SecretText(
         help="""
         Where sessions are kept: the path of a SQLite file, ``:memory:``, or a
         database URL: ``sqlite:///``, ``postgresql://``, ``mysql://`` or
@@ -82,7 +112,7 @@ class DatabaseSettings(Configurable):
     def _default_database_filepath(self) -> str:
         given = os.environ.get(URL_VARIABLE)
         if given is not None and self.repository == "sqlalchemy":
-            if not given:
+            if not given or given.isspace():
                 raise TraitError(
                     f"The environment variable {URL_VARIABLE} is empty; expected a path or a "
                     "database URL, or that it is not set: then the default is used."
@@ -100,6 +130,7 @@ class DatabaseSettings(Configurable):
         return self._checked(proposal["value"])
 
     def _checked(self, url: str) -> str:
+        url = clean(url)
         if holds_password(url) and any(url in argument for argument in sys.argv):
             raise TraitError(
                 "c.SessionManager.database_filepath was given on the command line with a password, "
@@ -132,11 +163,3 @@ class DatabaseSettings(Configurable):
                 f"{OPTIONS_VARIABLE} holds a {type(options).__name__}; expected a JSON object."
             )
         return options
-
-
-def holds_password(url: str) -> bool:
-    """Return whether a URL holds a password, before its host or in its parameters."""
-    if _USER_AND_PASSWORD.match(url):
-        return True
-    names = [name.lower() for name, _ in parse_qsl(url.partition("?")[2])]
-    return "://" in url and any("pass" in name and name != "passfile" for name in names)

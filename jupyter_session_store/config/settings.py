@@ -17,8 +17,9 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from ..errors import ConfigurationError
+from ..locations import clean, holds_password
 from . import SECTION, SECTIONS
-from .database import DatabaseSettings, holds_password
+from .database import DatabaseSettings
 
 
 class _ServerConfig(JupyterApp):
@@ -113,7 +114,7 @@ def _resolve_url(given: str) -> str:
                 f"The environment variable {where!r} is {'not set' if url is None else 'empty'}; "
                 "expected a database URL in it."
             )
-        return url
+        return clean(url)
     if kind == "file" and not where.startswith("//"):
         try:
             url = Path(where).read_text(encoding="utf-8").strip()

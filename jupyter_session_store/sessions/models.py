@@ -33,7 +33,8 @@ def last_known_model(record: SessionRecord) -> dict[str, Any]:
     """
     model: Any = None
     if record.kernel_model is not None:
-        with suppress(ValueError):
+        # Nested too deeply, where it was edited by hand.
+        with suppress(ValueError, RecursionError):
             model = json.loads(record.kernel_model)
     if not isinstance(model, dict):
         model = {

@@ -73,6 +73,14 @@ class ExactText(TypeDecorator[str]):
         return backend_of(dialect).exact_text(self.length)
 
 
+#: How MySQL and MariaDB keep a table.
+STORAGE: Final = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("row_format", "DYNAMIC"))
+}
+
+
 class Base(DeclarativeBase):
     """The base of the model; constraints are named, so that a migration can change them."""
 
@@ -85,6 +93,9 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+    # The defaults of a server may be a storage engine without transactions, or a row format
+    # whose keys are too short.
+    __table_args__: Any = STORAGE
 
 
 class Session(Base):
@@ -132,6 +143,7 @@ class Session(Base):
         UniqueConstraint("namespace", "claim"),
         Index(None, "namespace", "path_digest"),
         Index(None, "namespace", "kernel_id"),
+        STORAGE,
     )
 
 

@@ -26,6 +26,13 @@ KIND = "expanding"
 OLDEST_COMPATIBLE_CODE = "1"
 DOWNGRADE_LOSES: str | None = "every session"
 
+#: Not a server's defaults, which may have no transactions, or keys that are too short.
+_STORAGE = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("row_format", "DYNAMIC"))
+}
+
 
 def upgrade() -> None:
     """Create the tables of sessions, of servers, and of what the database says of itself."""
@@ -36,6 +43,7 @@ def upgrade() -> None:
         sa.Column("value", text(255), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_jupyter_session_store_meta"),
         if_not_exists=True,
+        **_STORAGE,
     )
     op.create_table(
         "jupyter_servers",
@@ -49,6 +57,7 @@ def upgrade() -> None:
         sa.Column("lease_seconds", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "server_id", name="pk_jupyter_servers"),
         if_not_exists=True,
+        **_STORAGE,
     )
     op.create_table(
         "jupyter_sessions",
@@ -70,6 +79,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "session_id", name="pk_jupyter_sessions"),
         sa.UniqueConstraint("namespace", "claim", name="uq_jupyter_sessions_namespace_claim"),
         if_not_exists=True,
+        **_STORAGE,
     )
     _create_index("ix_jupyter_sessions_namespace_path_digest", ["namespace", "path_digest"])
     _create_index("ix_jupyter_sessions_namespace_kernel_id", ["namespace", "kernel_id"])

@@ -56,6 +56,17 @@ class Driver:
         self.name = name
         self.distribution = type(self).distribution or name
 
+    def parameters(self) -> frozenset[str] | None:
+        """Return the parameters that a URL may have; ``None`` if that is not known."""
+        return None
+
+    def fault_of_parameter(self, name: str, value: str) -> str | None:
+        """Return what a known parameter's value has to be, if it is not; never the value."""
+        return None
+
+    #: What to write for parameters of other programs.
+    instead: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
     def describe(self, module: Any, release: str | None) -> str:
         """Return its name and release, for operators."""
         return self.name if release is None else f"{self.name} {release}"
@@ -133,6 +144,10 @@ class Backend:
     def is_memory(self, url: URL) -> bool:
         """Return whether the database lives in this process's memory alone."""
         return False
+
+    def normalise(self, url: URL) -> URL:
+        """Return a URL in the one form that the rest of the package knows."""
+        return url
 
     def file(self, url: URL) -> Path | None:
         """Return the file that a URL names, or ``None`` if it names none."""

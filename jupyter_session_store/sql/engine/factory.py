@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Final
 
 from sqlalchemy import Engine, create_engine
@@ -12,10 +13,11 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from ...errors import ConfigurationError
+from ...locations import TRAIT
 from .backend import Driver, backend_of
 from .passwords import OPTIONS, password_source, provide_password
 from .sqlite_files import refuse_unusable_file
-from .url import TRAIT, is_memory, parse, redact, sqlite_file
+from .url import is_memory, parse, redact, sqlite_file
 
 _RESERVED_OPTIONS: Final = frozenset({"isolation_level", "skip_autocommit_rollback"})
 
@@ -27,11 +29,31 @@ def check(text: str, *, writes: bool = True) -> URL:
     a file that is not SQLite's, or an unusable folder.
     """
     url = parse(text)
-    _dialect(url)
+    _check_parameters(backend_of(_dialect(url)).driver, url)
     path = sqlite_file(url)
     if path is not None:
         refuse_unusable_file(path, TRAIT, writes=writes)
     return url
+
+
+def _check_parameters(driver: Driver, url: URL) -> None:
+    """Refuse parameters that the driver would refuse only when it connects."""
+    known = driver.parameters()
+    if known is None:
+        return
+    for name, values in url.query.items():
+        if name not in known:
+            near = driver.instead.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+            hint = f" Write: {near}" if near else " Remove it."
+            raise ConfigurationError(
+                f"{TRAIT} has the parameter {name!r}, which {driver.name} does not know.{hint}"
+            )
+        for value in (values,) if isinstance(values, str) else values:
+            expected = driver.fault_of_parameter(name, value)
+            if expected is not None:
+                raise ConfigurationError(
+                    f"The parameter {name!r} of {TRAIT} cannot be used; expected {expected}."
+                )
 
 
 def _dialect(url: URL) -> type[Dialect]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from ssl import SSLContext
@@ -19,10 +21,23 @@ from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT
 _READ_TIMEOUT_ARGS: Final = frozenset({"read_timeout", "write_timeout"})
 
 
+#: They are no texts, or what the store sets itself.
+_NOT_IN_URLS: Final = frozenset(
+    {"autocommit", "auth_plugin_map", "conv", "cursorclass", "defer_connect", "ssl", "use_unicode"}
+)
+_NUMBERS: Final = frozenset(
+    {"client_flag", "connect_timeout", "max_allowed_packet", "read_timeout", "write_timeout"}
+)
+
+
 class PyMySQL(Driver):
     """PyMySQL."""
 
     extra = "mysql"
+    instead = dict.fromkeys(
+        ("ssl-mode", "ssl_mode", "sslmode", "sslMode", "tls", "useSSL", "requireSSL"),
+        "ssl_ca=PATH (TLS, and the server has to prove that it is the right one)",
+    )
     connect_args = {  # noqa: RUF012
         "connect_timeout": CONNECT_TIMEOUT,
         "read_timeout": SILENCE_TIMEOUT,
@@ -32,6 +47,21 @@ class PyMySQL(Driver):
             f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
         ),
     }
+
+    def parameters(self) -> frozenset[str]:
+        """Return what PyMySQL takes, and what SQLAlchemy makes of TLS."""
+        from pymysql.connections import Connection
+
+        own = inspect.signature(Connection).parameters.keys() - _NOT_IN_URLS
+        return frozenset(own | {"ssl_capath", "ssl_cipher", "ssl_check_hostname"})
+
+    def fault_of_parameter(self, name: str, value: str) -> str | None:
+        """Check numbers, and that text is sent as all of Unicode."""
+        if name in _NUMBERS and not re.fullmatch(r"\d+", value):
+            return "a whole number"
+        if name == "charset" and value.lower() != "utf8mb4":
+            return "utf8mb4"
+        return None
 
     def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
         """Share a TLS context, and lift the time-outs of a connection if asked."""
@@ -64,6 +94,10 @@ class MySQL(Backend):
     title = "MySQL"
     drivername = "mysql+pymysql"
     port = 3306
+    # With sql_mode ORACLE "BEGIN" begins a block of statements.
+    begin = "START TRANSACTION"
+    # READ COMMITTED takes no writes where the binary log has statements (error 1665).
+    migration_isolation = "REPEATABLE READ"
     #: The first that has the collation.
     oldest_release: ClassVar[tuple[int, ...] | None] = (8, 0, 17)
     #: Compares byte by byte and does not ignore trailing spaces. ``utf8mb4_bin`` ignores
@@ -78,8 +112,8 @@ class MySQL(Backend):
     strict_mode = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
     examinations = "mysql"
 
-    rolled_back_codes = Backend.rolled_back_codes | {1213, 1205}
-    read_only_codes = Backend.read_only_codes | {1290, 1792, 1836}
+    rolled_back_codes = Backend.rolled_back_codes | {1020, 1205, 1213}
+    read_only_codes = Backend.read_only_codes | {1047, 1290, 1792, 1836}
     denied_codes = Backend.denied_codes | {1044, 1142, 1143, 1227, 1370}
     lock_timeout_codes = Backend.lock_timeout_codes | {1205}
     schema_changed_codes = Backend.schema_changed_codes | {1054, 1364}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event
 from sqlalchemy.types import TypeEngine
@@ -15,9 +16,49 @@ from sqlalchemy.types import TypeEngine
 from . import timeouts
 from .backend import Backend, Driver, Rows
 
+#: Of libpq: it looks at values only when it connects.
+_NUMBERS: Final = frozenset(
+    {
+        "connect_timeout",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "sslcompression",
+        "sslsni",
+        "tcp_user_timeout",
+    }
+)
+_WORDS: Final = {
+    "channel_binding": ("disable", "prefer", "require"),
+    "client_encoding": ("utf8", "utf-8"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "load_balance_hosts": ("disable", "random"),
+    "sslcertmode": ("disable", "allow", "require"),
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "target_session_attrs": (
+        "any",
+        "read-write",
+        "read-only",
+        "primary",
+        "standby",
+        "prefer-standby",
+    ),
+}
+
 
 class Psycopg(Driver):
     """psycopg 3, also where another dialect uses it."""
+
+    instead = {  # noqa: RUF012
+        "schema": "options=-csearch_path%3DSCHEMA",
+        "currentSchema": "options=-csearch_path%3DSCHEMA",
+        "search_path": "options=-csearch_path%3DSCHEMA",
+        "ssl": "sslmode=require",
+        "ssl-mode": "sslmode=require",
+        "ssl_mode": "sslmode=require",
+    }
 
     extra = "postgresql"
     connect_args = {  # noqa: RUF012
@@ -33,6 +74,20 @@ class Psycopg(Driver):
     }
     # Looking for the type hstore costs a statement on each new connection.
     engine_options = {"use_native_hstore": False}  # noqa: RUF012
+
+    def parameters(self) -> frozenset[str]:
+        """Return what libpq knows."""
+        from psycopg import pq
+
+        return frozenset(one.keyword.decode() for one in pq.Conninfo.get_defaults())
+
+    def fault_of_parameter(self, name: str, value: str) -> str | None:
+        """Check numbers, and words of which there are few."""
+        if name in _NUMBERS and not re.fullmatch(r"\s*-?\d+\s*", value):
+            return "a whole number"
+        if name in _WORDS and value.lower() not in _WORDS[name]:
+            return " or ".join(_WORDS[name])
+        return None
 
     def describe(self, module: Any, release: str | None) -> str:
         major, minor = divmod(module.pq.version(), 10_000)

@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, String, event
 from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.types import TypeEngine
 
+from ...locations import MEMORY
 from .backend import Backend, Driver, in_utc
-from .sqlite_files import MEMORY, is_on_network_file_system
+from .sqlite_files import is_on_network_file_system
 from .timeouts import BUSY_TIMEOUT
 from .transactions import commit_or_roll_back
 
@@ -58,6 +60,16 @@ class SQLite(Backend):
             return True
         in_memory = {("mode", "memory"), ("vfs", "memdb")}
         return url.database.startswith("file:") and not in_memory.isdisjoint(url.query.items())
+
+    def normalise(self, url: URL) -> URL:
+        """Turn a ``file:`` URI of a file on a disk into its path, with all that a path gets."""
+        name = url.database or ""
+        if not name.startswith("file:") or self.is_memory(url):
+            return url
+        parts, usual = urlsplit(name), {"uri": url.query.get("uri"), "mode": "rwc"}
+        if parts.netloc not in ("", "localhost") or not url.query.items() <= usual.items():
+            return url
+        return url.set(database=unquote(parts.path), query={})
 
     def file(self, url: URL) -> Path | None:
         if self.is_memory(url) or not url.database or url.database.startswith("file:"):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
 from ...errors import ConfigurationError
-
-#: What a user types for a database without a file.
-MEMORY: Final = ":memory:"
 
 _HEADER: Final = b"SQLite format 3\x00"
 #: Where the header says how a file may be read: 1 as it is, 2 with a write-ahead log beside it.
@@ -32,9 +30,21 @@ def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None
     The file may not be there yet; its folder must be. Where nothing will be written, it is
     refused only if SQLite has to write there to read.
     """
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no name of a file"
+        raise ConfigurationError(
+            f"{trait} names a file that cannot be used ({reason}). Name another."
+        ) from None
+    if stat.S_ISDIR(mode):
         raise ConfigurationError(
             f"{trait} expected a file path, but {str(path)!r} is a directory. Name a file in it."
+        )
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(
+            f"{trait} names {str(path)!r}, which is a pipe, a socket or a device; expected a file "
+            "on a disk. Name another file, or one that does not exist yet."
         )
     folder = path.parent
     if not folder.is_dir():

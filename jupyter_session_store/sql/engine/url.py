@@ -10,12 +10,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ...errors import ConfigurationError
+from ...locations import TRAIT, URL_FORM, Kind, clean, kind_of
 from .backend import backend_of
-from .sqlite_files import MEMORY
 
-TRAIT: Final = "c.SessionManager.database_filepath"
-
-_URL_WITHOUT_COLON: Final = re.compile(r"^\w*//.*@")
 _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
 
 
@@ -24,33 +21,37 @@ def parse(text: str) -> URL:
 
     What cannot be parsed is not repeated in the error: it may hold a password.
     """
-    if not text:
-        raise ConfigurationError(
-            f"{TRAIT} is empty; expected a file path, ':memory:' or a database URL. Remove the "
-            "setting to use the default."
-        )
-    if text == MEMORY:
+    text = clean(text)
+    kind = kind_of(text)
+    if kind is Kind.MEMORY:
         return URL.create("sqlite")
-    if "://" not in text and not _URL_WITHOUT_COLON.search(text):
+    if kind is Kind.PATH:
         return URL.create("sqlite", database=text)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(
-            f"{TRAIT} is not a database URL; expected "
-            "dialect://user:password@host:port/database, with every special "
-            "character of the user and the password percent-encoded "
-            "(urllib.parse.quote(password, safe=''))."
-        ) from None
-    if "@" in (url.host or "") or "@" in (url.database or "").partition("?")[0]:
-        raise ConfigurationError(
-            f"{TRAIT} holds an '@' in its host or database name; the password "
-            "probably holds special characters that are not percent-encoded. "
-            "Encode it with urllib.parse.quote(password, safe='')."
-        )
-    if "+" in url.drivername:
-        return url
-    return url.set(drivername=backend_of(url).drivername or url.drivername)
+        raise ConfigurationError(f"{TRAIT} is not a database URL; expected {URL_FORM}.") from None
+    if backend_of(url).is_embedded:
+        if url.host or url.username or url.password or url.port:
+            raise ConfigurationError(
+                f"{TRAIT} is the URL of a file, and names a host or a user too; expected "
+                "sqlite:///relative/path or sqlite:////absolute/path."
+            )
+    else:
+        # Of a user: some services have it end in "@host".
+        for place, value, wrong in (
+            ("host", url.host, "@="),
+            ("user", url.username, "="),
+            ("database", url.database, "@="),
+        ):
+            if any(one in (value or "") for one in wrong):
+                raise ConfigurationError(
+                    f"{TRAIT} holds a special character in the name of the {place}: a part of "
+                    f"the URL is missing, or in a wrong place. Expected {URL_FORM}."
+                )
+    if "+" not in url.drivername:
+        url = url.set(drivername=backend_of(url).drivername or url.drivername)
+    return backend_of(url).normalise(url)
 
 
 def is_memory(url: URL) -> bool:
