@@ -15,10 +15,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
-from jupyter_session_store.errors import SchemaMismatch, SessionStoreError
+from jupyter_session_store.errors import ConfigurationError, SchemaMismatch, SessionStoreError
 from jupyter_session_store.sql.engine import create
 from jupyter_session_store.sql.engine.backend import backend_of
-from jupyter_session_store.sql.engine.url import parse
+from jupyter_session_store.sql.engine.url import describe, parse
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import backup, locks, migrating, versions
 
@@ -59,6 +59,8 @@ def run_online() -> None:
         return
     found = _settings()
     engine = create(found.url, found.engine_options, statement_timeout=False)
+    # Before it is touched: a default is easily taken for another database.
+    logging.getLogger("jupyter_session_store").info("The database: %s", describe(engine.url))
     try:
         with migrating.migration_connection(engine) as own:
             migrate(own)
@@ -141,9 +143,14 @@ def _settings() -> Settings:
     # Imported late: a server that upgrades gives its connection, and has read its own settings.
     from jupyter_session_store.config.settings import Settings
 
-    arguments = context.get_x_argument(as_dictionary=True)
-    if given := arguments.get("url"):
-        return Settings.from_argument(given)
+    arguments: dict[str, Any] = context.get_x_argument(as_dictionary=True)
+    if unknown := arguments.keys() - {"url"}:
+        raise ConfigurationError(
+            f"alembic was given -x {sorted(unknown)[0]}=..., which is not known here; expected "
+            "-x url=env:NAME, -x url=file:PATH, or -x url= and a path or a URL without a password."
+        )
+    if "url" in arguments:
+        return Settings.from_argument(arguments["url"])
     if given := config.get_main_option("sqlalchemy.url"):
         return Settings.from_jupyter(given)
     return Settings.from_jupyter()

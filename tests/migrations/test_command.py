@@ -237,6 +237,28 @@ def test_a_password_in_an_argument_is_refused(tmp_path: Path) -> None:
     assert wrong == []
 
 
+def test_an_argument_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """Else a slip upgrades the file of the default, and says so nowhere."""
+    given = {
+        "uri=env:DATABASE": "-x uri=..., which is not known here",
+        "env:DATABASE": "-x env:DATABASE=..., which is not known here",
+        "url=": "The URL that was given is empty",
+        "url": "The URL that was given is empty",
+    }
+    commands = [("-x", one, "upgrade", "head") for one in given]
+    for told, output in zip(given.values(), alembic_in_turn(*commands, home=tmp_path), strict=True):
+        assert told in output
+        assert output.endswith("exit 1\n")
+    assert not list(tmp_path.rglob("*.db"))
+
+
+def test_the_database_is_named_before_it_is_touched(tmp_path: Path) -> None:
+    file = tmp_path / "mine.db"
+    done = alembic("-x", f"url={file}", "upgrade", "head", home=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.index(f"The database: SQLite file '{file}'") < done.stdout.index("Running")
+
+
 def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:
     given = {
         "env:NO_SUCH_VARIABLE": "The environment variable 'NO_SUCH_VARIABLE' is not set",

@@ -79,6 +79,9 @@ class PyMySQL(Driver):
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-outs: the wait for a table was limited at connect."""
         _lift_timeouts(connection.connection.dbapi_connection, _READ_TIMEOUT_ARGS)
+        # For Alembic's own table, which names no storage engine.
+        connection.exec_driver_sql("SET SESSION default_storage_engine = InnoDB")
+        connection.commit()
         return True
 
 
