@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from jupyter_session_store.cli.selection import session_row
 from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.sessions.models import last_known_model
+from jupyter_session_store.testing import record
 from tests.databases.database import Database
 from tests.unit.dummies import make_manager
 
@@ -34,6 +37,22 @@ def edit(database: Database, statement: str) -> None:
         if database.kind == "mysql":
             cursor.execute("SET sql_mode = ''")
         cursor.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"a":' * 200_000, "no JSON", "{", "[]", "1", '"x"', "null", ""]
+)
+def test_a_model_of_a_kernel_that_cannot_be_used(text: str) -> None:
+    """It cost the whole list, and a traceback of the command."""
+    found = record("s", kernel_model=text)
+    assert last_known_model(found) == {
+        "id": found.kernel_id,
+        "name": found.kernel_name,
+        "last_activity": found.updated_at.isoformat().replace("+00:00", "Z"),
+        "connections": 0,
+        "execution_state": "unknown",
+    }
+    assert session_row(found)["session_id"] == "s"
 
 
 async def create(manager: PersistentSessionManager, path: str) -> dict[str, Any]:
