@@ -52,4 +52,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "PersistentSessionManager":
+        # Also where it was imported before the application that loads its configuration now.
+        import_module(f"{__name__}.config.secrets").hide_secrets()
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -57,7 +57,7 @@ def pytest_runtest_makereport(
 
 
 #: What a test prints of what it has counted, besides what the servers say.
-_COUNTS = re.compile(r"^(?:\d+ (?:rounds|moves|steps|requests|sessions)\b|ended, by phase)")
+_COUNTS = re.compile(r"^(?:\d+ (?:rounds|moves|steps|requests|sessions|inputs)\b|ended, by phase)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

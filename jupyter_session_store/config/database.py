@@ -58,6 +58,12 @@ class SecretText(_SaysNoValue, Unicode):  # type: ignore[type-arg]
 
     expected = "a string in quotes"
 
+    def validate(self, obj: Any, value: Any) -> str:
+        """Refuse bytes too, which the base decodes, and repeats where it cannot."""
+        if not isinstance(value, str):
+            self.error(obj, value)
+        return value
+
 
 class EngineOptions(_SaysNoValue, Dict):
     """A dict whose errors do not repeat it."""

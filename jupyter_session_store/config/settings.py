@@ -89,7 +89,7 @@ def _options_for(url: str, reader: _ConfiguredDatabase) -> Mapping[str, Any]:
     """Return the engine options for another URL; passwords stay with their own database."""
     from ..sql.engine import passwords
 
-    options = reader.engine_options
+    options: Mapping[str, Any] = reader.engine_options
     if not passwords.hold_password(options):
         # The configured URL is not read: it may be invalid, and --url given for that reason.
         return options

@@ -14,6 +14,11 @@ from ..errors import InvalidValue
 from ..kernels.gateway.naming import gateway_name_of
 from ..records import LIMITS, check_namespace
 from .database import DatabaseSettings
+from .secrets import hide_secrets
+
+# An application that selects this class imports it while it loads its configuration, and logs
+# the whole of that afterwards with --debug.
+hide_secrets()
 
 #: Seconds; a shorter lease would be lost to a busy machine.
 SHORTEST_LEASE = 3

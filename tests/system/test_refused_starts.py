@@ -49,8 +49,8 @@ def refusal(server: JupyterServer) -> str:
     ("url", "words"),
     [
         (f"postgresql://jss:{_QUOTED}@localhost:port/db", ["not a database URL", "quote("]),
-        ("postgresql://jss:p@%s3cr3t@localhost/db", ["'@'", "percent-encoded"]),
-        (f"mysql//jss:{_QUOTED}@localhost/db", ["not a database URL"]),
+        ("postgresql://jss:p@%s3cr3t@localhost/db", ["name of the host", "percent-encoded"]),
+        (f"mysql//jss:{_QUOTED}@localhost/db", ["a URL without its '://'"]),
         (f"oracel://jss:{_QUOTED}@localhost/db", ["oracel", "does not know", "postgresql://"]),
         (f"mysql+nodriver://jss:{_QUOTED}@localhost/db", ["nodriver", "does not know"]),
     ],

@@ -362,8 +362,8 @@ def test_a_connection_of_a_pooler_keeps_its_time_out(
         ({"no_such_option": 1}, "no_such_option"),
         ({"password_file": 5}, "password_file"),
         ({"password_provider": 5}, "password_provider"),
-        ({"password_provider": "no_such_module:name"}, "no_such_module"),
-        ({"password_provider": "os:no_such_name"}, "no_such_name"),
+        ({"password_provider": "no_such_module:name"}, "ModuleNotFoundError"),
+        ({"password_provider": "os:no_such_name"}, "AttributeError"),
         ({"password_file": "/x", "password_provider": "os:getcwd"}, "keep one"),
     ],
 )

@@ -17,8 +17,9 @@ from ...locations import TRAIT
 from .backend import Driver, backend_of
 from .passwords import OPTIONS, password_source, provide_password
 from .sqlite_files import refuse_unusable_file
-from .url import is_memory, parse, redact, sqlite_file
+from .url import is_memory, parse, sqlite_file
 
+_NUMBERS: Final = ("max_overflow", "pool_recycle", "pool_size", "pool_timeout")
 _RESERVED_OPTIONS: Final = frozenset({"isolation_level", "skip_autocommit_rollback"})
 
 
@@ -141,12 +142,20 @@ def create(
     elif "poolclass" not in settings:
         defaults |= {"pool_size": 1, "max_overflow": 0}
     try:
+        # Of a wrong type these fail later, where a connection is asked for.
+        numbers = [settings[name] for name in _NUMBERS if name in settings]
+        if not all(isinstance(one, (int, float)) for one in numbers) or not callable(
+            settings.get("creator", create_engine)
+        ):
+            raise TypeError
         engine = create_engine(url, **{**defaults, **settings})
-    except (ArgumentError, TypeError, ValueError) as error:
+    except Exception as error:
+        # SQLAlchemy says which names it does not know; what else it repeats may be a password.
+        known = isinstance(error, TypeError) and str(error).startswith("Invalid argument(s)")
+        reason = str(error) if known else "one of them is of a wrong type, or not possible there"
         raise ConfigurationError(
-            f"{OPTIONS} cannot be used for {url.get_backend_name()}: "
-            f"{redact(str(error), url)}. Expected keyword arguments of "
-            "sqlalchemy.create_engine."
+            f"{OPTIONS} cannot be used for {url.get_backend_name()}: {reason}. Expected keyword "
+            "arguments of sqlalchemy.create_engine."
         ) from None
     if provide is not None:
         provide_password(engine, provide)

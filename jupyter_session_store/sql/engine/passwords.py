@@ -78,10 +78,10 @@ def _import(name: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:
-        reason = error if isinstance(error, ImportError) else type(error).__name__
+        # Not what stands there, which may be the password itself.
         raise ConfigurationError(
-            f"{OPTIONS}['password_provider'] is {name!r}, which cannot be imported "
-            f"({reason}); expected 'module:name'."
+            f"{OPTIONS}['password_provider'] cannot be imported ({type(error).__name__}); expected "
+            "'module:name' of a callable, the module on Python's path."
         ) from None
 
 

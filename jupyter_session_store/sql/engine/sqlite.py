@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -28,6 +29,13 @@ _READ_ONLY: Final[Mapping[int, str]] = {8: "readonly database", 14: "unable to o
 #: One code stands for all that is wrong in a statement.
 _SCHEMA_CHANGED: Final = ("no such table", "no such column", "has no column named")
 
+_PARAMETERS: Final = frozenset(
+    {
+        *("cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"),
+        *("cache", "immutable", "mode", "modeof", "nolock", "psow", "uri", "vfs"),
+    }
+)
+
 #: The engines whose file holds this package's tables, so that they set its journal.
 _JOURNAL_ENGINES: Final[WeakSet[Engine]] = WeakSet()
 
@@ -36,6 +44,16 @@ class PySQLite(Driver):
     """The module sqlite3 of Python."""
 
     connect_args = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}  # noqa: RUF012
+
+    def parameters(self) -> frozenset[str]:
+        """Return what sqlite3 takes, and what SQLite takes of a URI."""
+        return _PARAMETERS
+
+    def fault_of_parameter(self, name: str, value: str) -> str | None:
+        """Check numbers."""
+        if name in ("timeout", "cached_statements") and not re.fullmatch(r"\d+(\.\d+)?", value):
+            return "a number"
+        return None
 
     def describe(self, module: Any, release: str | None) -> str:
         return f"sqlite3 of Python, SQLite {module.sqlite_version}"

@@ -42,7 +42,7 @@ def parse(text: str) -> URL:
         for place, value, wrong in (
             ("host", url.host, "@="),
             ("user", url.username, "="),
-            ("database", url.database, "@="),
+            ("database", url.database, "@=:"),
         ):
             if any(one in (value or "") for one in wrong):
                 raise ConfigurationError(
