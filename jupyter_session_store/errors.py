@@ -64,6 +64,13 @@ class StoreUnavailable(SessionStoreError):
         self.retry_after = retry_after
 
 
+class StoreUnusable(StoreUnavailable):
+    """The store cannot be used until a setting or an installation is mended.
+
+    At start a server refuses it; later it is a fault like any other.
+    """
+
+
 class GatewayUnavailable(StoreUnavailable):
     """The gateway could not be asked for a kernel, and so nothing was changed."""
 

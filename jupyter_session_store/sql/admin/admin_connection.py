@@ -13,8 +13,8 @@ from ...errors import ConfigurationError, SchemaMismatch, StoreUnavailable
 from ..database import ATTEMPTS, pause
 from ..engine import factory as engines
 from ..engine.backend import backend_of
-from ..engine.passwords import OPTIONS
-from ..engine.url import describe, is_memory, reason_of, redact, sqlite_file
+from ..engine.faults import DriverFault
+from ..engine.url import describe, is_memory, reason_of, sqlite_file
 from ..schema import versions
 
 T = TypeVar("T")
@@ -58,35 +58,23 @@ def engine(
 @contextmanager
 def connected(made: Engine) -> Iterator[Connection]:
     """Yield a connection on which each statement commits by itself."""
-    with translate_errors(made):
-        try:
-            connection = made.connect()
-        except OSError as error:
-            # A SQLite file that cannot be made.
-            raise _unavailable(made, f"{type(error).__name__}: {error.strerror}") from None
-        except TypeError as error:
-            # A driver's argument that another does not have.
-            raise ConfigurationError(
-                f"{OPTIONS} cannot be used for {made.url.get_backend_name()}: "
-                f"{redact(str(error), made.url)}. Expected keyword arguments of the "
-                "driver's connect function in connect_args; they are the configured ones, "
-                "whatever database is named."
-            ) from None
-        with connection:
-            yield connection
+    with translate_errors(made), made.connect() as connection:
+        yield connection
 
 
 @contextmanager
 def translate_errors(made: Engine) -> Iterator[None]:
-    """Raise an error of the database as a StoreUnavailable, which names that database."""
+    """Raise an error of the database as a StoreUnavailable, which names that database.
+
+    What can only happen again until a setting is mended is a ConfigurationError.
+    """
     try:
         yield
     except SQLAlchemyError as error:
-        raise _unavailable(made, reason_of(error, made.url)) from error
-
-
-def _unavailable(made: Engine, reason: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{describe(made.url)}: {reason}. {_CURE}")
+        reason, cure = reason_of(error, made.url), backend_of(made).cure_of(error)
+        if isinstance(error, DriverFault) and error.is_lasting:
+            raise ConfigurationError(f"{describe(made.url)}: {reason}. {cure}") from None
+        raise StoreUnavailable(f"{describe(made.url)}: {reason}. {cure or _CURE}") from error
 
 
 def require_usable(connection: Connection) -> versions.Status:

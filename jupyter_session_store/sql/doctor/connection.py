@@ -2,73 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Engine, literal, select
-from sqlalchemy.exc import DBAPIError
 
-from ..engine.backend import backend_of
+from ..engine.cures import cure_of
 from ..engine.url import sqlite_file
 from .findings import Outcome, failed, ok, reason
 
-#: What drivers and servers say, in any case of letters, and what mends it.
-_CURES: Final[Mapping[str, str]] = {
-    r"package is required for .*(sha256|auth)": "pip install cryptography",
-    r"password authentication failed|no password supplied|access denied .*using password": (
-        "Mend the user or the password in the URL, where its special characters are "
-        "percent-encoded, or the file that engine_options['password_file'] names."
-    ),
-    r"peer authentication failed|ident authentication failed": (
-        "Name the server's host in the URL, or the user that this process runs as."
-    ),
-    r"role .* does not exist|no such user": "CREATE ROLE {role} LOGIN PASSWORD '...';",
-    r"database .* does not exist|no such database|unknown database": "CREATE DATABASE {database};",
-    r"permission denied for database": "GRANT CONNECT ON DATABASE {database} TO {role};",
-    r"access denied .* to database": (
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON {database}.* TO '{user}'@'%';"
-    ),
-    r"is not allowed to connect": "CREATE USER '{user}'@'%' IDENTIFIED BY '...';",
-    r"no pg_hba\.conf entry.*(no encryption|ssl off)": "Add to the URL: ?sslmode=require",
-    r"no pg_hba\.conf entry": (
-        "Add to pg_hba.conf, and reload it: hostssl {database} {role} ADDRESS scram-sha-256"
-    ),
-    r"insecure transport": 'engine_options = {{"connect_args": {{"ssl": {{"ca": "PATH"}}}}}}',
-    r"does not support ssl|doesn't support ssl|ssl is not supported|ssl connection error": (
-        "Turn TLS on in the server, or off in the URL or the connect_args (sslmode, ssl)."
-    ),
-    r"client certificate": "Name one's own: sslcert and sslkey (PostgreSQL), ssl's cert and key.",
-    r"^filenotfounderror|certificate|hostname mismatch|match host name": (
-        "Name the file of the authority that has signed the server's certificate "
-        "(sslrootcert for PostgreSQL, ssl's ca for MySQL), and in the URL a host that the "
-        "certificate names."
-    ),
-    r"translate host name|resolve host|not known|getaddrinfo|nodename nor|name resolution": (
-        "Mend the host in the URL. Whether it is known here: getent hosts {host}"
-    ),
-    r"connection refused|no such file or directory": (
-        "Start the server, or mend the host and the port in the URL. Whether it listens to "
-        "others: listen_addresses of PostgreSQL, bind-address of MySQL."
-    ),
-    r"time-?out|timed out|no route to host|network is unreachable": (
-        "Open the way through firewalls and network policies, or mend the host and the port "
-        "in the URL. To try it: nc -vz {host} {port}"
-    ),
-    r"too many|connection slots": "Raise max_connections, or put a pooler before the server.",
-    r"starting up|shutting down|recovery mode": "Wait until the server is up: check --wait 60",
-    # What a driver makes of a database whose text may be anything.
-    r"bytes-like": (
-        "If its encoding is SQL_ASCII: "
-        "CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8';"
-    ),
-    r"unsupported startup parameter": "Remove 'options' from the URL and the connect_args.",
-    r"gave no password": "Mend what that option names; it is read at each connect.",
-    r"database is locked": "End the process that holds the file: fuser -v {file}",
-    r"not a database|malformed": "Restore the newest backup: ls {file}.*.backup",
-}
 _ANYTHING_ELSE: Final = "Look into the server's log."
 
 
@@ -90,7 +32,7 @@ def connect(engine: Engine) -> Outcome:
             connection.execute(select(literal(1)))
             answered = time.perf_counter()
     except Exception as error:
-        return failed(reason(error, engine.url), _cure(error, engine))
+        return failed(reason(error, engine.url), cure_of(error, engine) or _ANYTHING_ELSE)
     return ok(
         f"Connected in {_milliseconds(connected - begin)}; "
         f"a statement takes {_milliseconds(answered - connected)}."
@@ -99,20 +41,3 @@ def connect(engine: Engine) -> Outcome:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
-
-
-def _cure(error: Exception, engine: Engine) -> str:
-    # All of its lines, of which only the first is shown.
-    text = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
-    url, quote = engine.url, engine.dialect.identifier_preparer.quote
-    for pattern, cure in _CURES.items():
-        if re.search(pattern, text, re.IGNORECASE):
-            return cure.format(
-                host=url.host or "HOST",
-                port=url.port or backend_of(url).port or "PORT",
-                user=url.username or "USER",
-                role=quote(url.username) if url.username else "ROLE",
-                database=quote(url.database) if url.database else "DATABASE",
-                file=shlex.quote(url.database or "FILE"),
-            )
-    return _ANYTHING_ELSE

@@ -7,7 +7,7 @@ dialect that is not named here gets the defaults of :class:`Backend`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -66,6 +66,14 @@ class Driver:
 
     #: What to write for parameters of other programs.
     instead: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def requirement(self, package: str) -> str:
+        """Return what pip installs a package by that the driver needs for some log-ins."""
+        return package
+
+    def fault_of_password(self, password: str) -> str | None:
+        """Return what a password has to be, if it is not; never the password."""
+        return None
 
     def describe(self, module: Any, release: str | None) -> str:
         """Return its name and release, for operators."""
@@ -132,6 +140,8 @@ class Backend:
     denied_codes: ClassVar[frozenset[object]] = frozenset({"42501"})
     #: Another transaction held a table for too long.
     lock_timeout_codes: ClassVar[frozenset[object]] = frozenset({"55P03"})
+    #: What an operator can do about an error, by its code.
+    cures: ClassVar[Mapping[object, str]] = MappingProxyType({})
     #: A column is missing, or has to be given, where the driver does not call that a
     #: ``ProgrammingError``.
     schema_changed_codes: ClassVar[frozenset[object]] = frozenset()
@@ -166,6 +176,16 @@ class Backend:
         Now, and at each later connect of this engine. Only for a file with this package's
         tables: another may be another program's, or a backup. `connection` has no transaction.
         """
+
+    def forget_journal(self, engine: Engine) -> None:
+        """Leave the journal of the file as it is from now on: it may be another file."""
+
+    def count_columns(self, table: str, columns: Collection[str]) -> str | None:
+        """Return a query for how many of these columns a table has; ``None`` if there is none.
+
+        It does not wait for who has locked the table.
+        """
+        return None
 
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
         """Return the type of a text that compares by its code points; of a long one if `None`."""
@@ -206,6 +226,11 @@ class Backend:
     def is_schema_changed(self, error: SQLAlchemyError) -> bool:
         """Return whether a table, a column or a right may be missing."""
         return isinstance(error, ProgrammingError) or _has_code(error, self.schema_changed_codes)
+
+    def cure_of(self, error: BaseException) -> str | None:
+        """Return what an operator can do about an error, if that is known."""
+        known = (cure for code, cure in self.cures.items() if _has_code(error, frozenset({code})))
+        return getattr(error, "cure", None) or next(known, None)
 
     def migration_lock(
         self, connection: Connection, attempts: Iterator[None]
@@ -276,12 +301,17 @@ def _import(name: str) -> Any:
     return getattr(import_module(f".{module}", __package__), attribute)
 
 
+def listed(names: Collection[str]) -> str:
+    """Return names as SQL has them in a list of texts."""
+    return ", ".join(f"'{name}'" for name in names)
+
+
 def in_utc(value: datetime) -> datetime:
     """Return an aware datetime in UTC."""
     return value if value.tzinfo is timezone.utc else value.astimezone(timezone.utc)
 
 
-def _has_code(error: SQLAlchemyError, codes: frozenset[object]) -> bool:
+def _has_code(error: BaseException, codes: frozenset[object]) -> bool:
     """Return whether a driver names an error by one of these SQLSTATEs or numbers."""
     orig = error.orig if isinstance(error, DBAPIError) else None
     return getattr(orig, "sqlstate", None) in codes or any(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -15,12 +15,18 @@ from sqlalchemy.pool import StaticPool
 from ...errors import ConfigurationError
 from ...locations import TRAIT
 from .backend import Driver, backend_of
-from .passwords import OPTIONS, password_source, provide_password
+from .faults import guard, guarded
+from .passwords import ARGUMENTS, OPTIONS, password_source, provide_password
 from .sqlite_files import refuse_unusable_file
-from .url import is_memory, parse, sqlite_file
+from .url import is_memory, parse, passwords_of, sqlite_file
 
 _NUMBERS: Final = ("max_overflow", "pool_recycle", "pool_size", "pool_timeout")
-_RESERVED_OPTIONS: Final = frozenset({"isolation_level", "skip_autocommit_rollback"})
+#: The store's statements commit by themselves, on a connection of a pool of its own.
+_RESERVED_OPTIONS: Final = frozenset({"isolation_level", "pool", "skip_autocommit_rollback"})
+#: A database in memory lives as long as its one connection.
+_RESERVED_IN_MEMORY: Final = frozenset({"creator", "pool_recycle", "poolclass"})
+#: What changes no statement. All else of them does: what it reads, or whether it is committed.
+_EXECUTION_OPTIONS: Final = frozenset({"logging_token"})
 
 
 def check(text: str, *, writes: bool = True) -> URL:
@@ -30,7 +36,9 @@ def check(text: str, *, writes: bool = True) -> URL:
     a file that is not SQLite's, or an unusable folder.
     """
     url = parse(text)
-    _check_parameters(backend_of(_dialect(url)).driver, url)
+    driver = backend_of(_dialect(url)).driver
+    _check_parameters(driver, url)
+    _check_passwords(driver, passwords_of(url), TRAIT)
     path = sqlite_file(url)
     if path is not None:
         refuse_unusable_file(path, TRAIT, writes=writes)
@@ -55,6 +63,17 @@ def _check_parameters(driver: Driver, url: URL) -> None:
                 raise ConfigurationError(
                     f"The parameter {name!r} of {TRAIT} cannot be used; expected {expected}."
                 )
+
+
+def _check_passwords(driver: Driver, passwords: Iterable[object], setting: str) -> None:
+    """Refuse a password that the driver would fail to send."""
+    for password in passwords:
+        expected = driver.fault_of_password(password) if isinstance(password, str) else None
+        if expected is not None:
+            raise ConfigurationError(
+                f"{setting} holds a password that the driver {driver.name} cannot send; expected "
+                f"{expected}. Give the user another: ALTER USER ... IDENTIFIED BY '...';"
+            )
 
 
 def _dialect(url: URL) -> type[Dialect]:
@@ -120,11 +139,7 @@ def create(
     """
     url = check(text, writes=writes)
     settings = dict(options or {})
-    if refused := _RESERVED_OPTIONS & settings.keys():
-        raise ConfigurationError(
-            f"{OPTIONS} holds {', '.join(sorted(refused))}, which the store sets "
-            "itself: its statements commit by themselves. Remove it."
-        )
+    _check_options(settings, is_memory(url))
     provide = password_source(settings)
     dialect = url.get_dialect()
     backend = backend_of(dialect)
@@ -148,6 +163,8 @@ def create(
             settings.get("creator", create_engine)
         ):
             raise TypeError
+        if "creator" in settings:
+            settings["creator"] = guarded(settings["creator"], dialect)
         engine = create_engine(url, **{**defaults, **settings})
     except Exception as error:
         # SQLAlchemy says which names it does not know; what else it repeats may be a password.
@@ -161,7 +178,35 @@ def create(
         provide_password(engine, provide)
     backend.prepare(engine)
     backend.driver.prepare(engine, given, statement_timeout=statement_timeout)
+    guard(engine)
     return engine
+
+
+def _check_options(settings: Mapping[str, Any], in_memory: bool) -> None:
+    """Refuse what would change how the store's statements are carried out."""
+    reserved = _RESERVED_OPTIONS | (_RESERVED_IN_MEMORY if in_memory else frozenset())
+    if refused := reserved & settings.keys():
+        raise ConfigurationError(
+            f"{OPTIONS} holds {', '.join(sorted(refused))}, which the store sets "
+            "itself: its statements commit by themselves, on one connection. Remove it."
+        )
+    given = settings.get("execution_options", {})
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"{OPTIONS}['execution_options'] is of type {type(given).__name__}; expected a dict."
+        )
+    if others := given.keys() - _EXECUTION_OPTIONS:
+        raise ConfigurationError(
+            f"{OPTIONS}['execution_options'] holds {', '.join(sorted(map(str, others)))}, which "
+            "would change what the store's statements do: they commit by themselves. Expected "
+            f"{', '.join(_EXECUTION_OPTIONS)} at most. Remove it."
+        )
+    recycle = settings.get("pool_recycle", -1)
+    if isinstance(recycle, bool) or not isinstance(recycle, (int, float)):
+        raise ConfigurationError(
+            f"{OPTIONS}['pool_recycle'] is of type {type(recycle).__name__}; expected a number "
+            "of seconds."
+        )
 
 
 def _connect_args(driver: Driver, url: URL, given: object) -> dict[str, Any]:
@@ -170,5 +215,19 @@ def _connect_args(driver: Driver, url: URL, given: object) -> dict[str, Any]:
             f"{OPTIONS}['connect_args'] is of type {type(given).__name__}; expected a dict of "
             "keyword arguments of the driver's connect function."
         )
+    if "autocommit" in given:
+        raise ConfigurationError(
+            f"{OPTIONS}['connect_args'] holds autocommit, which the store sets itself: its "
+            "statements commit by themselves. Remove it."
+        )
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            continue
+        expected = driver.fault_of_parameter(name, str(value))
+        if expected is not None:
+            raise ConfigurationError(
+                f"{OPTIONS}['connect_args'][{name!r}] cannot be used; expected {expected}."
+            )
+    _check_passwords(driver, (given.get(name) for name in ARGUMENTS), OPTIONS)
     ours = driver.connect_args
     return {k: v for k, v in ours.items() if k not in url.query} | dict(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from ssl import SSLContext
 from typing import Any, ClassVar, Final
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from .backend import Backend, Driver
+from .backend import Backend, Driver, listed
 from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT
 
 #: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
@@ -63,6 +63,22 @@ class PyMySQL(Driver):
             return "utf8mb4"
         return None
 
+    def requirement(self, package: str) -> str:
+        """Return the extra of this package, or of PyMySQL, that brings a package."""
+        extras = {
+            "cryptography": "'jupyter_session_store[mysql]'",
+            "pynacl": "'pymysql[ed25519]'",
+        }
+        return extras.get(package.lower(), package)
+
+    def fault_of_password(self, password: str) -> str | None:
+        """Check that PyMySQL can send it: it knows no other characters."""
+        try:
+            password.encode("latin-1")
+        except UnicodeError:
+            return "a password of the characters of Latin-1"
+        return None
+
     def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
         """Share a TLS context, and lift the time-outs of a connection if asked."""
         _share_default_context(engine)
@@ -89,6 +105,12 @@ class MySQLClient(Driver):
     """mysqlclient, whose module is called MySQLdb."""
 
     distribution = "mysqlclient"
+    # Not the client library's default, which may be Latin-1.
+    connect_args = {"charset": "utf8mb4"}  # noqa: RUF012
+
+    def fault_of_parameter(self, name: str, value: str) -> str | None:
+        """Check that text is sent as all of Unicode."""
+        return "utf8mb4" if name == "charset" and value.lower() != "utf8mb4" else None
 
 
 class MySQL(Backend):
@@ -120,6 +142,32 @@ class MySQL(Backend):
     denied_codes = Backend.denied_codes | {1044, 1142, 1143, 1227, 1370}
     lock_timeout_codes = Backend.lock_timeout_codes | {1205}
     schema_changed_codes = Backend.schema_changed_codes | {1054, 1364}
+    _MAKE_ROOM: ClassVar[str] = "Make room on the disk of the database server."
+    _RAISE_LIMIT: ClassVar[str] = (
+        "Raise what this user may have: ALTER USER CURRENT_USER() WITH MAX_USER_CONNECTIONS 0 "
+        "MAX_CONNECTIONS_PER_HOUR 0 MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0; or the "
+        "server's max_user_connections."
+    )
+    cures = {  # noqa: RUF012
+        1021: _MAKE_ROOM,
+        1047: (
+            "This node has left its cluster: name another in the URL, or see SHOW STATUS LIKE "
+            "'wsrep_cluster_status'."
+        ),
+        1114: _MAKE_ROOM,
+        1203: _RAISE_LIMIT,
+        1226: _RAISE_LIMIT,
+        1665: (
+            "The server's binary log takes no such writes at its isolation level: "
+            "SET GLOBAL binlog_format = 'MIXED';"
+        ),
+    }
+
+    def count_columns(self, table: str, columns: Collection[str]) -> str:
+        return (
+            "SELECT count(*) FROM information_schema.columns WHERE table_schema = database()"
+            f" AND table_name = '{table}' AND column_name IN ({listed(columns)})"
+        )
 
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
         exact = {"charset": "utf8mb4", "collation": self.collation}

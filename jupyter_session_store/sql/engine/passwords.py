@@ -19,7 +19,7 @@ OPTIONS: Final = "c.PersistentSessionManager.engine_options"
 
 _SOURCES: Final = frozenset({"password_file", "password_provider"})
 #: The same as an argument of a driver; PyMySQL has both.
-_ARGUMENTS: Final = frozenset({"password", "passwd"})
+ARGUMENTS: Final = frozenset({"password", "passwd"})
 #: What the query of a URL may say of where it leads, and as whom.
 _WHERE: Final = ("host", "hostaddr", "port", "user", "service", "unix_socket")
 
@@ -97,7 +97,7 @@ def hold_password(options: Mapping[str, Any]) -> bool:
     """Return whether engine options say a password, or where there is one."""
     arguments = options.get("connect_args")
     given = arguments.keys() if isinstance(arguments, Mapping) else ()
-    return not (_SOURCES.isdisjoint(options) and _ARGUMENTS.isdisjoint(given))
+    return not (_SOURCES.isdisjoint(options) and ARGUMENTS.isdisjoint(given))
 
 
 def options_for(
@@ -119,7 +119,7 @@ def options_for(
     kept = {name: value for name, value in options.items() if name not in _SOURCES}
     arguments = kept.get("connect_args")
     if isinstance(arguments, Mapping):
-        kept["connect_args"] = {k: v for k, v in arguments.items() if k not in _ARGUMENTS}
+        kept["connect_args"] = {k: v for k, v in arguments.items() if k not in ARGUMENTS}
     return kept
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,7 @@ from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event
 from sqlalchemy.types import TypeEngine
 
 from . import timeouts
-from .backend import Backend, Driver, Rows
+from .backend import Backend, Driver, Rows, listed
 
 #: Of libpq: it looks at values only when it connects.
 _NUMBERS: Final = frozenset(
@@ -63,6 +63,9 @@ class Psycopg(Driver):
     extra = "postgresql"
     connect_args = {  # noqa: RUF012
         "application_name": "jupyter_session_store",
+        # Whatever the database's is: in Latin-1 a text that it has not could not even be sent, and
+        # of SQL_ASCII psycopg returns bytes.
+        "client_encoding": "utf8",
         "connect_timeout": timeouts.CONNECT_TIMEOUT,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -141,6 +144,17 @@ class PostgreSQL(Backend):
     # Of the transaction: behind a pooler, what is set for longer is set for other clients.
     lock_wait_limit = f"SET LOCAL lock_timeout = '{timeouts.BUSY_TIMEOUT}s'"
     examinations = "postgresql"
+
+    cures = {  # noqa: RUF012
+        "53100": "Make room on the disk of the database server.",
+        "3F000": "GRANT USAGE, CREATE ON SCHEMA public TO this role; or mend its search_path.",
+    }
+
+    def count_columns(self, table: str, columns: Collection[str]) -> str:
+        return (
+            f"SELECT count(*) FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('{table}')"
+            f" AND NOT attisdropped AND attname IN ({listed(columns)})"
+        )
 
     def exact_text(self, length: int | None) -> TypeEngine[Any]:
         return String(length, collation="C") if length else Text()

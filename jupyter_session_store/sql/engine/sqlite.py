@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,8 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.types import TypeEngine
 
 from ...locations import MEMORY
-from .backend import Backend, Driver, in_utc
+from .backend import Backend, Driver, in_utc, listed
+from .faults import DriverFault
 from .sqlite_files import is_on_network_file_system
 from .timeouts import BUSY_TIMEOUT
 from .transactions import commit_or_roll_back
@@ -26,6 +27,7 @@ from .transactions import commit_or_roll_back
 _BUSY: Final[Mapping[int, str]] = {5: "locked", 6: "locked"}
 #: A file that may only be read, and one beside which no journal can be made.
 _READ_ONLY: Final[Mapping[int, str]] = {8: "readonly database", 14: "unable to open database file"}
+_FULL: Final[Mapping[int, str]] = {13: "database or disk is full"}
 #: One code stands for all that is wrong in a statement.
 _SCHEMA_CHANGED: Final = ("no such table", "no such column", "has no column named")
 
@@ -108,9 +110,13 @@ class SQLite(Backend):
 
         @event.listens_for(engine, "do_connect")
         def _create_private(_dialect: Any, _record: Any, _cargs: Any, _cparams: Any) -> None:
-            if not path.exists():
-                # SQLite would create it readable to all; its -wal and -shm files follow its mode.
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            try:
+                if not path.exists():
+                    # SQLite would create it readable to all; its -wal and -shm files follow its
+                    # mode.
+                    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            except OSError as error:
+                raise DriverFault(f"{type(error).__name__}: {error.strerror}") from error
 
         @event.listens_for(engine, "connect")
         def _set(connection: Any, _record: Any) -> None:
@@ -127,6 +133,14 @@ class SQLite(Backend):
             _set_journal(connection.exec_driver_sql, path)
             _JOURNAL_ENGINES.add(engine)
 
+    def forget_journal(self, engine: Engine) -> None:
+        _JOURNAL_ENGINES.discard(engine)
+
+    def count_columns(self, table: str, columns: Collection[str]) -> str:
+        return (
+            f"SELECT count(*) FROM pragma_table_info('{table}') WHERE name IN ({listed(columns)})"
+        )
+
     def date_time(self) -> TypeEngine[Any]:
         return String(32)
 
@@ -138,6 +152,11 @@ class SQLite(Backend):
 
     def is_write_denied(self, error: SQLAlchemyError) -> bool:
         return _has_code(error, _READ_ONLY)
+
+    def cure_of(self, error: BaseException) -> str | None:
+        if isinstance(error, SQLAlchemyError) and _has_code(error, _FULL):
+            return "Make room on the disk of the file."
+        return super().cure_of(error)
 
     def is_schema_changed(self, error: SQLAlchemyError) -> bool:
         return super().is_schema_changed(error) or _says(_orig(error), _SCHEMA_CHANGED)

@@ -73,6 +73,15 @@ def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None
         )
 
 
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another at the same path; ``None`` if there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _can_be_read_alone(path: Path) -> bool:
     """Return whether a file is a database that needs nothing beside itself to be read."""
     try:

@@ -1,0 +1,85 @@
+"""What an operator can do about an error, by what the database says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from .backend import backend_of
+
+#: What drivers and servers say, in any case of letters, and what mends it.
+_CURES: Final[Mapping[str, str]] = {
+    r"password authentication failed|no password supplied|access denied .*using password": (
+        "Mend the user or the password in the URL, where its special characters are "
+        "percent-encoded, or the file that engine_options['password_file'] names."
+    ),
+    r"peer authentication failed|ident authentication failed": (
+        "Name the server's host in the URL, or the user that this process runs as."
+    ),
+    r"role .* does not exist|no such user": "CREATE ROLE {role} LOGIN PASSWORD '...';",
+    r"database .* does not exist|no such database|unknown database": "CREATE DATABASE {database};",
+    r"permission denied for database": "GRANT CONNECT ON DATABASE {database} TO {role};",
+    r"access denied .* to database": (
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON {database}.* TO '{user}'@'%';"
+    ),
+    r"is not allowed to connect": "CREATE USER '{user}'@'%' IDENTIFIED BY '...';",
+    r"no pg_hba\.conf entry.*(no encryption|ssl off)": "Add to the URL: ?sslmode=require",
+    r"no pg_hba\.conf entry": (
+        "Add to pg_hba.conf, and reload it: hostssl {database} {role} ADDRESS scram-sha-256"
+    ),
+    r"insecure transport": 'engine_options = {{"connect_args": {{"ssl": {{"ca": "PATH"}}}}}}',
+    r"does not support ssl|doesn't support ssl|ssl is not supported|ssl connection error": (
+        "Turn TLS on in the server, or off in the URL or the connect_args (sslmode, ssl)."
+    ),
+    r"client certificate": "Name one's own: sslcert and sslkey (PostgreSQL), ssl's cert and key.",
+    r"^filenotfounderror|certificate|hostname mismatch|match host name": (
+        "Name the file of the authority that has signed the server's certificate "
+        "(sslrootcert for PostgreSQL, ssl's ca for MySQL), and in the URL a host that the "
+        "certificate names."
+    ),
+    r"translate host name|resolve host|not known|getaddrinfo|nodename nor|name resolution": (
+        "Mend the host in the URL. Whether it is known here: getent hosts {host}"
+    ),
+    r"connection refused|no such file or directory": (
+        "Start the server, or mend the host and the port in the URL. Whether it listens to "
+        "others: listen_addresses of PostgreSQL, bind-address of MySQL."
+    ),
+    r"time-?out|timed out|no route to host|network is unreachable": (
+        "Open the way through firewalls and network policies, or mend the host and the port "
+        "in the URL. To try it: nc -vz {host} {port}"
+    ),
+    r"too many connections for role": "ALTER ROLE {role} CONNECTION LIMIT -1;",
+    r"too many connections for database": "ALTER DATABASE {database} CONNECTION LIMIT -1;",
+    r"too many|connection slots": "Raise max_connections, or put a pooler before the server.",
+    r"starting up|shutting down|recovery mode": "Wait until the server is up: check --wait 60",
+    r"unsupported startup parameter": "Remove 'options' from the URL and the connect_args.",
+    r"gave no password": "Mend what that option names; it is read at each connect.",
+    r"database is locked": "End the process that holds the file: fuser -v {file}",
+    r"not a database|malformed": "Restore the newest backup: ls {file}.*.backup",
+}
+
+
+def cure_of(error: Exception, engine: Engine) -> str | None:
+    """Return what mends an error, most of all one at a connect, if that is known."""
+    backend = backend_of(engine)
+    if known := backend.cure_of(error):
+        return known
+    # All of its lines, of which only the first is shown.
+    text = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+    url, quote = engine.url, engine.dialect.identifier_preparer.quote
+    for pattern, cure in _CURES.items():
+        if re.search(pattern, text, re.IGNORECASE):
+            return cure.format(
+                host=url.host or "HOST",
+                port=url.port or backend.port or "PORT",
+                user=url.username or "USER",
+                role=quote(url.username) if url.username else "ROLE",
+                database=quote(url.database) if url.database else "DATABASE",
+                file=shlex.quote(url.database or "FILE"),
+            )
+    return None
