@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alembic import context
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
@@ -91,14 +91,28 @@ def migrate(connection: Connection) -> None:
     context.configure(**options, fn=steps)
     if not file:
         with locks.migration_lock(connection, log=log):
+            forget_what_is_lost(connection)
+            connection.commit()
             context.run_migrations()
         return
     with context.begin_transaction(), locks.migration_lock(connection, log=log):
+        forget_what_is_lost(connection)
         context.run_migrations()
     if steps.leave_tables:
         # Who is using the file now may keep it as it is; the next server sets it.
         with suppress(DBAPIError):
             backend_of(connection).keep_journal(connection)
+
+
+def forget_what_is_lost(connection: Connection) -> None:
+    """Forget a revision of which no table is left, if that was asked for.
+
+    A downgrade to base leaves it where it was killed at its end.
+    """
+    if not config.attributes.get("from_nothing"):
+        return
+    if not Base.metadata.tables.keys() & set(inspect(connection).get_table_names()):
+        connection.exec_driver_sql(f"DELETE FROM {versions.VERSION_TABLE}")
 
 
 class _Steps:

@@ -306,6 +306,9 @@ def _schema_states() -> str:
         versions.State.AHEAD_INCOMPATIBLE: versions.Status(
             versions.State.AHEAD_INCOMPATIBLE, "0009", versions.CODE + 1
         ),
+        versions.State.DAMAGED: versions.Status(
+            versions.State.DAMAGED, versions.HEAD, 1, missing=("jupyter_sessions",)
+        ),
         versions.State.FOREIGN: versions.Status(versions.State.FOREIGN, None),
     }
     rows = (

@@ -67,7 +67,10 @@ class Downgrade(MigrationCommand):
                     "release that made it. Nothing was changed. Run there: jupyter session-store "
                     f"downgrade {target}"
                 )
-            if found.state not in (versions.State.BEHIND, versions.State.CURRENT):
+            states = versions.State
+            # Nothing but the way to base is known of one that is damaged.
+            damaged = found.state is states.DAMAGED and target == "base"
+            if not damaged and found.state not in (states.BEHIND, states.CURRENT):
                 raise SchemaMismatch(versions.explain(found, database_name(engine)))
             plan = migrating.downgrade_plan(found.revision, target)
             self.print_plan(plan, database_name(engine), "undo")

@@ -58,16 +58,17 @@ class Upgrade(MigrationCommand):
         with self.database(create=True) as engine:
             found = schema_status(engine)
             states = versions.State
-            if found.state not in (states.EMPTY, states.BEHIND, states.CURRENT):
+            bare = found.state is states.DAMAGED and found.is_bare
+            if not bare and found.state not in (states.EMPTY, states.BEHIND, states.CURRENT):
                 explanation = versions.explain(found, database_name(engine))
                 if not found.usable:
                     raise SchemaMismatch(explanation)
                 self.output.text(explanation)
                 return ExitCode.DONE
-            plan = migrating.upgrade_plan(found.revision, target)
+            plan = migrating.upgrade_plan(None if bare else found.revision, target)
             self.print_plan(plan, database_name(engine), "run")
             if plan and not self.dry_run:
                 # The id, since another process may upgrade meanwhile: +1 would then go too far.
-                migrating.upgrade(engine, plan[-1].id, log=self.log)
+                migrating.upgrade(engine, plan[-1].id, from_nothing=bare, log=self.log)
                 self.output.text(f"Done: revision {schema_status(engine).revision}.")
         return ExitCode.DONE

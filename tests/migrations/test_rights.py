@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 import pytest
 
-from jupyter_session_store.errors import SchemaMismatch
+from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
 from jupyter_session_store.records import STARTING, Scope
 from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.testing import server
 
+from ..cli.doctor_support import another_user, role_of
 from ..databases import DRIVER_ERRORS, Database, Instance
 from ..databases.server import new_password
 from ..system.conftest import stored_in
@@ -200,3 +201,66 @@ def test_a_schema_of_its_own(own_server: Instance, owned: Database) -> None:
     assert administrator.rows(places) == [("sessions", versions.VERSION_TABLE)]
     with engine_of(administrator.url) as engine:
         assert status(engine).state is versions.State.CURRENT
+
+
+# ------------------------------------------------ a right that is missing
+
+
+def told_grants(text: str) -> list[str]:
+    """Return the GRANT statements of a text."""
+    return re.findall(r"GRANT .*?(?=;)", text)
+
+
+@pytest.mark.only("postgresql", "mysql", reason="SQLite has no roles")
+async def test_a_missing_right_is_told_with_its_grant(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade(database)
+    with another_user(database) as url:
+        for table in sorted(TABLES):
+            database.execute(f"GRANT SELECT ON {table} TO {role_of(database, url)}")
+        with opened(url, auto_upgrade="never") as repository:
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable) as failed:
+                    await repository.find(SCOPE)
+            grants = told_grants(str(failed.value))
+            assert [re.findall(r"GRANT (.*) ON \S*\b(\w+) TO", one)[0] for one in grants] == [
+                ("INSERT, UPDATE, DELETE", "jupyter_sessions"),
+                ("INSERT, UPDATE, DELETE", "jupyter_servers"),
+            ]
+            assert len(re.findall("is unavailable", caplog.text)) == 1
+            execute(database, grants)
+            await repository.add(record("a"))
+            # Under a running server.
+            database.execute(f"REVOKE UPDATE ON jupyter_sessions FROM {role_of(database, url)}")
+            repository._database.release()
+            with pytest.raises(StoreUnavailable) as failed:
+                await repository.update(SCOPE, "a", {"name": "b"})
+            [grant] = told_grants(str(failed.value))
+            assert grant.startswith("GRANT UPDATE ON ")
+            execute(database, [grant])
+            repository._database.release()
+            assert await repository.update(SCOPE, "a", {"name": "b"}) is not None
+
+
+@pytest.mark.only("postgresql", "mysql", reason="SQLite has no roles")
+async def test_a_role_that_may_not_even_connect_is_told_its_grant(own_server: Instance) -> None:
+    database = own_server.create_database()
+    name = urlsplit(database.url).path[1:]
+    upgrade(database)
+    with another_user(database) as url:
+        role = role_of(database, url)
+        if database.kind == "postgresql":
+            database.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+        else:
+            database.execute(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {role}")
+        with opened(url, auto_upgrade="never") as repository:
+            with pytest.raises(StoreUnavailable) as failed:
+                await repository.find(SCOPE)
+            grants = told_grants(str(failed.value))
+            assert len(grants) == 1
+            execute(database, grants)
+            with (
+                pytest.raises(StoreUnavailable) if database.kind == "postgresql" else nullcontext()
+            ):
+                assert await repository.find(SCOPE) == []

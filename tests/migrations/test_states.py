@@ -89,6 +89,10 @@ def make(
             database.execute("CREATE TABLE jupyter_sessions (id INTEGER)")
         elif state is State.CURRENT:
             migrating.upgrade(engine)
+        elif state is State.DAMAGED:
+            migrating.upgrade(engine)
+            engine.dispose()
+            database.execute("DROP TABLE jupyter_servers")
         elif state in (State.AHEAD_COMPATIBLE, State.AHEAD_INCOMPATIBLE):
             floor = 1 if state is State.AHEAD_COMPATIBLE else 2
             with later_code(tmp_path, floor, monkeypatch):
@@ -126,6 +130,7 @@ def test_a_state_is_told_and_what_a_server_does(
     assert found.usable is (state in (State.CURRENT, State.AHEAD_COMPATIBLE))
     assert (found.revision, found.oldest_compatible_code) == {
         State.CURRENT: (versions.HEAD, 1),
+        State.DAMAGED: (versions.HEAD, 1),
         State.AHEAD_COMPATIBLE: (LATER, 1),
         State.AHEAD_INCOMPATIBLE: (LATER, 2),
     }.get(state, (None, None))
@@ -241,12 +246,18 @@ def test_the_texts_name_what_was_found_what_is_expected_and_what_to_run(url: str
             f"this code is of generation {versions.CODE}",
             "Run: pip install --upgrade jupyter_session_store",
         ),
+        State.DAMAGED: (
+            "is at revision 0000 and is damaged: it lacks jupyter_sessions.",
+            "Restore a backup.",
+            "jupyter session-store downgrade base --yes, then jupyter session-store upgrade",
+        ),
         State.FOREIGN: ("did not make", expected, "to another database"),
     }
     assert texts.keys() == set(State) - {State.CURRENT}
     for state, parts in texts.items():
         revision = None if state is State.EMPTY else "0000"
-        text = versions.explain(versions.Status(state, revision, 7), shown)
+        status = versions.Status(state, revision, 7, missing=("jupyter_sessions",))
+        text = versions.explain(status, shown)
         assert text.startswith(f"The database ({shown}) ")
         assert [part for part in parts if part not in text] == []
         assert "s3cr3t" not in text

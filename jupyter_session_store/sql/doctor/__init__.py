@@ -104,4 +104,5 @@ def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -
 
 
 def _not_examined(error: Exception, engine: Engine) -> Outcome:
-    return unknown(f"It could not be examined: {reason(error, engine.url)}.")
+    cure = backend_of(engine).cure_of(error)
+    return unknown(f"It could not be examined: {reason(error, engine.url)}.", cure)

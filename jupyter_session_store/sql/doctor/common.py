@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
@@ -13,14 +13,14 @@ from typing import Any, Final
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, distinct, func, select
-from sqlalchemy.exc import DBAPIError
 
 from ..._version import __version__
 from ..engine.backend import backend_of
 from ..engine.url import describe
-from ..models import SERVERS, SESSIONS, Base, Meta, to_utc
+from ..models import SERVERS, SESSIONS, to_utc
 from ..queries.authorities import UNKNOWN_AUTHORITY, UNKNOWN_AUTHORITY_TEXT
 from ..schema import versions
+from ..schema.rights import grants, lacking
 from .findings import Outcome, failed, ok, unknown, warning
 
 #: Seconds that the clocks of a database and of this machine may differ.
@@ -90,59 +90,14 @@ def revision(found: versions.Status, name: str) -> Outcome:
 _CURE: Final = re.compile(r"(?<=\.) (?:Run: |Nothing was changed\. )")
 
 
-#: What servers need on each table.
-_NEEDED: Final[Mapping[str, Sequence[str]]] = {
-    SESSIONS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    SERVERS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    Meta.__tablename__: ("SELECT",),
-    versions.VERSION_TABLE: ("SELECT",),
-}
-
-
 def rights(connection: Connection) -> Outcome:
     """Try what servers do to each table, on no row of it."""
-    denied = {
-        table: [verb for verb in verbs if not _may(connection, verb, table)]
-        for table, verbs in _NEEDED.items()
-    }
-    lacking = {table: ", ".join(verbs) for table, verbs in denied.items() if verbs}
-    if not lacking:
+    lacks = lacking(connection)
+    if not lacks:
         return ok("All that servers need: SELECT, INSERT, UPDATE and DELETE.")
-    backend = backend_of(connection)
-    name = backend.role(connection)
-    found = "; ".join(f"{verbs} on {table}" for table, verbs in lacking.items())
-    grants = (
-        f"GRANT {verbs} ON {backend.qualify(connection, table)} TO {name};"
-        for table, verbs in lacking.items()
-    )
-    return failed(f"{name} may not {found}; expected that servers may.", " ".join(grants))
-
-
-def _may(connection: Connection, verb: str, table: str) -> bool:
-    try:
-        connection.exec_driver_sql(_attempt(verb, table))
-    except DBAPIError as error:
-        if backend_of(connection).is_denied(error):
-            return False
-        raise
-    return True
-
-
-def _attempt(verb: str, table: str) -> str:
-    columns = ["version_num"]
-    if table in Base.metadata.tables:
-        columns = [column.name for column in Base.metadata.tables[table].columns]
-    # None reads a column or a row: each needs the one right alone.
-    nulls = ", ".join("NULL" for _ in columns)
-    return {
-        "SELECT": f"SELECT {columns[0]} FROM {table} WHERE 1 = 0",
-        "INSERT": (
-            f"INSERT INTO {table} ({', '.join(columns)}) "
-            f"SELECT {nulls} FROM (SELECT 1 AS one) AS no_row WHERE 1 = 0"
-        ),
-        "UPDATE": f"UPDATE {table} SET {columns[0]} = '' WHERE 1 = 0",
-        "DELETE": f"DELETE FROM {table} WHERE 1 = 0",
-    }[verb]
+    name = backend_of(connection).role(connection)
+    found = "; ".join(f"{', '.join(verbs)} on {table}" for table, verbs in lacks.items())
+    return failed(f"{name} may not {found}; expected that servers may.", grants(connection, lacks))
 
 
 def schema_rights(may: bool | None, found: versions.Status) -> Outcome:

@@ -71,9 +71,9 @@ def failed(text: str, cure: str) -> Outcome:
     return (Verdict.FAILED, text, cure)
 
 
-def unknown(text: str) -> Outcome:
+def unknown(text: str, cure: str | None = None) -> Outcome:
     """Return that it could not be examined."""
-    return (Verdict.UNKNOWN, text, None)
+    return (Verdict.UNKNOWN, text, cure)
 
 
 def reason(error: Exception, url: URL) -> str:

@@ -14,18 +14,35 @@ from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
+#: The levels at which a binary log of statements takes no writes (error 1665).
+_NOT_IN_STATEMENTS: Final = ("READ-COMMITTED", "READ-UNCOMMITTED")
 _DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})
 
 
 def writable(connection: Connection) -> Outcome:
-    """Judge whether this is the primary server."""
+    """Judge whether this is the primary server, and whether its binary log takes writes."""
     found = str(connection.exec_driver_sql("SELECT @@global.read_only").scalar_one()).upper()
-    if found in ("0", "OFF"):
-        return ok("It takes writes.")
-    return failed(
-        "It is read-only, as a replica is; expected the primary.",
-        "Name the primary in the URL, or if this is to be it: SET GLOBAL read_only = OFF;",
+    if found not in ("0", "OFF"):
+        return failed(
+            "It is read-only, as a replica is; expected the primary.",
+            "Name the primary in the URL, or if this is to be it: SET GLOBAL read_only = OFF;",
+        )
+    log = dict(
+        tuple(row)
+        for row in connection.exec_driver_sql(
+            "SHOW SESSION VARIABLES WHERE Variable_name IN"
+            " ('log_bin', 'binlog_format', 'transaction_isolation', 'tx_isolation')"
+        )
     )
+    level = str(log.get("transaction_isolation") or log.get("tx_isolation"))
+    on = str(log.get("log_bin")).upper() in ("ON", "1")
+    if on and log.get("binlog_format") == "STATEMENT" and level in _NOT_IN_STATEMENTS:
+        return failed(
+            f"Its binary log has statements (binlog_format STATEMENT), and takes none at the "
+            f"isolation level {level}: nothing can be written.",
+            "SET GLOBAL binlog_format = 'MIXED';",
+        )
+    return ok("It takes writes.")
 
 
 def tls(connection: Connection) -> Outcome:

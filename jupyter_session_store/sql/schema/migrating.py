@@ -172,17 +172,28 @@ def alembic_config() -> Config:
     return config
 
 
-def upgrade(engine: Engine, revision: str = "head", *, log: logging.Logger | None = None) -> None:
+def upgrade(
+    engine: Engine,
+    revision: str = "head",
+    *,
+    from_nothing: bool = False,
+    log: logging.Logger | None = None,
+) -> None:
     """Upgrade a database with Alembic, in process, under the migration lock.
 
     A SQLite file that has tables is backed up first: see :mod:`.backup`.
     May be called from any thread; those of one process take turns. A revision that
     fails is undone; MySQL and MariaDB, which cannot, have it repeated by the next upgrade.
+    With `from_nothing` a revision that is recorded, and of which no table is left, is forgotten.
     Raises what :func:`refusal` says; a ConfigurationError if there is no such revision.
     """
     from alembic import command
 
-    _run(engine, lambda config: command.upgrade(config, revision), log)
+    def run(config: Config) -> None:
+        config.attributes["from_nothing"] = from_nothing
+        command.upgrade(config, revision)
+
+    _run(engine, run, log)
 
 
 def downgrade(
@@ -241,6 +252,8 @@ def refusal(error: DBAPIError, url: URL) -> SessionStoreError:
             "; expected no transaction that uses the tables for longer than "
             f"{BUSY_TIMEOUT} s, such as a dump. Run it again when that has ended"
         )
+    elif cure := backend.cure_of(error):
+        reason += f". {cure}"
     return StoreUnavailable(reason)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy import Connection, Engine, Select, inspect, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import SchemaMismatch
 from ..engine.backend import backend_of
 from ..engine.url import describe
-from ..models import Base, Meta
+from ..models import SERVERS, SESSIONS, Base, Meta
 from .migrating import known_revisions, upgrade
 
 #: The revision that this code was written for: the newest migration.
@@ -35,6 +36,8 @@ class State(Enum):
     CURRENT = "current"
     AHEAD_COMPATIBLE = "ahead but compatible"
     AHEAD_INCOMPATIBLE = "ahead and incompatible"
+    #: Its revision is recorded, and tables or columns of it are not there.
+    DAMAGED = "damaged"
     FOREIGN = "foreign"
 
 
@@ -42,13 +45,20 @@ class State(Enum):
 class Status:
     """What was found in a database; the revision is ``None`` where nothing is recorded.
 
-    `oldest_compatible_code` is the floor that the database sets for code.
+    `oldest_compatible_code` is the floor that the database sets for code. `missing` says what a
+    damaged one lacks.
     """
 
     state: State
     revision: str | None
     oldest_compatible_code: int | None = None
     stock_adopted: bool = False
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing but the record of a revision."""
+        return {*Base.metadata.tables} <= {*self.missing}
 
     @property
     def usable(self) -> bool:
@@ -75,14 +85,49 @@ def status(connection: Connection) -> Status:
         return Status(State.EMPTY, None)
     if len(revisions) > 1:
         return Status(State.FOREIGN, ", ".join(sorted(revisions)))
+    [revision] = revisions
     try:
-        rows = connection.execute(select(Meta.name, Meta.value)).all()
+        rows = connection.execute(_meta(connection)).all()
     except DBAPIError as error:
-        columns = {"name", "value"}
-        if error.connection_invalidated or _has(connection, Meta.__tablename__, columns):
+        meta = Meta.__tablename__
+        if error.connection_invalidated or _has(connection, meta, {"name", "value"}):
             raise
-        return Status(State.FOREIGN, revisions[0])
-    return _judge(revisions[0], {row.name: row.value for row in rows})
+        missing = tuple(_missing(connection))
+        # A downgrade to base that was killed leaves it, and so does a hand.
+        state = State.FOREIGN
+        if meta in missing and revision in known_revisions():
+            state = State.DAMAGED
+        return Status(state, revision, missing=missing)
+    found = _judge(revision, {row.name: row.value for row in rows})
+    if not found.usable or rows[0].found in (None, _COLUMNS):
+        return found
+    missing = tuple(_missing(connection))
+    return replace(found, state=State.DAMAGED, missing=missing) if missing else found
+
+
+#: The tables that hold what is stored.
+_STORED: Final = (SESSIONS, SERVERS)
+_COLUMNS: Final = sum(len(table.columns) for table in _STORED)
+
+
+def _meta(connection: Connection) -> Select[Any]:
+    """Return the query for what a database says of itself, and how many of our columns it has."""
+    backend = backend_of(connection)
+    counts = [backend.count_columns(one.name, one.columns.keys()) for one in _STORED]
+    columns = " + ".join(f"({count})" for count in counts if count) or "NULL"
+    selected: list[Any] = [Meta.name, Meta.value, literal_column(columns).label("found")]
+    return select(*selected)
+
+
+def _missing(connection: Connection) -> Iterator[str]:
+    """Yield the tables and columns of this code that a database lacks."""
+    inspector = inspect(connection)
+    for name, table in Base.metadata.tables.items():
+        if not inspector.has_table(name):
+            yield name
+            continue
+        found = {column["name"] for column in inspector.get_columns(name)}
+        yield from (f"{name}.{one.name}" for one in table.columns if one.name not in found)
 
 
 def _has(connection: Connection, table: str, columns: set[str]) -> bool:
@@ -147,7 +192,8 @@ def explain(found: Status, database: str) -> str:
         value = "safe" if found.state is State.EMPTY else "always"
         return (
             f"{_describe_lack(found, database)}. Run: jupyter session-store upgrade\n"
-            f'or let the server do it: c.PersistentSessionManager.auto_upgrade = "{value}"'
+            "or let a server do it when it starts: "
+            f'c.PersistentSessionManager.auto_upgrade = "{value}"'
         )
     if found.state is State.AHEAD_COMPATIBLE:
         return (
@@ -159,6 +205,14 @@ def explain(found: Status, database: str) -> str:
             f"{where} is at revision {found.revision}, which needs code of generation "
             f"{found.oldest_compatible_code} or later; this code is of generation {CODE}. "
             "Run: pip install --upgrade jupyter_session_store"
+        )
+    if found.state is State.DAMAGED:
+        return (
+            f"{where} is at revision {found.revision} and is damaged: it lacks "
+            f"{', '.join(found.missing)}. {expected.capitalize()}, whole. Nothing was changed. "
+            "Restore a backup. Or give up what is left, and make the tables anew: jupyter "
+            "session-store downgrade base --yes, then jupyter session-store upgrade. If it is not "
+            "yours: Set c.SessionManager.database_filepath to another database."
         )
     at = f"revision {found.revision}" if found.revision else "no revision"
     return (
