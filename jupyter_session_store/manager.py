@@ -112,6 +112,8 @@ class PersistentSessionManager(StoreSettings):
             )
         except SchemaMismatch as error:
             raise SchemaRefused(str(error)) from None
+        except ConfigurationError as error:
+            raise TraitError(str(error)) from None
         self.log.info(
             "The session store is %s; the namespace is %r.",
             self.store.describe().backend,

@@ -92,8 +92,7 @@ class RegisteredStore:
         if self.lease.failing:
             await self._renew()
         repository = await self.current()
-        # No session has the id of a server.
-        await repository.find(self._scope, session_id=self._server.server_id)
+        await repository.check(self._scope, self._server.server_id)
 
     def close(self, local_kernel_ids: frozenset[str] | None) -> None:
         """Remove the sessions on this server's kernels that do not run, and give up the store.

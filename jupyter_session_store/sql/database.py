@@ -20,14 +20,25 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from ..errors import InvalidValue, SchemaMismatch, SessionStoreError, StoreUnavailable
+from ..errors import (
+    InvalidValue,
+    SchemaMismatch,
+    SessionStoreError,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from .engine import timeouts
 from .engine.backend import backend_of
+from .engine.cures import cure_of
+from .engine.faults import DriverFault
+from .engine.sqlite_files import identity_of
 from .engine.url import describe, is_memory, reason_of, sqlite_file
-from .queries import leases
-from .schema import versions
+from .queries import leases, session_queries
+from .schema import rights, versions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..records import Scope, ServerRecord
 
 T = TypeVar("T")
@@ -59,7 +70,14 @@ class Database:
         self._log = log
         self._serving: tuple[Scope, ServerRecord] | None = None
         self._connection: Connection | None = None
+        self._connected_at = 0.0
         self._checked = False
+        #: Whether this start is over: it alone makes tables.
+        self._started = False
+        #: A SQLite file, and which it is.
+        self._file = sqlite_file(engine.url)
+        self._file_id: tuple[int, int] | None = None
+        self._grants: str | None = None
         self._registered = False
         self._down_since: float | None = None
         self._down_for_writes = False
@@ -120,13 +138,36 @@ class Database:
                 if isinstance(error, (StoreUnavailable, SchemaMismatch)):
                     self.report_failure(error, writes=writes and refused)
                 raise
-            except OSError as error:
-                # A SQLite file that cannot be created.
-                self.release(dispose=False)
-                raise self.report_failure(StoreUnavailable(f"{error}")) from error
-            if self._down_since is not None and (writes or not self._down_for_writes):
+            if self._down_since is not None and self._is_back(connection, writes):
                 self._came_back()
             return result
+
+    @property
+    def fails_writes(self) -> bool:
+        """Whether a write has failed, on a database that answers, and none has succeeded since."""
+        return self._down_for_writes
+
+    def try_write(self, connection: Connection) -> None:
+        """Write as much as a session, and take it back: in one transaction, so that nobody sees it.
+
+        A smaller write, such as a renewal, may succeed on a disk that is full.
+        """
+        if self._serving is not None:
+            scope, server = self._serving
+            session_queries.try_write(connection, scope, server.server_id)
+
+    def _is_back(self, connection: Connection, writes: bool) -> bool:
+        """Return whether a fault is over, after a unit of work that has succeeded."""
+        if not self._down_for_writes:
+            return True
+        if not writes:
+            return False
+        try:
+            self.try_write(connection)
+        except SQLAlchemyError:
+            self.release()
+            return False
+        return True
 
     def release(self, *, dispose: bool = True) -> None:
         """Give the connection up; the next unit of work makes a new one."""
@@ -142,17 +183,55 @@ class Database:
         self.engine.dispose()
 
     def _connect(self) -> Connection:
+        if self._started and self._file is not None:
+            self._look_for_file(self._file)
+        recycle = self.engine.pool._recycle
+        if self._connection is not None and 0 <= recycle < time.monotonic() - self._connected_at:
+            self.release()
         if not self._checked:
             # It needs the engine's only connection for itself.
             self.release(dispose=False)
             self._prepare()
             self._checked = True
+            if self._file is not None:
+                self._file_id = identity_of(self._file)
+            self._started = True
         if self._connection is None:
             self._connection = self.engine.connect()
+            self._connected_at = time.monotonic()
         return self._connection
 
+    def _look_for_file(self, file: Path) -> None:
+        """Refuse to go on with a file that was deleted, and once with one that takes its place."""
+        try:
+            found = identity_of(file)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self.name}: {type(error).__name__}: {error.strerror}"
+            ) from None
+        if found is not None and found == self._file_id:
+            return
+        # SQLite goes on with the file that it has open, in which nobody will find anything.
+        self.release()
+        self._checked = False
+        backend_of(self.engine).forget_journal(self.engine)
+        missed, self._file_id = self._file_id is None, found
+        if found is None:
+            raise StoreUnavailable(
+                f"the {self.name} is not there any more; expected the one that this server has "
+                "opened. Put it back, or make an empty one: jupyter session-store upgrade"
+            )
+        if not missed:
+            raise StoreUnavailable(
+                f"the {self.name} is another than the one that this server has opened. It is used "
+                "from now on if it has the tables; to make them: jupyter session-store upgrade"
+            )
+
     def _prepare(self) -> None:
-        found = versions.ensure(self.engine, self._auto_upgrade, self._log)
+        if self._started:
+            found = self._look_again()
+        else:
+            found = versions.ensure(self.engine, self._auto_upgrade, self._log)
         with self.engine.connect() as connection:
             backend_of(connection).keep_journal(connection)
             if self._serving is None:
@@ -161,13 +240,34 @@ class Database:
             if not self._registered:
                 # Before any session of its own, which another would evict without it. Later, where
                 # the tables are new ones, a renewal finds it missing and puts its sessions back.
-                leases.register(connection, server)
-                self._registered = True
-            if not found.stock_adopted and sqlite_file(self.engine.url) is not None:
+                self._register(connection, server)
+            if not found.stock_adopted and self._file is not None:
                 # Imported late: few files were the stock manager's.
                 from .schema import stock
 
                 stock.adopt(connection, scope, server.server_id, self._log)
+
+    def _look_again(self) -> versions.Status:
+        """Return how the schema stands, and change nothing."""
+        with self.engine.connect() as connection:
+            found = versions.status(connection)
+        if not found.usable:
+            explained = versions.explain(found, self.name)
+            # A migration may be half way, where others see that.
+            damaged = found.state is versions.State.DAMAGED
+            raise StoreUnavailable(explained) if damaged else SchemaMismatch(explained)
+        return found
+
+    def _register(self, connection: Connection, server: ServerRecord) -> None:
+        try:
+            leases.register(connection, server)
+        except DataError as error:
+            raise StoreUnusable(
+                f"{self.name} cannot store the namespace {server.namespace!r} "
+                f"({reason_of(error, self.engine.url)}). Set c.PersistentSessionManager.namespace "
+                "to a text of ASCII characters, or use a database whose encoding is UTF-8"
+            ) from None
+        self._registered = True
 
     def _translate(self, error: SQLAlchemyError, writes: bool) -> SessionStoreError:
         reason = reason_of(error, self.engine.url)
@@ -176,7 +276,33 @@ class Database:
         if backend_of(self.engine).is_schema_changed(error):
             # A table that went away, a right that was taken: look again before the next one.
             self._checked = False
-        return self.report_failure(StoreUnavailable(f"{self.name}: {reason}"), writes=writes)
+        cure = self._cure_of(error, reason)
+        kind = StoreUnavailable
+        if isinstance(error, DriverFault) and error.is_lasting:
+            kind = StoreUnusable
+        text = f"{self.name}: {reason}. {cure}" if cure else f"{self.name}: {reason}"
+        return self.report_failure(kind(text), writes=writes)
+
+    def _cure_of(self, error: SQLAlchemyError, reason: str) -> str | None:
+        backend = backend_of(self.engine)
+        if known := backend.cure_of(error):
+            return known
+        if not backend.is_denied(error) and "denied" not in reason.lower():
+            return None
+        if self._grants is None:
+            # Once in an outage: it takes some statements.
+            self._grants = self._find_grants() or cure_of(error, self.engine) or ""
+        return self._grants
+
+    def _find_grants(self) -> str | None:
+        try:
+            with self.engine.connect() as connection:
+                lacks = rights.lacking(connection)
+                return rights.grants(connection, lacks) if lacks else None
+        except SQLAlchemyError:
+            return None
+        finally:
+            self.release()
 
     @property
     def statements(self) -> int:
@@ -210,6 +336,7 @@ class Database:
             self._down_since = None
             self._down_for_writes = False
             self._mismatched = False
+            self._grants = None
             self._log.info("The session store is back after %.1f s.", seconds)
 
 

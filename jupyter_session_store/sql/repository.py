@@ -16,7 +16,14 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from ..errors import PathClaimed, SchemaMismatch, SessionConflict, StoreUnavailable
+from ..errors import (
+    ConfigurationError,
+    PathClaimed,
+    SchemaMismatch,
+    SessionConflict,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from ..records import (
     CLOSING,
     Closing,
@@ -84,6 +91,9 @@ class SQLAlchemySessionRepository(SessionRepository):
         except SchemaMismatch:
             self.close()
             raise
+        except StoreUnusable as error:
+            self.close()
+            raise ConfigurationError(f"The session store cannot be used: {error.reason}") from None
         except StoreUnavailable:
             # Said in the log already; the first request that reaches it checks it.
             return
@@ -200,6 +210,14 @@ class SQLAlchemySessionRepository(SessionRepository):
         """Say which database it is, and how many statements it was sent."""
         database = self._database
         return StoreDescription(database.name, database.statements, self._evictions)
+
+    async def check(self, scope: Scope, server_id: str) -> None:
+        """One statement; while writes fail, a transaction of two."""
+        database = self._database
+        if database.fails_writes:
+            await self._run(database.try_write)
+        else:
+            await super().check(scope, server_id)
 
     async def revision(self) -> str | None:
         """Two statements."""

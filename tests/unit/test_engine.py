@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import ssl
@@ -12,16 +13,18 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine import mysql, sqlite, sqlite_files
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.engine.backend import backend_of
+from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.testing import SCOPE, server
 from tests.databases.database import Database, parameters
 from tests.migrations.support import engine_of, opened
 
@@ -359,6 +362,15 @@ def test_a_connection_of_a_pooler_keeps_its_time_out(
         ({"connect_args": "x=y"}, "of type str; expected a dict"),
         ({"connect_args": None}, "of type NoneType; expected a dict"),
         ({"isolation_level": "SERIALIZABLE"}, "isolation_level"),
+        ({"pool": None}, "pool"),
+        ({"future": False}, "future"),
+        ({"pool_recycle": "3600"}, "pool_recycle"),
+        ({"execution_options": {"isolation_level": "REPEATABLE READ"}}, "isolation_level"),
+        ({"execution_options": {"autocommit": False}}, "autocommit"),
+        ({"execution_options": {"postgresql_readonly": True}}, "postgresql_readonly"),
+        ({"execution_options": {"schema_translate_map": {None: "x"}}}, "schema_translate_map"),
+        ({"execution_options": 5}, "execution_options"),
+        ({"connect_args": {"autocommit": False}}, "autocommit"),
         ({"no_such_option": 1}, "no_such_option"),
         ({"password_file": 5}, "password_file"),
         ({"password_provider": 5}, "password_provider"),
@@ -371,6 +383,43 @@ def test_unusable_options_are_refused(options: dict[str, Any], named: str) -> No
     with pytest.raises(ConfigurationError, match=named) as refused:
         engines.create(f"postgresql://u:{quote(PASSWORD, safe='')}@db/x", options)
     assert str(refused.value).startswith("c.PersistentSessionManager.engine_options")
+
+
+def test_options_that_would_lose_a_database_in_memory_are_refused() -> None:
+    for options in ({"poolclass": NullPool}, {"pool_recycle": 60}, {"creator": fail}):
+        with pytest.raises(ConfigurationError, match=next(iter(options))):
+            engines.create(":memory:", options)
+
+
+def test_options_that_change_nothing_are_kept(database: Database) -> None:
+    options = {"execution_options": {"logging_token": "x"}, "poolclass": NullPool}
+    with closing(
+        SQLAlchemySessionRepository(
+            database.url, options=options, auto_upgrade="safe", log=logging.getLogger("tests")
+        )
+    ) as repository:
+        repository.open(SCOPE, server("one"), timeout=60)
+        assert repository.renew(server("one"), [], timeout=10)
+
+
+async def test_a_connection_is_not_kept_for_longer_than_pool_recycle(database: Database) -> None:
+    made: list[object] = []
+    repository = SQLAlchemySessionRepository(
+        database.url,
+        options={"pool_recycle": 3600},
+        auto_upgrade="safe",
+        log=logging.getLogger("tests"),
+    )
+    repository.open(SCOPE, server("one"), timeout=60)
+    event.listen(repository._database.engine, "connect", lambda *_: made.append(None))
+    for _ in range(3):
+        assert await repository.find(SCOPE) == []
+    assert made == []
+    repository._database._connected_at -= 3601
+    for _ in range(3):
+        assert await repository.find(SCOPE) == []
+    assert len(made) == 1
+    repository.close(timeout=10)
 
 
 def test_a_provider_whose_module_fails_is_refused(

@@ -12,11 +12,13 @@ either as it was or as it should be.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timezone
 from enum import Enum, auto
 from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from sqlalchemy import (
     Connection,
@@ -36,13 +38,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
 from ...errors import SessionConflict
-from ...records import Scope, SessionRecord, path_digest
+from ...records import STARTING, Scope, SessionRecord, path_digest
+from ..engine.backend import backend_of
+from ..engine.transactions import transaction
 from ..models import SESSIONS
 from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
 T = TypeVar("T")
 
 _BATCH: Final = 500
+#: Characters.
+_TEST_SIZE: Final = 16_384
 _ANYTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: Parameters of a WHERE clause have a prefix: in an UPDATE the plain names are the new values.
@@ -97,6 +103,37 @@ _RIVALS: Final = select(*COLUMNS).where(
     SESSIONS.c.namespace == bindparam("in_namespace"),
     or_(THIS, SESSIONS.c.claim == bindparam("is_claim")),
 )
+
+
+def try_write(connection: Connection, scope: Scope, server_id: str) -> None:
+    """Write and remove a row in one transaction, to see whether sessions can be written.
+
+    It has no path and no kernel, and is as large as the largest rows of sessions.
+    """
+    now = datetime.now(timezone.utc)
+    record = SessionRecord(
+        namespace=scope.namespace,
+        authority=scope.authority,
+        session_id=f"write-test-{uuid4()}",
+        path=None,
+        name=None,
+        type=None,
+        kernel_id=None,
+        kernel_name=None,
+        kernel_model="x" * _TEST_SIZE,
+        server_id=server_id,
+        state=STARTING,
+        claim=None,
+        created_at=now,
+        updated_at=now,
+    )
+    with transaction(connection):
+        if limit := backend_of(connection).lock_wait_limit:
+            connection.exec_driver_sql(limit)
+        connection.execute(_INSERT, to_row(record))
+        connection.execute(
+            delete(SESSIONS).where(IN_SCOPE, THIS), scoped(scope, this_id=record.session_id)
+        )
 
 
 def add(connection: Connection, record: SessionRecord) -> Added:
