@@ -255,11 +255,14 @@ class StoreDescription:
         How many it has sent to a database; 0 where there is none.
     evictions : int
         How many servers it has evicted. Of those that try at once, one counts.
+    fails_writes : bool
+        Whether writes fail where reads do not, as on a full disk.
     """
 
     backend: str
     statements: int = 0
     evictions: int = 0
+    fails_writes: bool = False
 
 
 def check_text(field: str, value: object) -> None:

@@ -296,14 +296,6 @@ class SessionRepository(ABC):
         """
         return StoreDescription(type(self).__name__)
 
-    async def check(self, scope: Scope, server_id: str) -> None:
-        """Return if a request would find the store well, and raise what it would raise if not.
-
-        Where writes fail and reads do not, that is not well. `server_id` is the asking server's.
-        """
-        # No session has the id of a server.
-        await self.find(scope, session_id=server_id)
-
     async def revision(self) -> str | None:
         """Return the revision of the store's schema, as it is now.
 

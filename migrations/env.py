@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alembic import context
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import DBAPIError
 from traitlets import TraitError
 
@@ -62,12 +62,31 @@ def run_online() -> None:
     # Before it is touched: a default is easily taken for another database.
     logging.getLogger("jupyter_session_store").info("The database: %s", describe(engine.url))
     try:
+        if _is_upgrade():
+            _refuse_damaged(engine)
         with migrating.migration_connection(engine) as own:
             migrate(own)
     except DBAPIError as error:
         raise migrating.refusal(error, engine.url) from error
     finally:
         engine.dispose()
+
+
+def _is_upgrade() -> bool:
+    """Return whether this is the command ``alembic upgrade``."""
+    command, *_ = getattr(config.cmd_opts, "cmd", None) or (None,)
+    return getattr(command, "__name__", None) == "upgrade"
+
+
+def _refuse_damaged(engine: Engine) -> None:
+    """Refuse what Alembic would take for upgraded, by the record of a revision alone."""
+    with engine.connect() as connection:
+        found = versions.status(connection)
+    if found.state is not versions.State.DAMAGED:
+        return
+    if not found.is_bare:
+        raise SchemaMismatch(versions.explain(found, describe(engine.url)))
+    config.attributes["from_nothing"] = True
 
 
 def migrate(connection: Connection) -> None:

@@ -86,13 +86,16 @@ class RegisteredStore:
     async def check(self) -> None:
         """Ask the store, as a request for one session does.
 
-        After a renewal that failed the lease is renewed first: a read does not
-        show that the store cannot be written.
+        After a renewal or another write that failed the lease is renewed first: a read
+        does not show that the store cannot be written.
         """
-        if self.lease.failing:
+        if self.lease.failing or self.repository.describe().fails_writes:
             await self._renew()
         repository = await self.current()
-        await repository.check(self._scope, self._server.server_id)
+        if repository.describe().fails_writes:
+            raise StoreUnavailable("sessions cannot be written")
+        # No session has the id of a server.
+        await repository.find(self._scope, session_id=self._server.server_id)
 
     def close(self, local_kernel_ids: frozenset[str] | None) -> None:
         """Remove the sessions on this server's kernels that do not run, and give up the store.

@@ -81,6 +81,8 @@ class Database:
         self._registered = False
         self._down_since: float | None = None
         self._down_for_writes = False
+        #: Whether writes have failed, and not for another's lock, and none has succeeded since.
+        self.fails_writes = False
         self._mismatched = False
         self._statements = _Statements(engine)
 
@@ -132,6 +134,8 @@ class Database:
                     looked_again = True
                     self._checked = False
                     continue
+                # A lock goes by itself.
+                self.fails_writes |= writes and refused and not rolled_back
                 raise self._translate(error, writes and refused) from error
             except SessionStoreError as error:
                 self.release(dispose=False)
@@ -142,28 +146,18 @@ class Database:
                 self._came_back()
             return result
 
-    @property
-    def fails_writes(self) -> bool:
-        """Whether a write has failed, on a database that answers, and none has succeeded since."""
-        return self._down_for_writes
-
-    def try_write(self, connection: Connection) -> None:
-        """Write as much as a session, and take it back: in one transaction, so that nobody sees it.
-
-        A smaller write, such as a renewal, may succeed on a disk that is full.
-        """
-        if self._serving is not None:
-            scope, server = self._serving
-            session_queries.try_write(connection, scope, server.server_id)
-
     def _is_back(self, connection: Connection, writes: bool) -> bool:
         """Return whether a fault is over, after a unit of work that has succeeded."""
         if not self._down_for_writes:
             return True
         if not writes:
             return False
+        if not self.fails_writes or self._serving is None:
+            return True
+        # What is small, such as a renewal, may succeed on a disk that is full.
+        scope, server = self._serving
         try:
-            self.try_write(connection)
+            session_queries.try_write(connection, scope, server.server_id)
         except SQLAlchemyError:
             self.release()
             return False
@@ -335,6 +329,7 @@ class Database:
             seconds = time.monotonic() - self._down_since
             self._down_since = None
             self._down_for_writes = False
+            self.fails_writes = False
             self._mismatched = False
             self._grants = None
             self._log.info("The session store is back after %.1f s.", seconds)

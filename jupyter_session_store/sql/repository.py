@@ -207,17 +207,11 @@ class SQLAlchemySessionRepository(SessionRepository):
         return unfinished
 
     def describe(self) -> StoreDescription:
-        """Say which database it is, and how many statements it was sent."""
+        """Say which database it is, what it was sent, and whether it takes no writes."""
         database = self._database
-        return StoreDescription(database.name, database.statements, self._evictions)
-
-    async def check(self, scope: Scope, server_id: str) -> None:
-        """One statement; while writes fail, a transaction of two."""
-        database = self._database
-        if database.fails_writes:
-            await self._run(database.try_write)
-        else:
-            await super().check(scope, server_id)
+        return StoreDescription(
+            database.name, database.statements, self._evictions, database.fails_writes
+        )
 
     async def revision(self) -> str | None:
         """Two statements."""

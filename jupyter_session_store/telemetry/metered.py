@@ -118,7 +118,6 @@ class MeteredRepository(_Contract):
     begin_close = _measured(SessionRepository.begin_close)
     move = _measured(SessionRepository.move)
     remove = _measured(SessionRepository.remove)
-    check = _measured(SessionRepository.check)
     evict = _measured(SessionRepository.evict)
     _find = _measured(SessionRepository.find)
     _renew = _measured(SessionRepository.renew)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -19,7 +21,7 @@ from ..cli.conftest import Run, home, run
 from ..cli.doctor_support import look
 from ..databases import Database
 from .shape import shape
-from .support import TABLES, engine_of, opened, status
+from .support import TABLES, engine_of, opened, run_python, status
 
 __all__ = ["home", "run"]
 
@@ -65,6 +67,27 @@ def test_a_damaged_schema_is_told(database: Database, at_head: Engine, run: Run,
     # What the text says.
     assert run("downgrade", "base", "--yes", url=database.url).returncode == 0
     assert run("upgrade", url=database.url).returncode == 0
+    assert status(at_head).state is State.CURRENT
+
+
+def alembic(database: Database, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run Alembic's own command."""
+    url = ("-x", "url=env:DATABASE_URL")
+    return run_python("-m", "alembic", *url, *words, home=home, DATABASE_URL=database.url)
+
+
+def test_alembic_itself_does_not_take_it_for_upgraded(
+    database: Database, at_head: Engine, tmp_path: Path
+) -> None:
+    at_head.dispose()
+    database.execute("DROP TABLE jupyter_sessions")
+    refused = alembic(database, tmp_path, "upgrade", "head")
+    assert refused.returncode != 0
+    assert "damaged: it lacks jupyter_sessions" in refused.stdout
+    for table in ("jupyter_servers", "jupyter_session_store_meta"):
+        database.execute(f"DROP TABLE {table}")
+    assert alembic(database, tmp_path, "current").returncode == 0
+    assert alembic(database, tmp_path, "upgrade", "head").returncode == 0
     assert status(at_head).state is State.CURRENT
 
 

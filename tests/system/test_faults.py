@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from jupyter_session_store.sql.schema import migrating
+
 from ..databases import Database, Instance
+from ..migrations.support import engine_of
 from ..wire import WireTap
 from .conftest import Running, stored_in
 from .faults import (
@@ -23,6 +27,7 @@ from .faults import (
 from .process import OTHER_KERNEL
 from .rows import dump, rows_of
 from .server import JupyterServer
+from .test_monitoring import HEALTH
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -270,3 +275,24 @@ def test_the_database_server_is_stopped_and_started(
     assert server.own_frames() == []
     assert server.delete(session["id"]).status_code == 204
     assert server.kernels() == []
+
+
+@pytest.mark.only("sqlite", reason="only SQLite is a file")
+def test_a_file_that_is_deleted_under_a_server(database: Database, new_server: NewServer) -> None:
+    server = new_server(stored_in(database))
+    server.start()
+    server.create("a.ipynb")
+    path = Path(database.url.removeprefix("sqlite:///"))
+    for name in (path, *path.parent.glob(f"{path.name}-*")):
+        name.unlink()
+    assert server.api.get(HEALTH).status_code == 503
+    assert is_refusal(server.api.get("/api/sessions"))
+    assert is_refusal(server.post("b.ipynb"))
+    assert not path.exists()
+    with engine_of(database.url) as engine:
+        migrating.upgrade(engine)
+    until(lambda: server.api.get(HEALTH).status_code == 200, why="the tables are there")
+    server.create("b.ipynb")
+    assert store_lines(server.log) == ["away", "back"]
+    assert "make an empty one: jupyter session-store upgrade" in server.log
+    assert server.own_frames() == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import pytest
@@ -53,8 +53,9 @@ def refusal(server: JupyterServer) -> str:
         (f"mysql//jss:{_QUOTED}@localhost/db", ["a URL without its '://'"]),
         (f"oracel://jss:{_QUOTED}@localhost/db", ["oracel", "does not know", "postgresql://"]),
         (f"mysql+nodriver://jss:{_QUOTED}@localhost/db", ["nodriver", "does not know"]),
+        ("mysql://jss:%E2%82%AC@localhost/db", ["cannot send", "characters of Latin-1"]),
     ],
-    ids=["port", "unquoted", "no colon", "dialect", "driver"],
+    ids=["port", "unquoted", "no colon", "dialect", "driver", "not Latin-1"],
 )
 def test_a_url_that_can_never_work(new_server: NewServer, url: str, words: list[str]) -> None:
     log = refusal(new_server(f"c.SessionManager.database_filepath = {url!r}"))
@@ -108,12 +109,16 @@ def test_an_engine_option_that_nobody_knows(database: Database, new_server: NewS
     ("options", "words"),
     [
         ({"isolation_level": "SERIALIZABLE"}, ["isolation_level", "Remove it"]),
+        (
+            {"execution_options": {"isolation_level": "REPEATABLE READ"}},
+            ["execution_options", "isolation_level", "Remove it"],
+        ),
         ({"password_provider": "no.such:module"}, ["password_provider", "'module:name'"]),
     ],
-    ids=["ours", "provider"],
+    ids=["ours", "ours inside", "provider"],
 )
 def test_unusable_engine_options(
-    new_server: NewServer, options: dict[str, str], words: list[str]
+    new_server: NewServer, options: dict[str, Any], words: list[str]
 ) -> None:
     log = refusal(new_server(f"c.PersistentSessionManager.engine_options = {options!r}"))
     for word in ["engine_options", *words]:

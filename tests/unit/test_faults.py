@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from traitlets import TraitError
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
 from jupyter_session_store.sql.engine import factory as engines
@@ -22,6 +23,7 @@ from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases import Database, Instance, parameters
 from tests.migrations.support import engine_of, opened
+from tests.unit.dummies import make_manager
 from tests.unit.test_worker import assert_said_once_away_and_once_back, open_repository
 
 #: What PyMySQL cannot send; each character of it must not be shown.
@@ -53,7 +55,7 @@ def test_what_a_driver_raises_at_a_connect(database: Database, name: str) -> Non
         engine.connect()
     engine.dispose()
     assert isinstance(failed.value, DriverFault)
-    assert engine.dialect.driver in str(failed.value)
+    assert (engine.dialect.driver if name != "OSError" else "Input/output") in str(failed.value)
     assert shows(str(failed.value)) == set()
 
 
@@ -259,6 +261,8 @@ async def test_a_text_that_a_database_does_not_have(encoded: Database) -> None:
         pass
     assert "cannot store the namespace 'dir:/home/\u20ac'" in str(refused.value)
     assert "Set c.PersistentSessionManager.namespace" in str(refused.value)
+    with pytest.raises(TraitError, match="cannot store the namespace"):
+        make_manager(encoded.url, namespace=scope.namespace)
 
 
 def test_text_is_sent_as_unicode() -> None:

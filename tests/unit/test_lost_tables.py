@@ -40,11 +40,10 @@ def tables(engine: Engine) -> set[str]:
 async def every_verb_fails(
     repository: SQLAlchemySessionRepository, kind: type[SessionStoreError]
 ) -> None:
-    """Check that no verb works, the heartbeat's and the probe's among them."""
+    """Check that no verb works, the heartbeat's among them."""
     verbs: list[Callable[[], Awaitable[Any]]] = [
         lambda: repository.find(SCOPE),
         lambda: repository.add(record("b")),
-        lambda: repository.check(SCOPE, "one"),
         lambda: asyncio.to_thread(repository.renew, server("one"), [], timeout=10),
     ]
     for verb in verbs:
@@ -267,7 +266,6 @@ async def test_a_full_disk(database: Database, caplog: pytest.LogCaptureFixture)
     caplog.set_level(logging.INFO, "tests")
     repository = open_repository(database.url)
     await repository.add(record("a"))
-    await repository.check(SCOPE, "one")
     disk = Disk(database, repository)
     disk.fill(repository)
     large = record("b", kernel_model="x" * 100_000)
@@ -276,13 +274,12 @@ async def test_a_full_disk(database: Database, caplog: pytest.LogCaptureFixture)
             await repository.add(large)
         assert await repository.find(SCOPE) == [record("a")]
         assert repository.renew(server("one"), [], timeout=10)
-        with pytest.raises(StoreUnavailable):
-            await repository.check(SCOPE, "one")
+        assert repository.describe().fails_writes
     disk.empty(repository)
-    await repository.check(SCOPE, "one")
+    assert repository.renew(server("one"), [], timeout=10)
+    assert not repository.describe().fails_writes
     before = repository.describe().statements
-    await repository.check(SCOPE, "one")
-    assert repository.describe().statements == before + 1
     await repository.add(large)
+    assert repository.describe().statements == before + 1
     repository.close(timeout=10)
     assert_said_once_away_and_once_back(caplog)

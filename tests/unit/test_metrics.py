@@ -89,7 +89,6 @@ def verbs_of(store: SessionRepository) -> dict[str, Callable[[], Any]]:
         "remove": lambda: store.remove(SCOPE, [one]),
         "renew": lambda: store.renew(here, [], timeout=5),
         "evict": lambda: store.evict(SCOPE, [], "one", timeout=5),
-        "check": lambda: store.check(SCOPE, "one"),
     }
 
 

@@ -118,6 +118,10 @@ def fault_of(error: BaseException, dialect: Dialect, *, connecting: bool = False
             "Give the user a password of ASCII characters.",
             is_lasting=True,
         )
+    if isinstance(error, OSError):
+        # Such as the file of a certificate that is not there.
+        file = f": {error.filename!r}" if error.filename else ""
+        return DriverFault(f"{type(error).__name__}: {error.strerror or text}{file}")
     package = _MISSING_PACKAGE.search(text)
     missing = package[1] if package else getattr(error, "name", None)
     if missing and isinstance(error, (RuntimeError, ImportError)):
