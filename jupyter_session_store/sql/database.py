@@ -12,7 +12,7 @@ from collections.abc import Callable
 from logging import Logger
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -30,6 +30,7 @@ from ..errors import (
 from .engine import timeouts
 from .engine.backend import backend_of
 from .engine.cures import cure_of
+from .engine.cutting import StatementWatch
 from .engine.faults import DriverFault
 from .engine.sqlite_files import identity_of
 from .engine.url import describe, is_memory, reason_of, sqlite_file
@@ -45,20 +46,6 @@ T = TypeVar("T")
 
 #: How often a unit of work is repeated that the database rolled back for another's sake.
 ATTEMPTS: Final = 10
-
-
-class _Statements:
-    """Counts the statements that are sent, on the worker's thread."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.count = 0
-        # Of the dialect: with an event of the engine, what it would be given is put together
-        # anew for each statement, which takes 10 µs.
-        for name in ("do_execute", "do_execute_no_params", "do_executemany"):
-            event.listen(engine, name, self.note)
-
-    def note(self, *_: object) -> None:
-        self.count += 1
 
 
 class Database:
@@ -84,7 +71,7 @@ class Database:
         #: Whether writes have failed, and not for another's lock, and none has succeeded since.
         self.fails_writes = False
         self._mismatched = False
-        self._statements = _Statements(engine)
+        self._watch = StatementWatch(engine)
 
     def serve(self, scope: Scope, server: ServerRecord) -> None:
         """Name the server: registered at first contact, and given what a stock file holds."""
@@ -103,15 +90,22 @@ class Database:
         A SQLite file that another process holds, and a server that only reads, can be
         read all the while: for what `writes` they are back when they can be written.
         """
+        try:
+            return self._run(unit, deadline, writes)
+        finally:
+            self._watch.end()
+
+    def _run(self, unit: Callable[[Connection], T], deadline: float, writes: bool) -> T:
         reconnected = looked_again = False
         attempt = 0
+        late = 0.0
         # Of a database that could not even be asked, reads say as much as writes.
         refused = False
         while True:
             connection = None
             try:
                 connection = self._connect()
-                if time.monotonic() + timeouts.STATEMENT_TIMEOUT > deadline:
+                if time.monotonic() + timeouts.STATEMENT_TIMEOUT > deadline + late:
                     raise StoreUnavailable(f"{self.name} is busy or slow: no turn in time")
                 result = unit(connection)
             except IntegrityError:
@@ -124,6 +118,8 @@ class Database:
                 refused = connection is not None and not _is_dead(error)
                 if (_is_dead(error) or backend.is_read_only(error)) and not reconnected:
                     reconnected = True
+                    # Else what was not answered in time could never be repeated.
+                    late = 2 * timeouts.ANSWER_MARGIN
                     continue
                 if rolled_back and attempt < ATTEMPTS:
                     attempt += 1
@@ -163,6 +159,14 @@ class Database:
             return False
         return True
 
+    def cut_if_overdue(self) -> float:
+        """Do as :meth:`.StatementWatch.cut_if_overdue`."""
+        return self._watch.cut_if_overdue()
+
+    def cut(self) -> None:
+        """Cut the connection, from any thread: whoever waits for an answer gets an error."""
+        self._watch.cut()
+
     def release(self, *, dispose: bool = True) -> None:
         """Give the connection up; the next unit of work makes a new one."""
         connection, self._connection = self._connection, None
@@ -185,12 +189,15 @@ class Database:
         if not self._checked:
             # It needs the engine's only connection for itself.
             self.release(dispose=False)
-            self._prepare()
+            self._watch.begin()
+            with self._watch.longer(timeouts.SILENCE_TIMEOUT):
+                self._prepare()
             self._checked = True
             if self._file is not None:
                 self._file_id = identity_of(self._file)
             self._started = True
         if self._connection is None:
+            self._watch.begin()
             self._connection = self.engine.connect()
             self._connected_at = time.monotonic()
         return self._connection
@@ -301,7 +308,7 @@ class Database:
     @property
     def statements(self) -> int:
         """How many statements were sent, those of a migration included."""
-        return self._statements.count
+        return self._watch.count
 
     @property
     def name(self) -> str:

@@ -67,6 +67,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self._worker: Worker | None = None
         self._warned_unknown: set[str] = set()
         self._evictions = 0
+        self._neighbours = leases.Neighbours()
 
     @classmethod
     def default_url(cls, data_dir: str) -> str:
@@ -80,14 +81,15 @@ class SQLAlchemySessionRepository(SessionRepository):
 
     def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
         """Check the schema, upgrade it where that is allowed, adopt a stock file."""
-        self._database.serve(scope, server)
-        worker = Worker("jupyter_session_store", self._database.release)
+        database = self._database
+        database.serve(scope, server)
+        worker = Worker("jupyter_session_store", database.release, database.cut_if_overdue)
         self._worker = worker
         # A repository that is dropped without being closed leaves no thread behind.
         weakref.finalize(self, worker.stop, 0.0).atexit = False
         checked = worker.submit(lambda: self._database.run(lambda _connection: None))
         try:
-            checked.result(timeout)
+            worker.wait(checked, timeout)
         except SchemaMismatch:
             self.close()
             raise
@@ -116,7 +118,9 @@ class SQLAlchemySessionRepository(SessionRepository):
             if departure is not None:
                 departed = worker.submit(self._make_departure(departure, timeout))
             worker.submit(self._database.close)
-        worker.stop(timeout)
+        if not worker.stop(timeout):
+            # It would wait for ever for a database that hangs.
+            self._database.cut()
         if departed is not None and not departed.done():
             self._log.warning(
                 "The sessions of this server stay in the store: %s did not answer within %g s.",
@@ -181,8 +185,8 @@ class SQLAlchemySessionRepository(SessionRepository):
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
     ) -> list[ServerRecord]:
-        """Two statements."""
-        return self._wait(lambda c: leases.renew(c, server, held), timeout)
+        """Two statements, and one more for servers that are new."""
+        return self._wait(lambda c: leases.renew(c, server, held, self._neighbours), timeout)
 
     def evict(
         self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
@@ -226,7 +230,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         deadline = time.monotonic() + timeout + timeouts.STATEMENT_TIMEOUT
         call = worker.submit(lambda: database.run(unit, deadline, writes=True))
         try:
-            return call.result(timeout)
+            return worker.wait(call, timeout)
         except FutureTimeoutError:
             call.cancel()
             error = StoreUnavailable(f"the database did not answer within {timeout:g} s")

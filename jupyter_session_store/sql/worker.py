@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_futures
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
@@ -31,9 +34,18 @@ class Worker:
     can be collected while it waits, and it ends when told so. It is a daemon,
     because a ``ThreadPoolExecutor`` whose call is stuck delays the exit of the
     process. It calls `on_idle` after :data:`IDLE_SECONDS` without a call, and at its end.
+
+    Whoever waits for a call watches over the one that is running: `watch` ends it if it is
+    overdue, and returns the seconds after which to look again.
     """
 
-    def __init__(self, name: str, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        on_idle: Callable[[], None],
+        watch: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self._watch = watch
         self._queue: _Queue = queue.SimpleQueue()
         self._stopped = False
         self._thread = threading.Thread(
@@ -58,6 +70,16 @@ class Worker:
         self._put(run)
         return future
 
+    def wait(self, call: Future[T], timeout: float) -> T:
+        """Return the outcome of a call that was queued, from any thread but the worker's.
+
+        Raises :class:`concurrent.futures.TimeoutError` if there is none in time.
+        """
+        end = time.monotonic() + timeout
+        while not call.done() and (left := end - time.monotonic()) > 0:
+            wait_for_futures([call], min(left, self._watch()))
+        return call.result(0)
+
     async def run(self, call: Callable[[], T], timeout: float) -> T:
         """Run a call and return its result, without blocking the event loop.
 
@@ -65,21 +87,25 @@ class Worker:
         begun goes on, and its result is dropped. Either raises :class:`WorkerTimeout`.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(call, loop)
-        timer = loop.call_later(timeout, job.expire, timeout)
-        self._put(job)
+        job = _Job(call, loop, timeout, self._watch)
         try:
+            self._put(job)
             return await job.future
         finally:
-            timer.cancel()
+            job.timer.cancel()
 
-    def stop(self, timeout: float) -> None:
-        """End the thread after the calls that are queued; wait `timeout` seconds at most."""
+    def stop(self, timeout: float) -> bool:
+        """End the thread after the calls that are queued; wait `timeout` seconds at most.
+
+        Returns whether it has ended, as far as its own calls can tell.
+        """
         if not self._stopped:
             self._stopped = True
             self._queue.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(max(0.0, timeout))
+            return not self._thread.is_alive()
+        return True
 
     def _put(self, job: Callable[[], None]) -> None:
         if self._stopped:
@@ -88,15 +114,30 @@ class Worker:
 
 
 class _Job(Generic[T]):
-    __slots__ = ("_call", "_loop", "future")
+    __slots__ = ("_call", "_end", "_loop", "_timeout", "_watch", "future", "timer")
 
-    def __init__(self, call: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        call: Callable[[], T],
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        watch: Callable[[], float],
+    ) -> None:
         self._call = call
         self._loop = loop
+        self._timeout = timeout
+        self._end = loop.time() + timeout
+        self._watch = watch
         self.future: asyncio.Future[T] = loop.create_future()
+        self.timer = loop.call_later(min(timeout, watch()), self._look)
 
-    def expire(self, timeout: float) -> None:
-        error = WorkerTimeout(f"the database did not answer within {timeout:g} s")
+    def _look(self) -> None:
+        """Let the time run out, and until then look after the call that is running."""
+        left = self._end - self._loop.time()
+        if left > 0:
+            self.timer = self._loop.call_later(min(left, self._watch()), self._look)
+            return
+        error = WorkerTimeout(f"the database did not answer within {self._timeout:g} s")
         self._settle(self.future.set_exception, error)
 
     def __call__(self) -> None:

@@ -82,6 +82,10 @@ class Driver:
     def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
         """Set up the connections of an engine; `given` are the connect arguments of its options."""
 
+    def descriptor(self, connection: Any) -> int | None:
+        """Return the file descriptor of a connection's socket; ``None`` if it cannot be cut."""
+        return None
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-out of statements, and limit the wait for a lock.
 

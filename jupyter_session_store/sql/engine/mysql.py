@@ -92,6 +92,11 @@ class PyMySQL(Driver):
             # that accepts it and says nothing would be waited for for ever.
             _lift_timeouts(connection, names)
 
+    def descriptor(self, connection: Any) -> int | None:
+        # It has no public name for it.
+        descriptor: int = connection._sock.fileno()
+        return descriptor
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-outs: the wait for a table was limited at connect."""
         _lift_timeouts(connection.connection.dbapi_connection, _READ_TIMEOUT_ARGS)
@@ -218,6 +223,8 @@ def _lift_timeouts(connection: Any, names: frozenset[str]) -> None:
 def _share_default_context(engine: Engine) -> None:
     """Let all connections of an engine share the context of a TLS that verifies nothing.
 
+    And bound their log-in: PyMySQL's own ``connect_timeout`` ends with the TCP connection.
+
     Without a setting PyMySQL 1.2 makes one at each connect, and reads all of the
     system's certificates for it: tens of milliseconds, in which no other
     thread of the process runs and the event loop stands still. A context for
@@ -229,6 +236,18 @@ def _share_default_context(engine: Engine) -> None:
     shared: list[SSLContext] = []
 
     class SharingConnection(Connection):
+        _read_timeout: Any
+        connect_timeout: Any
+
+        def connect(self, sock: Any = None) -> None:
+            wait = self._read_timeout
+            self._read_timeout = min(wait or self.connect_timeout, self.connect_timeout)
+            try:
+                super().connect(sock)
+            finally:
+                # It puts it on its socket before the next statement.
+                self._read_timeout = wait
+
         def _create_ssl_ctx(self, sslp: Any) -> SSLContext:
             if sslp:
                 return self._own(sslp)

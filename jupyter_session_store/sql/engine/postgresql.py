@@ -109,6 +109,10 @@ class Psycopg(Driver):
             connection.execute(limit)
             connection.autocommit = autocommit
 
+    def descriptor(self, connection: Any) -> int | None:
+        descriptor: int = connection.fileno()
+        return descriptor
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Set both on the server."""
         driver: Any = connection.connection.dbapi_connection

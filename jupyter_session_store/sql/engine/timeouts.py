@@ -9,6 +9,9 @@ CONNECT_TIMEOUT: Final = 5
 #: For one statement of a server. The database itself gives up a longer one: a change that was
 #: refused to a client must not happen later.
 STATEMENT_TIMEOUT: Final = 5
+#: From the time at which the database gives a statement up to its answer that says so. Whoever
+#: has not answered by then does not speak any more.
+ANSWER_MARGIN: Final = 0.25
 #: For a lock of another process: SQLite's, a row's or a table's.
 BUSY_TIMEOUT: Final = 4
 #: For an answer from a host that has gone silent.

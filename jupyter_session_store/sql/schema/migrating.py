@@ -18,6 +18,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import ConfigurationError, SchemaMismatch, SessionStoreError, StoreUnavailable
+from ..engine import cutting
 from ..engine.backend import backend_of
 from ..engine.timeouts import BUSY_TIMEOUT
 from ..engine.url import describe, reason_of
@@ -287,6 +288,7 @@ def migration_connection(engine: Engine) -> Iterator[Connection]:
         backend = backend_of(connection)
         if backend.migration_isolation is not None:
             connection.execution_options(isolation_level=backend.migration_isolation)
+        cutting.spare(connection)
         # A migration takes as long as it takes, but every server that uses a table waits behind
         # one that waits for it: so it gives up before they do.
         if not backend.driver.set_migration_limits(connection):

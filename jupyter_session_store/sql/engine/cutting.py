@@ -1,0 +1,146 @@
+"""Cutting a connection whose other end hangs: its host answers, and nobody speaks.
+
+Behind a proxy that was stopped, or on a machine that was paused, a call waits for an
+answer that never comes, in a driver that no other thread can interrupt. What can be ended
+is the connection. Then the driver raises, and all goes on as with any that turns out dead.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, event
+
+from . import timeouts
+from .backend import backend_of
+
+_KEY: Final = "jupyter_session_store.socket"
+
+
+class StatementWatch:
+    """Counts the statements of an engine, and cuts its connections where one is not answered.
+
+    Statements are sent by one thread, and another asks now and then whether one is
+    overdue: the one that waits for the outcome.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        #: How many statements were sent.
+        self.count = 0
+        self._began: float | None = None
+        #: Seconds that a statement may take, where that is not what a server's may.
+        self._longer: float | None = None
+        self._driver = backend_of(engine).driver
+        self._duplicates: weakref.WeakSet[_Duplicate] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        # Of the dialect: with an event of the engine, what it would be given is put together
+        # anew for each statement, which takes 10 µs.
+        for name in ("do_execute", "do_execute_no_params", "do_executemany"):
+            event.listen(engine, name, self._note)
+        # Before those that send statements of their own.
+        event.listen(engine, "connect", self._keep, insert=True)
+        event.listen(engine, "close", _let_go)
+
+    def begin(self) -> None:
+        """Begin to count the seconds until the next answer."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Wait for no answer any more."""
+        self._began = None
+
+    @contextmanager
+    def longer(self, seconds: float) -> Iterator[None]:
+        """Let each statement take so long meanwhile."""
+        self._longer = seconds
+        try:
+            yield
+        finally:
+            self._longer = None
+
+    def cut_if_overdue(self) -> float:
+        """Cut the connection if its statement is overdue; return the seconds until one can be.
+
+        From any thread. What is measured is the last statement that has begun: many of
+        them that make progress may take long together.
+        """
+        limit = self._longer or timeouts.STATEMENT_TIMEOUT + timeouts.ANSWER_MARGIN
+        began = self._began
+        if began is None:
+            return limit
+        left = began + limit - time.monotonic()
+        if left > 0:
+            return left
+        self.cut()
+        return limit
+
+    def cut(self) -> None:
+        """Cut the connections, from any thread; those that cannot be cut stay."""
+        with self._lock:
+            duplicates = list(self._duplicates)
+        for duplicate in duplicates:
+            duplicate.cut()
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
+        self._began = time.monotonic()
+
+    def _keep(self, connection: Any, record: Any) -> None:
+        self.begin()
+        # The socket of a connection that an option makes may be anything, or be hidden.
+        with suppress(Exception):
+            descriptor = self._driver.descriptor(connection)
+            if descriptor is not None:
+                record.info[_KEY] = duplicate = _Duplicate(descriptor)
+                with self._lock:
+                    self._duplicates.add(duplicate)
+
+
+def spare(connection: Connection) -> None:
+    """Let the statements of a connection take as long as they take: it is not cut."""
+    _let_go(None, connection)
+
+
+def _let_go(_connection: object, record: Any) -> None:
+    duplicate: _Duplicate | None = record.info.pop(_KEY, None)
+    if duplicate is not None:
+        duplicate.close()
+
+
+class _Duplicate:
+    """A duplicate of a connection's socket.
+
+    The driver may close its own at any time, in another thread, and its number may be
+    another file's by the time at which the connection is cut. No such number is used.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._lock = threading.Lock()
+        self._descriptor: int | None = os.dup(descriptor)
+
+    def cut(self) -> None:
+        """Shut the connection down in both directions: whoever waits for it wakes up."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is None:
+                return
+            with suppress(OSError), socket.socket(fileno=descriptor) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the duplicate, without which the connection would stay open."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        # Of a connection that the pool has dropped without closing it.
+        self.close()
