@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, not_, or_, selec
 from ...records import STARTING, ServerRecord, SessionRecord, authority_kind, server_of
 from ..models import SESSIONS
 from ..queries import leases
-from ..queries.authorities import GATEWAY, IS_AUTHORITY, LOCAL
+from ..queries.authorities import GATEWAY, IS_AUTHORITY, LOCAL, UNKNOWN_AUTHORITY
 from ..queries.leases import IS_OWNER, no_registered_server
 from ..queries.rows import COLUMNS, to_record
 from . import listing
@@ -46,7 +46,11 @@ _LEFT_BY_SERVERS: Final = or_(
     and_(_UNSTARTED, no_registered_server(IS_OWNER)),
 )
 #: A gateway's sessions are answered for by any server of their namespace.
-_UNATTENDED: Final = no_registered_server(or_(GATEWAY, IS_AUTHORITY))
+_UNATTENDED: Final = or_(
+    and_(GATEWAY, no_registered_server()),
+    and_(LOCAL, no_registered_server(IS_AUTHORITY)),
+    UNKNOWN_AUTHORITY,
+)
 _VACANT: Final = no_registered_server()
 
 

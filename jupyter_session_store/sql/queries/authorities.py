@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, func, literal, literal_column, not_
+from sqlalchemy import ColumnElement, and_, func, literal_column, not_
 
 from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
 from ..models import SERVERS, SESSIONS
@@ -24,5 +24,9 @@ UNKNOWN_AUTHORITY: Final = and_(not_(LOCAL), not_(GATEWAY))
 UNKNOWN_AUTHORITY_TEXT: Final = (
     f"authority NOT LIKE '{SERVER_AUTHORITY}%' AND authority NOT LIKE '{GATEWAY_AUTHORITY}%'"
 )
-#: The server that a session's authority names.
-IS_AUTHORITY: Final = literal(SERVER_AUTHORITY) + SERVERS.c.server_id == SESSIONS.c.authority
+#: The id of the server that the authority of a :data:`LOCAL` session names. With it that server
+#: is looked up by its key. With authorities made of all ids, all are read for each session.
+AUTHORITATIVE_SERVER: Final[ColumnElement[str]] = func.substr(
+    SESSIONS.c.authority, literal_column(str(len(SERVER_AUTHORITY) + 1))
+)
+IS_AUTHORITY: Final = SERVERS.c.server_id == AUTHORITATIVE_SERVER

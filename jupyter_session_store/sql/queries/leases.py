@@ -1,18 +1,22 @@
 """The units of work on servers: registering, renewing, evicting, departing.
 
 A renewal is two statements. An eviction is a transaction of several, which is
-made once in a server's death.
+made once in a server's death. Each grows with the servers and sessions of a namespace,
+and no faster: a row is looked up by its key, and many go in one statement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, replace
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Select,
     and_,
     bindparam,
     delete,
@@ -22,6 +26,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -31,9 +36,13 @@ from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..models import SERVERS, SESSIONS, to_utc
 from . import session_queries
-from .authorities import IS_AUTHORITY, LOCAL, UNKNOWN_AUTHORITY
+from .authorities import AUTHORITATIVE_SERVER, LOCAL, UNKNOWN_AUTHORITY
 from .rows import COLUMNS, check_columns, readable, to_record
 
+T = TypeVar("T")
+
+#: Servers that one statement names, three parameters each: SQLite before 3.32 takes 999.
+_BATCH: Final = 300
 _FIELDS: Final = tuple(field.name for field in fields(ServerRecord))
 check_columns(ServerRecord, _FIELDS, SERVERS, set())
 _THIS: Final = and_(
@@ -41,7 +50,13 @@ _THIS: Final = and_(
 )
 _COUNT: Final = update(SERVERS).where(_THIS).values(renewals=SERVERS.c.renewals + bindparam("step"))
 _RENEW: Final = update(SERVERS).where(_THIS).values(renewals=SERVERS.c.renewals + 1)
-_LIST: Final = select(*readable(SERVERS)).where(SERVERS.c.namespace == bindparam("in_namespace"))
+_ALL: Final = SERVERS.c.namespace == bindparam("in_namespace")
+_LIST: Final = select(*readable(SERVERS)).where(_ALL)
+_SOME: Final = _LIST.where(SERVERS.c.server_id.in_(bindparam("ids", expanding=True)))
+#: What a renewal reads of each server, each time.
+_LEASES: Final = select(SERVERS.c.server_id, SERVERS.c.renewals, SERVERS.c.lease_seconds).where(
+    _ALL
+)
 _LEFT_UNFINISHED: Final = exists(
     select(literal(1)).where(
         SESSIONS.c.namespace == bindparam("in_namespace"),
@@ -69,7 +84,10 @@ def register(connection: Connection, server: ServerRecord) -> None:
 
 
 def renew(
-    connection: Connection, server: ServerRecord, held: Collection[SessionRecord]
+    connection: Connection,
+    server: ServerRecord,
+    held: Collection[SessionRecord],
+    neighbours: Neighbours,
 ) -> list[ServerRecord]:
     """Renew a lease and read all of the namespace; bring an evicted server back."""
     if not connection.execute(_RENEW, _this(server)).rowcount:
@@ -80,8 +98,51 @@ def renew(
         register(connection, server)
         for record in held:
             _put_back(connection, record)
-    rows = connection.execute(_LIST, {"in_namespace": server.namespace}).mappings()
-    return [to_server(row) for row in rows]
+    return neighbours.read(connection, server.namespace)
+
+
+class Neighbours:
+    """The servers of a namespace, as each renewal reads them.
+
+    Of each it reads how far it has counted, and the rest once: that does not change.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, ServerRecord]] = {}
+
+    def read(self, connection: Connection, namespace: str) -> list[ServerRecord]:
+        """Return them: one statement, and one more for each batch of new ones."""
+        ours = {"in_namespace": namespace}
+        known = self._known.get(namespace)
+        if known is None:
+            found = {one.server_id: one for one in _servers(connection, _LIST, ours)}
+        else:
+            rows = connection.execute(_LEASES, ours).all()
+            same = {one.server_id: one.lease_seconds for one in known.values()}
+            new = [one.server_id for one in rows if same.get(one.server_id) != one.lease_seconds]
+            found = {
+                one.server_id: replace(known[one.server_id], renewals=one.renewals)
+                for one in rows
+                if same.get(one.server_id) == one.lease_seconds
+            }
+            for ids in batches(new):
+                servers = _servers(connection, _SOME, {**ours, "ids": ids})
+                found.update((one.server_id, one) for one in servers)
+        self._known[namespace] = found
+        return list(found.values())
+
+
+def _servers(
+    connection: Connection, statement: Select[Any], values: Mapping[str, Any]
+) -> list[ServerRecord]:
+    return [to_server(row) for row in connection.execute(statement, values).mappings()]
+
+
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield lists of as many servers as one statement names."""
+    rest = iter(items)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch
 
 
 def to_server(row: Mapping[Any, Any]) -> ServerRecord:
@@ -104,9 +165,16 @@ def no_registered_server(*conditions: ColumnElement[bool]) -> ColumnElement[bool
 _IN_NAMESPACE: Final = SESSIONS.c.namespace == bindparam("in_namespace")
 #: The server that wrote a session.
 IS_OWNER: Final = SERVERS.c.server_id == SESSIONS.c.server_id
-_OWNER_GONE: Final = and_(_IN_NAMESPACE, not_(LOCAL), no_registered_server(IS_OWNER))
+#: Not as :func:`no_registered_server` has it: this is one look-up for each session on each
+#: database, in a table of keys that PostgreSQL makes first, even if it knows nothing of the sizes.
+_REGISTERED: Final = select(SERVERS.c.server_id).where(_ALL)
+_OWNER_GONE: Final = and_(
+    _IN_NAMESPACE,
+    not_(LOCAL),
+    or_(SESSIONS.c.server_id.is_(None), SESSIONS.c.server_id.not_in(_REGISTERED)),
+)
 _REMOVE_LOCAL: Final = delete(SESSIONS).where(
-    _IN_NAMESPACE, LOCAL, no_registered_server(IS_AUTHORITY)
+    _IN_NAMESPACE, LOCAL, AUTHORITATIVE_SERVER.not_in(_REGISTERED)
 )
 _REOPEN: Final = (
     update(SESSIONS).where(_OWNER_GONE, SESSIONS.c.state == CLOSING).values(state=READY)
@@ -141,12 +209,27 @@ def evict(
     return evicted, [to_record(row) for row in rows]
 
 
+#: The ids once more: by them alone each database finds the rows by their key.
+_EVICT: Final = delete(SERVERS).where(
+    _ALL,
+    SERVERS.c.server_id.in_(bindparam("ids", expanding=True)),
+    tuple_(SERVERS.c.server_id, SERVERS.c.renewals).in_(bindparam("seen", expanding=True)),
+)
+
+
 def _evict(connection: Connection, servers: Collection[ServerRecord]) -> int:
-    statement = _UNREGISTER.where(SERVERS.c.renewals == bindparam("seen"))
-    return sum(
-        connection.execute(statement, {**_this(server), "seen": server.renewals}).rowcount
-        for server in servers
-    )
+    """Remove the registrations of servers, of each only if it has not renewed since it was seen."""
+    evicted = 0
+    by_key = sorted(servers, key=attrgetter("key"))
+    for namespace, group in groupby(by_key, key=attrgetter("namespace")):
+        for batch in batches(group):
+            values = {
+                "in_namespace": namespace,
+                "ids": [server.server_id for server in batch],
+                "seen": [(server.server_id, server.renewals) for server in batch],
+            }
+            evicted += connection.execute(_EVICT, values).rowcount
+    return evicted
 
 
 def evict_without_takeover(
