@@ -76,11 +76,15 @@ class LeaseObserver:
         """Begin to wait anew for every server: this observer was cut off or suspended."""
         self._seen.clear()
 
-    def expired(self, servers: Collection[ServerRecord], moment: float) -> list[ServerRecord]:
+    def expired(
+        self, servers: Collection[ServerRecord], moment: float, answered: float | None = None
+    ) -> list[ServerRecord]:
         """Return those of all registered servers whose renewals stood still for a lease of theirs.
 
-        `moment` is on the clock of :func:`now`.
+        They were read after `moment` and before they were `answered`, on the clock of
+        :func:`now`. What is not known of that time is to the benefit of the observed.
         """
+        answered = moment if answered is None else answered
         before, self._seen = self._seen, {}
         known, self._known = self._known, {server.server_id for server in servers}
         self.missed = bool(known - self._known)
@@ -88,9 +92,9 @@ class LeaseObserver:
         for server in servers:
             if server.server_id == self._own:
                 continue
-            renewals, since = before.get(server.server_id, (None, moment))
+            renewals, since = before.get(server.server_id, (None, answered))
             if renewals != server.renewals:
-                since = moment
+                since = answered
             if moment - since > server.lease_seconds:
                 # A server that comes back after an eviction begins anew.
                 expired.append(server)
@@ -156,7 +160,7 @@ class Heartbeat:
 
     @property
     def age(self) -> float:
-        """The seconds since the last renewal, or since the start if there was none."""
+        """The seconds since the last renewal was sent, or since the start if there was none."""
         return now() - self._renewed
 
     @property
@@ -207,14 +211,16 @@ class Heartbeat:
             return
         repository = self._repository
         anew = replace(self.server, renewals=random.randrange(_FIRST_RENEWALS))  # noqa: S311
+        # The others see the count of this renewal some time between the two.
+        sent = now()
         servers = repository.renew(anew, local_sessions(), timeout=RENEWAL_TIMEOUT)
-        renewed = now()
-        if renewed - self._renewed > 2 * self._interval:
+        answered = now()
+        if answered - self._renewed > 2 * self._interval:
             # Suspended, or cut off: so may they have been.
             self._observer.forget()
-        self._renewed = renewed
+        self._renewed = sent
         unfinished: list[SessionRecord] = []
-        dead = self._observer.expired(servers, renewed)
+        dead = self._observer.expired(servers, sent, answered)
         if self._observer.missed:
             # It may have left something, and nobody may have taken that up: who evicted it was
             # perhaps of another authority, and who stopped in order was not evicted at all.

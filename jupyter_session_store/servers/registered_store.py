@@ -44,8 +44,8 @@ class RegisteredStore:
         The callbacks are as :class:`.Heartbeat` has them. Raises :class:`.SchemaMismatch`.
         """
         repository = self.repository
-        repository.open(self._scope, self._server, timeout=OPEN_TIMEOUT)
-        self._lease = Heartbeat(
+        # Before: the lease counts from the time at which the registration is sent.
+        lease = Heartbeat(
             repository,
             self._scope,
             self._server,
@@ -53,7 +53,9 @@ class RegisteredStore:
             on_renewed=on_renewed,
             log=self._log,
         )
-        self._lease.start()
+        repository.open(self._scope, self._server, timeout=OPEN_TIMEOUT)
+        self._lease = lease
+        lease.start()
 
     @property
     def repository(self) -> SessionRepository:
@@ -115,6 +117,8 @@ class RegisteredStore:
 
     async def _renew(self) -> None:
         renewed = asyncio.wrap_future(self.lease.renew_now())
+        # Nobody may be there any more who would ask for its error.
+        renewed.add_done_callback(lambda one: one.cancelled() or one.exception())
         try:
             await asyncio.wait_for(asyncio.shield(renewed), RENEWAL_TIMEOUT)
         except asyncio.TimeoutError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -15,8 +16,9 @@ from traitlets import TraitError
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.memory import MemorySessionRepository
 from jupyter_session_store.records import STARTING, Departure, Scope, ServerRecord, SessionRecord
-from jupyter_session_store.servers import heartbeat
+from jupyter_session_store.servers import heartbeat, registered_store
 from jupyter_session_store.servers.heartbeat import Heartbeat, LeaseObserver
+from jupyter_session_store.servers.registered_store import RegisteredStore
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.unit.dummies import NOTEBOOK, DummyKernelManager, make_manager, settle, stored
 
@@ -74,6 +76,15 @@ def test_who_comes_again_begins_anew() -> None:
     observer.expired(at(7), moment=0)
     observer.expired([server("one")], moment=50)
     assert observer.expired(at(7), moment=1000) == []
+
+
+def test_a_late_answer_shortens_no_lease_of_another() -> None:
+    """The count may have been read when it was asked for, or when it was answered."""
+    observer = LeaseObserver("one")
+    observer.expired(at(7), 1000, answered=1008)
+    assert observer.expired(at(7), 1000 + LEASE + 1, answered=1000 + LEASE + 60) == []
+    assert observer.expired(at(7), 1008 + LEASE) == []
+    assert ids(observer.expired(at(7), 1008 + LEASE + 1)) == ["two"]
 
 
 # ------------------------------------------------------------------- the heartbeat
@@ -195,6 +206,43 @@ def test_what_a_server_left_that_stopped_in_order_is_taken_up(beating: Beating) 
     assert [one.session_id for one in beating.unfinished] == ["half"]
 
 
+def answering_late(
+    beating: Beating, monkeypatch: pytest.MonkeyPatch, verb: str, seconds: float
+) -> None:
+    """Let a verb of the repository be done at once, and answered later."""
+    done = getattr(beating.repository, verb)
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        answer = done(*arguments, **options)
+        beating.now += seconds
+        return answer
+
+    monkeypatch.setattr(beating.repository, verb, late)
+
+
+def test_a_lease_counts_from_the_sending_of_a_renewal(
+    beating: Beating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others see the count before this server has the answer."""
+    answering_late(beating, monkeypatch, "renew", 8.5)
+    beating.heartbeat.beat()
+    assert beating.heartbeat.age == 8.5
+    assert not beating.heartbeat.overdue
+    answering_late(beating, monkeypatch, "renew", LEASE)
+    beating.heartbeat.beat()
+    assert beating.heartbeat.overdue
+
+
+def test_a_lease_counts_from_the_sending_of_the_registration(
+    beating: Beating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering_late(beating, monkeypatch, "open", 4)
+    store = RegisteredStore(beating.repository, SCOPE, server("one"), logging.getLogger("tests"))
+    store.open(local_sessions=beating.held, on_renewed=beating.after)
+    assert store.lease.age == 4
+    store.close(None)
+
+
 def test_servers_do_not_begin_to_count_alike() -> None:
     counts = {heartbeat.this_server("n", "s", 90).renewals for _ in range(20)}
     assert len(counts) > 10
@@ -313,6 +361,69 @@ async def test_without_the_store_an_overdue_lease_answers_unavailable(tmp_path: 
     manager.lease._renewed -= manager.lease_seconds + 1
     with pytest.raises(StoreUnavailable):
         await manager.list_sessions()
+    del manager.store.renew
+    assert await manager.list_sessions() == []
+    manager.close()
+
+
+async def test_who_is_evicted_before_its_renewal_is_answered_knows_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "sessions.db")
+    passed = 0.0
+    real = heartbeat.now
+    monkeypatch.setattr(heartbeat, "now", lambda: real() + passed)
+    manager = make_manager(url, lease_seconds=3600)
+    model = await manager.create_session(**NOTEBOOK)
+    renew = manager.store.renew
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        nonlocal passed
+        answer = renew(*arguments, **options)
+        passed += 3601
+        return answer
+
+    manager.store.renew = late  # type: ignore[method-assign]
+    await asyncio.wrap_future(manager.lease.renew_now())
+    del manager.store.renew
+    other = make_manager(url, namespace=manager.namespace)
+    evicted = [one for one in servers_of(manager).values() if one.server_id == manager.server_id]
+    other.store.evict(other.scope, evicted, other.server_id, timeout=5)
+    assert await stored(manager) == []
+    assert await manager.list_sessions() == [model]
+    other.close()
+    manager.close()
+
+
+async def test_a_renewal_that_fails_later_than_anybody_waits_is_not_told_twice(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a lock that is held for longer than the lease."""
+    said: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: said.append(context["message"]))
+    manager = make_manager(str(tmp_path / "sessions.db"))
+    await manager.list_sessions()
+    monkeypatch.setattr(registered_store, "RENEWAL_TIMEOUT", 0.05)
+    locked = threading.Event()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        locked.wait(30)
+        raise StoreUnavailable("test")
+
+    manager.store.renew = fail  # type: ignore[method-assign]
+    manager.lease._renewed -= manager.lease_seconds + 1
+    asked = await asyncio.gather(
+        *(manager.list_sessions() for _ in range(3)), return_exceptions=True
+    )
+    assert all(isinstance(one, StoreUnavailable) for one in asked)
+    locked.set()
+    # Until both renewals, the one that the first has begun and the one for the others, have failed.
+    await asyncio.to_thread(until, lambda: manager.lease.failing and not manager.lease._waiting)
+    for _ in range(10):
+        await asyncio.sleep(0.01)
+        gc.collect()
+    assert said == []
     del manager.store.renew
     assert await manager.list_sessions() == []
     manager.close()
