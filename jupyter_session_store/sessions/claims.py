@@ -12,6 +12,7 @@ from jupyter_core.utils import ensure_async
 
 from ..errors import PathClaimed, StoreUnavailable
 from ..records import STARTING, path_digest
+from ..repository import Patience, patience
 from ..telemetry import metrics
 from .context import NewSession, SessionContext
 from .hooks import Hooks
@@ -20,6 +21,8 @@ from .reading import SessionReader
 Model = dict[str, Any]
 
 _CLAIM_ATTEMPTS: Final = 3
+#: Seconds that a request waits for the store, all in all.
+_REQUEST_SECONDS: Final = 10.0
 #: Seconds between two looks at a session that another server is creating.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
@@ -29,7 +32,19 @@ _LONGEST_PAUSE: Final = 0.5
 class _Leader:
     kernel: tuple[str | None, str | None]
     task: asyncio.Task[Model]
+    patience: Patience
     needs_claim: bool = True
+
+    async def answer(self) -> Model:
+        """Return the model of the session; raise as soon as the store has failed.
+
+        What is undone then goes on. A caller who goes away changes nothing.
+        """
+        failed = self.patience.failed
+        await asyncio.wait([self.task, failed], return_when=asyncio.FIRST_COMPLETED)
+        if not self.task.done():
+            raise failed.result()
+        return self.task.result()
 
 
 class PathLeaders:
@@ -44,7 +59,7 @@ class PathLeaders:
         self._leaders: dict[str | None, _Leader] = {}
 
     async def create_once(
-        self, wanted: NewSession, spawn: Callable[[], asyncio.Task[Model]]
+        self, wanted: NewSession, spawn: Callable[[Patience], asyncio.Task[Model]]
     ) -> Model:
         """Create a session, or wait for the task that creates one at the same path.
 
@@ -56,16 +71,19 @@ class PathLeaders:
             metrics.claim_waits.inc()
         while (leader := self._leaders.get(key)) is not None:
             try:
-                return dict(await asyncio.shield(leader.task))
+                return dict(await leader.answer())
             except Exception:
                 # The leader's kernel failed. A request for the same kernel would fail alike.
                 if leader.kernel == kernel:
                     raise
+                await asyncio.wait([leader.task])
             # Its callback may be still to come, and this would ask a finished task for ever.
             self._forget(key, leader)
-        leading = self._leaders[key] = _Leader(kernel, spawn())
+        own = Patience(_REQUEST_SECONDS)
+        leading = self._leaders[key] = _Leader(kernel, spawn(own), own)
+        leading.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         leading.task.add_done_callback(lambda _: self._forget(key, leading))
-        return await asyncio.shield(leading.task)
+        return await leading.answer()
 
     def needs_claim(self, path: str | None) -> bool:
         """Return whether the running task creates the one session at a path, for a request.
@@ -107,10 +125,13 @@ class SessionCreator:
         Raises :class:`.StoreUnavailable` if another server does not finish creating it in time.
         """
         return await self._leaders.create_once(
-            wanted, lambda: self._context.tasks.spawn(self._get_or_create(wanted))
+            wanted, lambda own: self._context.tasks.spawn(self._get_or_create(wanted, own))
         )
 
-    async def _get_or_create(self, wanted: NewSession) -> Model:
+    async def _get_or_create(self, wanted: NewSession, own: Patience) -> Model:
+        if not self._context.hooks.overrides("create_session", "save_session"):
+            # An override may do without the store, whose failure is not the answer then.
+            patience.set(own)
         deadline = self._context.deadline()
         path = str(wanted.path)
         for _attempt in range(_CLAIM_ATTEMPTS):

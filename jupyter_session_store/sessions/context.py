@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
@@ -17,7 +18,7 @@ from ..errors import InvalidValue
 from ..kernels.authority import KernelAuthority
 from ..kernels.usage import KernelUsage
 from ..records import READY, STARTING, Scope, SessionRecord, check_text
-from ..repository import SessionRepository
+from ..repository import SessionRepository, patience
 from ..servers.registered_store import RegisteredStore
 from ..telemetry.events import CLOSED, SessionEvents
 from .hooks import Hooks
@@ -70,8 +71,10 @@ class BackgroundTasks:
         self._loop = asyncio.get_running_loop()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a task."""
-        task = asyncio.get_running_loop().create_task(coroutine)
+        """Start a task, which is not bound by how long the request has waited for the store."""
+        context = copy_context()
+        context.run(patience.set, None)
+        task = context.run(asyncio.get_running_loop().create_task, coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

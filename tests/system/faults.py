@@ -18,8 +18,8 @@ from .server import JupyterServer
 
 _LOCK: Final = {
     "sqlite": ["BEGIN EXCLUSIVE"],
-    "postgresql": ["BEGIN", "LOCK TABLE jupyter_sessions IN EXCLUSIVE MODE"],
-    "mysql": ["LOCK TABLES jupyter_sessions READ"],
+    "postgresql": ["BEGIN", "LOCK TABLE {} IN EXCLUSIVE MODE"],
+    "mysql": ["LOCK TABLES {} READ"],
 }
 _UNLOCK: Final = {"sqlite": "ROLLBACK", "postgresql": "ROLLBACK", "mysql": "UNLOCK TABLES"}
 #: How many statements of others wait for such a lock, as far as the database can tell.
@@ -33,11 +33,16 @@ _TICKS: Final = "jss_test_ticks"
 
 
 @contextmanager
-def locked(database: Database) -> Iterator[None]:
-    """Let nobody write. Who reads goes on, unless a SQLite file is not in WAL mode yet."""
+def locked(database: Database, *tables: str) -> Iterator[None]:
+    """Let nobody write sessions, or other tables; in a SQLite file nothing at all.
+
+    Who reads goes on, unless a SQLite file is not in WAL mode yet.
+    """
+    separator = " READ, " if database.kind == "mysql" else ", "
+    names = separator.join(tables or ["jupyter_sessions"])
     with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
         for statement in _LOCK[database.kind]:
-            cursor.execute(statement)
+            cursor.execute(statement.format(names))
         yield
         cursor.execute(_UNLOCK[database.kind])
 

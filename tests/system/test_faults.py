@@ -43,6 +43,10 @@ STOP = 4.0
 #: The same with a kernel to shut down, against a network that holds everything back: whoever
 #: waited for that would take 10, and as long as the kernel takes.
 STOP_WITH_KERNEL = 10.0
+#: Seconds that a request waits for the store, as the documentation says, and for a kernel that is
+#: started first on a busy machine.
+REQUEST = 10.0 + 5.0
+LONG_LOCK = 30.0
 #: What the heartbeat does by itself is not the question. A renewal that waits for a lock holds up
 #: the reads behind it, and one that meets a restart logs that the store is away.
 NO_RENEWAL = "c.PersistentSessionManager.lease_seconds = 3600"
@@ -170,6 +174,36 @@ def test_a_kernel_whose_session_cannot_be_saved_is_shut_down(
     until(lambda: len(rows_of(database)) == 1, why="what was not answered is no session")
     again = server.create("b.ipynb")
     assert server.execute(again["kernel"]["id"], "print('up')") == "up\n"
+    assert server.uncaught() == []
+
+
+@pytest.mark.extended("a lock that is held longer than a lease")
+def test_a_lock_that_is_held_longer_than_the_lease(
+    database: Database, new_server: NewServer
+) -> None:
+    """No renewal is possible meanwhile, and each request has to wait for one first."""
+    config = f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = 5"
+    server = ticking(new_server, config)
+    server.start()
+    session = server.create("a.ipynb")
+    kernel_id = session["kernel"]["id"]
+    seconds = []
+    with locked(database, "jupyter_sessions", "jupyter_servers"), Watch(server, "/api") as watch:
+        began = time.monotonic()
+        while time.monotonic() - began < LONG_LOCK:
+            asked = time.monotonic()
+            answer = server.post(f"{len(seconds)}.ipynb")
+            seconds.append(time.monotonic() - asked)
+            assert is_refusal(answer), answer.text
+    print(f"POSTs were refused after {', '.join(f'{one:.1f}' for one in seconds)} s")
+    assert max(seconds) < REQUEST
+    assert watch.stall < STALL
+    until(lambda: server.api.get("/api/sessions").status_code == 200, why="it is back")
+    until(lambda: server.kernels() == [kernel_id], why="what was refused is undone")
+    until(lambda: len(rows_of(database)) == 1, why="what was refused is no session")
+    assert [model["id"] for model in server.sessions()] == [session["id"]]
+    assert store_lines(server.log) == ["away", "back"]
+    assert "never retrieved" not in server.log
     assert server.uncaught() == []
 
 
