@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from importlib.metadata import entry_points
 from logging import Logger
 from types import MappingProxyType
 from typing import Any, Final
 
-from .errors import ConfigurationError, StoreUnavailable, UnknownRepository
+from .errors import ConfigurationError, UnknownRepository
 from .records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord, StoreDescription
 
 ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
@@ -305,49 +302,6 @@ class SessionRepository(ABC):
         ``None`` where the store has no revisions, which is so unless this is overridden.
         """
         return None
-
-
-class Patience:
-    """How long a request waits for the store in all, however often it asks.
-
-    For the tasks of one event loop.
-    """
-
-    #: Seconds that a call may wait for whose turn it is, though the others took all the time.
-    _LEAST: Final = 0.1
-
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
-        #: The error of the first call that failed.
-        self.failed: asyncio.Future[StoreUnavailable] = asyncio.get_running_loop().create_future()
-
-    @contextmanager
-    def spend(self, most: float) -> Iterator[float]:
-        """Yield the seconds that a call may wait, `most` at most."""
-        began = time.monotonic()
-        try:
-            yield min(most, max(self._left, self._LEAST))
-        except StoreUnavailable as error:
-            if not self.failed.done():
-                self.failed.set_result(error)
-            raise
-        finally:
-            self._left -= time.monotonic() - began
-
-
-#: Of the request that is being answered, where it has asked for it.
-patience: Final[ContextVar[Patience | None]] = ContextVar("patience", default=None)
-
-
-@contextmanager
-def waiting(most: float) -> Iterator[float]:
-    """Yield the seconds that a call of the store may wait: `most`, or what its request has left."""
-    own = patience.get()
-    if own is None:
-        yield most
-        return
-    with own.spend(most) as seconds:
-        yield seconds
 
 
 def repository_names() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..errors import StoreUnavailable
 from ..records import Departure, Scope, ServerRecord, SessionRecord
-from ..repository import SessionRepository, waiting
+from ..repository import SessionRepository
 from .heartbeat import RENEWAL_TIMEOUT, Heartbeat, cannot_be_renewed
 
 #: Seconds that :meth:`RegisteredStore.open` waits for the schema's check.
@@ -119,8 +119,7 @@ class RegisteredStore:
         renewed = asyncio.wrap_future(self.lease.renew_now())
         # Nobody may be there any more who would ask for its error.
         renewed.add_done_callback(lambda one: one.cancelled() or one.exception())
-        with waiting(RENEWAL_TIMEOUT) as seconds:
-            try:
-                await asyncio.wait_for(asyncio.shield(renewed), seconds)
-            except asyncio.TimeoutError:
-                raise cannot_be_renewed() from None
+        try:
+            await asyncio.wait_for(asyncio.shield(renewed), RENEWAL_TIMEOUT)
+        except asyncio.TimeoutError:
+            raise cannot_be_renewed() from None

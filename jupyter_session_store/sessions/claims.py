@@ -12,10 +12,10 @@ from jupyter_core.utils import ensure_async
 
 from ..errors import PathClaimed, StoreUnavailable
 from ..records import STARTING, path_digest
-from ..repository import Patience, patience
 from ..telemetry import metrics
 from .context import NewSession, SessionContext
 from .hooks import Hooks
+from .patience import Patience
 from .reading import SessionReader
 
 Model = dict[str, Any]
@@ -33,6 +33,8 @@ class _Leader:
     kernel: tuple[str | None, str | None]
     task: asyncio.Task[Model]
     patience: Patience
+    #: Not where an override may do without the store: its failure is not the answer then.
+    may_fail_early: bool
     needs_claim: bool = True
 
     async def answer(self) -> Model:
@@ -40,8 +42,11 @@ class _Leader:
 
         What is undone then goes on. A caller who goes away changes nothing.
         """
+        if not self.may_fail_early:
+            return await asyncio.shield(self.task)
         failed = self.patience.failed
-        await asyncio.wait([self.task, failed], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [self.task, failed]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not self.task.done():
             raise failed.result()
         return self.task.result()
@@ -63,7 +68,8 @@ class PathLeaders:
     ) -> Model:
         """Create a session, or wait for the task that creates one at the same path.
 
-        `spawn` starts the task that creates it, which no cancelled request ends. The
+        `spawn` starts the task that creates it, which no cancelled request ends, with a
+        patience that all who wait for it share. The
         model is the caller's own.
         """
         key, kernel = path_digest(wanted.path), (wanted.kernel_name, wanted.kernel_id)
@@ -80,7 +86,8 @@ class PathLeaders:
             # Its callback may be still to come, and this would ask a finished task for ever.
             self._forget(key, leader)
         own = Patience(_REQUEST_SECONDS)
-        leading = self._leaders[key] = _Leader(kernel, spawn(own), own)
+        overridden = self._hooks.overrides("create_session", "save_session")
+        leading = self._leaders[key] = _Leader(kernel, spawn(own), own, not overridden)
         leading.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         leading.task.add_done_callback(lambda _: self._forget(key, leading))
         return await leading.answer()
@@ -125,13 +132,10 @@ class SessionCreator:
         Raises :class:`.StoreUnavailable` if another server does not finish creating it in time.
         """
         return await self._leaders.create_once(
-            wanted, lambda own: self._context.tasks.spawn(self._get_or_create(wanted, own))
+            wanted, lambda own: self._context.tasks.spawn(self._get_or_create(wanted), own)
         )
 
-    async def _get_or_create(self, wanted: NewSession, own: Patience) -> Model:
-        if not self._context.hooks.overrides("create_session", "save_session"):
-            # An override may do without the store, whose failure is not the answer then.
-            patience.set(own)
+    async def _get_or_create(self, wanted: NewSession) -> Model:
         deadline = self._context.deadline()
         path = str(wanted.path)
         for _attempt in range(_CLAIM_ATTEMPTS):

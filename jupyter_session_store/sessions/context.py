@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jupyter_core.utils import ensure_async
 from tornado import web
@@ -18,10 +17,11 @@ from ..errors import InvalidValue
 from ..kernels.authority import KernelAuthority
 from ..kernels.usage import KernelUsage
 from ..records import READY, STARTING, Scope, SessionRecord, check_text
-from ..repository import SessionRepository, patience
+from ..repository import SessionRepository
 from ..servers.registered_store import RegisteredStore
 from ..telemetry.events import CLOSED, SessionEvents
 from .hooks import Hooks
+from .patience import Patience, PatientRepository
 
 if TYPE_CHECKING:
     from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
@@ -65,19 +65,29 @@ class BackgroundTasks:
         self._loop: asyncio.AbstractEventLoop | None = None
         # A loop keeps only weak references to its tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._patience: dict[asyncio.Task[Any], Patience] = {}
 
     def use_running_loop(self) -> None:
         """Take the running loop for the one that other threads use."""
         self._loop = asyncio.get_running_loop()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a task, which is not bound by how long the request has waited for the store."""
-        context = copy_context()
-        context.run(patience.set, None)
-        task = context.run(asyncio.get_running_loop().create_task, coroutine)
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, T], patience: Patience | None = None
+    ) -> asyncio.Task[T]:
+        """Start a task, which waits for the store with a `patience` of its own, if it has one."""
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if patience is not None:
+            self._patience[task] = patience
+            task.add_done_callback(self._patience.pop)
         return task
+
+    @property
+    def patience(self) -> Patience | None:
+        """With what patience the running task waits for the store."""
+        task = asyncio.current_task() if self._patience else None
+        return None if task is None else self._patience.get(task)
 
     async def finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, even if the task that waits for it is cancelled."""
@@ -117,12 +127,21 @@ class SessionContext:
     @property
     def repository(self) -> SessionRepository:
         """The repository; raises :class:`.StoreUnavailable` if the manager has been closed."""
-        return self.store.repository
+        return self._as_waited_for(self.store.repository)
 
     async def current_repository(self) -> SessionRepository:
         """Return the repository once this server is registered in it."""
         self.tasks.use_running_loop()
-        return await self.store.current()
+        own = self.tasks.patience
+        if own is None:
+            return await self.store.current()
+        return self._as_waited_for(await own.wait_for(self.store.current()))
+
+    def _as_waited_for(self, repository: SessionRepository) -> SessionRepository:
+        own = self.tasks.patience
+        if own is None:
+            return repository
+        return cast("SessionRepository", PatientRepository(repository, own))
 
     async def find(self, **criteria: Any) -> list[SessionRecord]:
         """Find sessions that are not just being started; what cannot be stored equals none."""

@@ -36,7 +36,7 @@ from ..records import (
     claim_of,
     path_digest,
 )
-from ..repository import SessionRepository, waiting
+from ..repository import SessionRepository
 from .database import Database
 from .engine import factory as engines
 from .engine import timeouts
@@ -49,8 +49,6 @@ T = TypeVar("T")
 #: Seconds that a request waits for its turn and its answer together: each is bounded by the
 #: statement time-out, so that what is answered with a failure does not happen afterwards.
 REQUEST_TIMEOUT: Final = 2.0 * timeouts.STATEMENT_TIMEOUT
-#: Seconds in which a call has to begin of whose request there is less left than that.
-_TURN_TIMEOUT: Final = 1.0
 
 
 class SQLAlchemySessionRepository(SessionRepository):
@@ -244,18 +242,15 @@ class SQLAlchemySessionRepository(SessionRepository):
         if worker is None:
             raise StoreUnavailable("it is not open")
         database = self._database
-        with waiting(REQUEST_TIMEOUT) as seconds:
-            # Who has waited for long may begin yet, if it is its turn.
-            least = timeouts.STATEMENT_TIMEOUT + _TURN_TIMEOUT
-            deadline = time.monotonic() + max(seconds, min(least, REQUEST_TIMEOUT))
-            try:
-                return await worker.run(
-                    lambda: database.run(unit, deadline, writes=writes), seconds
-                )
-            except WorkerTimeout as error:
-                # Any other fault was told where it happened; once more could be after it is over.
-                database.report_failure(error)
-                raise
+        deadline = time.monotonic() + REQUEST_TIMEOUT
+        try:
+            return await worker.run(
+                lambda: database.run(unit, deadline, writes=writes), REQUEST_TIMEOUT
+            )
+        except WorkerTimeout as error:
+            # Any other fault was told where it happened; once more could be after it is over.
+            database.report_failure(error)
+            raise
 
     def _make_departure(self, departure: Departure, timeout: float) -> Callable[[], None]:
         database, log = self._database, self._log

@@ -187,7 +187,7 @@ def test_a_lock_that_is_held_longer_than_the_lease(
     server.start()
     session = server.create("a.ipynb")
     kernel_id = session["kernel"]["id"]
-    seconds = []
+    seconds: list[float] = []
     with locked(database, "jupyter_sessions", "jupyter_servers"), Watch(server, "/api") as watch:
         began = time.monotonic()
         while time.monotonic() - began < LONG_LOCK:

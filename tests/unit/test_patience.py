@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.repository import Patience, patience, waiting
 from jupyter_session_store.sessions import claims
+from jupyter_session_store.sessions.patience import Patience
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
@@ -22,48 +23,58 @@ from tests.unit.dummies import (
     stored,
 )
 
-Waits = list[float]
-
 
 async def test_what_was_waited_for_one_answer_is_not_waited_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     moment = 1000.0
+    waits: list[float | None] = []
+
+    async def wait_for(answer: Awaitable[object], timeout: float | None) -> object:
+        waits.append(timeout)
+        return await answer
+
+    async def answer(seconds: float) -> str:
+        nonlocal moment
+        moment += seconds
+        return "answer"
+
+    async def refuse() -> None:
+        raise StoreUnavailable("test")
+
     monkeypatch.setattr(time, "monotonic", lambda: moment)
-    with waiting(10) as seconds:
-        assert seconds == 10
+    monkeypatch.setattr(asyncio, "wait_for", wait_for)
     own = Patience(10)
-    patience.set(own)
-    with waiting(10) as seconds:
-        assert seconds == 10
-        moment += 7
-    with waiting(10) as seconds:
-        assert seconds == 3
-        moment += 1
-    with waiting(1) as seconds:
-        assert seconds == 1
-        moment += 9
+    for seconds in (7, 1, 9):
+        assert await own.wait_for(answer(seconds)) == "answer"
     assert not own.failed.done()
     with pytest.raises(StoreUnavailable):
-        fail_after_no_time()
+        await own.wait_for(refuse())
     assert isinstance(own.failed.result(), StoreUnavailable)
+    assert waits[:3] == [10, 3, 2]
+    assert waits[3] is not None
+    assert 0 < waits[3] < 1
 
 
-def fail_after_no_time() -> None:
-    with waiting(10) as seconds:
-        assert 0 < seconds < 1
-        raise StoreUnavailable("test")
+async def test_an_answer_that_does_not_come_is_a_fault() -> None:
+    own = Patience(0.05)
+    with pytest.raises(StoreUnavailable, match="waiting"):
+        await own.wait_for(asyncio.Event().wait())
+    assert own.failed.done()
 
 
 async def test_what_goes_on_afterwards_has_all_its_time() -> None:
     manager = make_manager()
-    patience.set(Patience(0))
+    tasks, own = manager.tasks, Patience(1)
 
-    async def look() -> object:
-        return patience.get()
+    async def look() -> Patience | None:
+        return tasks.patience
 
-    assert await manager.tasks.spawn(look()) is None
-    assert await manager.tasks.finish(look()) is None
+    async def look_and_spawn() -> list[Patience | None]:
+        return [await look(), await tasks.spawn(look()), await tasks.finish(look())]
+
+    assert await tasks.spawn(look_and_spawn(), own) == [own, None, None]
+    assert tasks._patience == {}
     manager.close()
 
 
@@ -75,8 +86,7 @@ def locking(manager: PersistentSessionManager, verb: str) -> asyncio.Event:
     async def refuse(*_: Any, **__: Any) -> None:
         for name in done:
             setattr(manager.store, name, wait_and(name))
-        with waiting(10):
-            raise StoreUnavailable("it is locked")
+        raise StoreUnavailable("it is locked")
 
     def wait_and(name: str) -> Any:
         async def wait(*arguments: Any, **options: Any) -> Any:
@@ -121,20 +131,23 @@ async def test_a_post_waits_for_the_store_no_longer_than_it_says(
     monkeypatch.setattr(claims, "_REQUEST_SECONDS", 1.0)
     manager = make_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
-    waits: Waits = []
     repository: Any = manager.store
     worker = repository._measured._worker
     run = worker.run
+    made: list[int] = []
 
     async def late(call: Any, timeout: float) -> Any:
-        waits.append(timeout)
         await asyncio.sleep(0.7)
-        return await run(call, timeout)
+        answer = await run(call, timeout)
+        made.append(1)
+        return answer
 
     monkeypatch.setattr(worker, "run", late)
-    model = await manager.get_or_create_session(**NOTEBOOK)
+    with pytest.raises(StoreUnavailable, match="waiting for 1 s"):
+        await asyncio.wait_for(manager.get_or_create_session(**NOTEBOOK), 30)
+    # The look was answered, and the row was not added any more.
+    assert made == [1]
+    await settle(manager)
     monkeypatch.undo()
-    assert waits[0] == 1.0
-    assert 0 < waits[1] < 0.5
-    assert [one["id"] for one in await manager.list_sessions()] == [model["id"]]
+    assert await manager.list_sessions() == []
     manager.close()
