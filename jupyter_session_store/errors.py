@@ -57,6 +57,8 @@ class StoreUnavailable(SessionStoreError):
 
     #: What is unavailable.
     what = "session store"
+    #: Whether its text may be shown to a client: it says nothing of the database or its driver.
+    is_public = False
 
     def __init__(self, reason: str, *, retry_after: int = 5) -> None:
         super().__init__(f"The {self.what} is unavailable: {reason}")
@@ -71,10 +73,17 @@ class StoreUnusable(StoreUnavailable):
     """
 
 
+class WaitTimedOut(StoreUnavailable):
+    """Another server did not finish in time what a request has waited for."""
+
+    is_public = True
+
+
 class GatewayUnavailable(StoreUnavailable):
     """The gateway could not be asked for a kernel, and so nothing was changed."""
 
     what = "gateway"
+    is_public = True
 
 
 class SchemaMismatch(SessionStoreError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +38,9 @@ LIMITS: Final[Mapping[str, int]] = MappingProxyType(
         "kernel_model": 16_384,
     }
 )
+
+#: An id that is itself in a URL and in the name of a file, and leads nowhere else.
+_PLAIN_ID: Final = re.compile(r"[\w-][\w.-]*")
 
 #: The columns that the stock manager has too: the ones a caller may search and change.
 STOCK_COLUMNS: Final = frozenset({"session_id", "path", "name", "type", "kernel_id"})
@@ -292,6 +296,40 @@ def check_text(field: str, value: object) -> None:
         raise InvalidValue(
             field, "contains a lone surrogate", "text that can be encoded as UTF-8"
         ) from None
+
+
+def is_plain_id(text: str) -> bool:
+    """Return whether a kernel's id may be put into a URL or the name of a file."""
+    return _PLAIN_ID.fullmatch(text) is not None
+
+
+def check_given(field: str, value: object) -> None:
+    """Check what a client gives, as :func:`check_text` does; a kernel's id and name even more.
+
+    Raises
+    ------
+    InvalidValue
+        Also for the id of a kernel that is not plain, which becomes part of a gateway's URL and
+        of the name of a file; and for a kernel's name that cannot be printed, which no kernel has.
+    """
+    check_text(field, value)
+    if not isinstance(value, str):
+        return
+    if field == "kernel_id" and not is_plain_id(value):
+        raise InvalidValue(
+            field,
+            "is no plain id",
+            "letters, digits, underscores, hyphens and dots, with no dot at the beginning",
+        )
+    if field == "kernel_name" and not value.isprintable():
+        raise InvalidValue(field, "contains a control character", "the name of a kernel")
+
+
+def printable(text: str) -> str:
+    """Return a text with what cannot be seen escaped, so that it begins no line of a log."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def check_namespace(value: str) -> None:

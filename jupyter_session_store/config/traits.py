@@ -10,10 +10,10 @@ from urllib.parse import quote
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 from traitlets import Enum, Float, Int, TraitError, Unicode, default, validate
 
-from ..errors import InvalidValue
-from ..kernels.gateway.naming import gateway_name_of
+from ..errors import ConfigurationError, InvalidValue
+from ..kernels.gateway.naming import check_gateway_name, gateway_name_of
 from ..records import LIMITS, check_namespace
-from .database import DatabaseSettings
+from .database import DatabaseSettings, SecretText
 from .secrets import hide_secrets
 
 # An application that selects this class imports it while it loads its configuration, and logs
@@ -32,9 +32,15 @@ class StoreSettings(DatabaseSettings, SessionManager):
         help="""
         Whose sessions these are. Servers of one namespace share their
         sessions; all others' are invisible. By default the user and the server
-        name under JupyterHub, else the server's root directory.
+        name under JupyterHub, else the path of the server's root directory:
+        two machines or containers with one path, one database and one gateway
+        are then one tenant, and list and delete each other's sessions. Set it
+        wherever a database is shared without a hub.
         """
     ).tag(config=True)
+
+    #: Whether the namespace is a directory's path, which another host may have as well.
+    has_default_namespace = False
 
     lease_seconds = Int(
         90,
@@ -65,7 +71,7 @@ class StoreSettings(DatabaseSettings, SessionManager):
         """,
     ).tag(config=True)
 
-    gateway_name = Unicode(
+    gateway_name = SecretText(
         help="""
         The name of the gateway that hosts the kernels, equal on every server
         that uses it. By default its normalised URL without credentials,
@@ -85,6 +91,7 @@ class StoreSettings(DatabaseSettings, SessionManager):
             # The directory's bytes, whatever encoding this server's locale names.
             raw = os.fsencode(os.path.abspath(root))
             name = f"dir:{raw.decode(errors='surrogateescape')}"
+            self.has_default_namespace = True
         if _namespace_fault(name) is None:
             return name
         whole = name.encode(errors="surrogateescape")
@@ -127,7 +134,19 @@ class StoreSettings(DatabaseSettings, SessionManager):
     def _default_gateway_name(self) -> str:
         from jupyter_server.gateway.gateway_client import GatewayClient
 
-        return gateway_name_of(GatewayClient.instance().url or "")
+        try:
+            return gateway_name_of(GatewayClient.instance().url or "")
+        except ConfigurationError as error:
+            raise TraitError(str(error)) from None
+
+    @validate("gateway_name")
+    def _validate_gateway_name(self, proposal: Any) -> str:
+        name: str = proposal["value"]
+        try:
+            check_gateway_name(name)
+        except ConfigurationError as error:
+            raise TraitError(str(error)) from None
+        return name
 
 
 def _quoted(text: str) -> str:

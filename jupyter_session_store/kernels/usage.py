@@ -19,7 +19,8 @@ class KernelUsage:
     """Orders, in this process, what begins to use a kernel and what shuts it down.
 
     A session that attaches to a kernel while another's delete shuts it down
-    waits, and then finds the kernel gone. For the tasks of one event loop.
+    waits, and then finds the kernel gone. The one lock is held while the store
+    is asked, and never while a gateway is. For the tasks of one event loop.
     """
 
     def __init__(self) -> None:

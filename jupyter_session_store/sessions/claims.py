@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from jupyter_core.utils import ensure_async
 
-from ..errors import PathClaimed, StoreUnavailable
+from ..errors import PathClaimed, WaitTimedOut
 from ..records import STARTING, path_digest
 from ..telemetry import metrics
 from .context import NewSession, SessionContext
@@ -139,7 +139,7 @@ class SessionCreator:
         deadline = self._context.deadline()
         path = str(wanted.path)
         for _attempt in range(_CLAIM_ATTEMPTS):
-            model = await self._existing(path)
+            model = await self._existing(path, deadline)
             if model is not None:
                 return model
             try:
@@ -151,12 +151,12 @@ class SessionCreator:
                 if self._context.hooks.overrides("session_exists"):
                     # It is asked once more. If it says again that there is none, there are two.
                     self._leaders.waive_claim(wanted.path)
-        raise StoreUnavailable(f"the path {path!r} is held by a session that does not show")
+        raise WaitTimedOut(f"the path {path!r} is held by a session that does not show")
 
-    async def _existing(self, path: str) -> Model | None:
+    async def _existing(self, path: str, deadline: float) -> Model | None:
         hooks = self._context.hooks
         if not hooks.overrides("session_exists", "get_session"):
-            return await self._reader.session_at(path)
+            return await self._reader.session_at(path, deadline)
         # An override may be a plain function: the stock handler takes either.
         if not await ensure_async(hooks.session_exists(path=path)):
             return None
@@ -175,7 +175,7 @@ class SessionCreator:
             if not any(holder.state == STARTING and holder.claim for holder in holders):
                 return
             if asyncio.get_running_loop().time() > deadline:
-                raise StoreUnavailable(
+                raise WaitTimedOut(
                     f"another server has been creating the session at {path!r} for "
                     f"{context.claim_timeout:g} s (c.PersistentSessionManager.claim_timeout)"
                 )

@@ -8,15 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from jupyter_core.utils import ensure_async
 from tornado import web
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, WaitTimedOut
 from ..kernels.authority import KernelAuthority
 from ..kernels.usage import KernelUsage
-from ..records import READY, STARTING, Scope, SessionRecord, check_text
+from ..records import READY, STARTING, Scope, SessionRecord, check_given, check_text
 from ..repository import SessionRepository
 from ..servers.registered_store import RegisteredStore
 from ..telemetry.events import CLOSED, SessionEvents
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
 T = TypeVar("T")
+
+#: Seconds between two looks at a session that another server is closing.
+_PAUSE: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,6 @@ class NewSession:
     def check(self) -> None:
         """Check that every text can be stored; raises :class:`.InvalidValue`."""
         check_texts(vars(self))
-        if self.kernel_id is not None and ("/" in self.kernel_id or "\\" in self.kernel_id):
-            # It becomes part of the name of a connection file.
-            raise InvalidValue("kernel_id", "contains a slash", "an id without slashes")
 
 
 class BackgroundTasks:
@@ -199,6 +199,12 @@ class SessionContext:
         """Return when a request that waits from now on for another server gives up."""
         return asyncio.get_running_loop().time() + self.claim_timeout
 
+    async def pause_until(self, deadline: float, awaited: str) -> None:
+        """Wait a moment for another server; raises :class:`.WaitTimedOut` after `deadline`."""
+        if asyncio.get_running_loop().time() > deadline:
+            raise WaitTimedOut(awaited)
+        await asyncio.sleep(_PAUSE)
+
     async def save(self, session_id: str, wanted: NewSession, kernel_id: str) -> dict[str, Any]:
         """Have ``save_session`` store a session, and return its model."""
         model: dict[str, Any] = await self.hooks.save_session(
@@ -224,9 +230,9 @@ class SessionContext:
 
 
 def check_texts(given: Mapping[str, Any]) -> None:
-    """Check that each value can be stored in the field of its name; raises ``InvalidValue``."""
+    """Check what a client gives for the fields of a session; raises ``InvalidValue``."""
     for field, value in given.items():
-        check_text(field, value)
+        check_given(field, value)
 
 
 def is_storable(field: str, value: object) -> bool:

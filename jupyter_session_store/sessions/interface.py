@@ -34,7 +34,7 @@ class Sessions(ABC):
         uncertain_closes: Container[str] = (),
     ) -> None:
         self._context = context
-        self.reader = SessionReader(context, views)
+        self.reader = SessionReader(context, views, uncertain_closes)
         self.kernels = SessionKernels(context, uncertain_closes)
         self.attacher = KernelAttacher(context)
         self._writer = SessionWriter(context, self.reader, leaders)

@@ -6,18 +6,15 @@ import asyncio
 from collections.abc import Collection, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from jupyter_client.multikernelmanager import DuplicateKernelError
 from jupyter_core.utils import ensure_async
 from tornado import web
 
 from ..errors import GatewayUnavailable, KernelNotStarted, SessionStoreError, StoreUnavailable
-from ..records import CLOSING, Liveness, SessionRecord
+from ..records import CLOSING, Liveness, SessionRecord, printable
 from .context import NewSession, SessionContext
-
-#: Seconds between two looks at a session that another server is closing.
-_PAUSE: Final = 0.05
 
 
 class StoredMove(NamedTuple):
@@ -129,9 +126,9 @@ class SessionKernels:
     async def wait_until_not_closing(self, kernel_id: str, deadline: float) -> None:
         """Wait, until a time on the event loop's clock, while a session on a kernel is closed."""
         while await self.is_closing(kernel_id):
-            if asyncio.get_running_loop().time() > deadline:
-                raise StoreUnavailable(f"the kernel {kernel_id!r} is being shut down elsewhere")
-            await asyncio.sleep(_PAUSE)
+            await self._context.pause_until(
+                deadline, f"the kernel {kernel_id!r} is being shut down elsewhere"
+            )
 
     async def shut_down(self, kernel_id: str) -> None:
         """Shut a kernel down; one that is gone already is a success.
@@ -243,4 +240,4 @@ class SessionKernels:
 
 def no_such_kernel(kernel_id: str) -> web.HTTPError:
     """Return the error of a move to a kernel that is not there."""
-    return web.HTTPError(400, f"No such kernel: {kernel_id}")
+    return web.HTTPError(400, f"No such kernel: {printable(kernel_id)}")

@@ -212,11 +212,12 @@ class SessionMover:
     async def _store_new(self, session_id: str, changes: dict[str, Any]) -> StoredMove:
         """Store a move, while no task of this process shuts the target down, or counts."""
         context, kernels, target = self._context, self._kernels, changes["kernel_id"]
+        # Another's kernel manager may ask for it, and no lock is held meanwhile.
+        kernel_model = await context.kernel_model(target)
         async with context.usage.attaching(target):
             kernels.refuse_missing(target)
             await self._recovery.uncertain_closes.take_back()
             # A task that was deleting it finds it on another kernel, and leaves it alone.
-            kernel_model = await context.kernel_model(target)
             changes = {**changes, **stored_of_kernel(kernel_model), "state": READY}
             left: str | None = None
             while True:

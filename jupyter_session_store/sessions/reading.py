@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tornado import web
 
-from ..records import READY, STARTING, STATES, STOCK_COLUMNS, Liveness, SessionRecord
+from ..records import (
+    CLOSING,
+    READY,
+    STARTING,
+    STATES,
+    STOCK_COLUMNS,
+    Liveness,
+    SessionRecord,
+    printable,
+)
 from .context import SessionContext
 from .views import Models, SessionViews
 
@@ -19,18 +28,40 @@ class SessionReader:
 
     _context: SessionContext
     _views: SessionViews
+    #: The sessions whose mark ``closing`` says nothing.
+    _uncertain_closes: Container[str] = ()
 
-    async def session_at(self, path: str) -> dict[str, Any] | None:
-        """Return the model of the session with this path and a kernel; ``None`` if none is."""
+    async def session_at(self, path: str, deadline: float | None = None) -> dict[str, Any] | None:
+        """Return the model of the session with this path and a kernel; ``None`` if none is.
+
+        A session that is being closed, here or by another server, is waited for: until
+        `deadline`, on the event loop's clock, or for ``claim_timeout`` seconds.
+        """
+        context = self._context
+        if deadline is None:
+            deadline = context.deadline()
         while True:
-            for record in await self._context.find(path=path):
-                if await self._context.usage.wait_for_shutdown(record.kernel_id):
+            for record in await context.find(path=path):
+                if await context.usage.wait_for_shutdown(record.kernel_id):
+                    break
+                if self._is_closing(record):
+                    await context.pause_until(
+                        deadline, f"the session at {path!r} is being closed elsewhere"
+                    )
                     break
                 (model,) = await self.models_of([record])
                 if model is not None:
                     return model
             else:
                 return None
+
+    def _is_closing(self, record: SessionRecord) -> bool:
+        """Return whether a server is closing a session, on a kernel that others use too."""
+        return (
+            self._context.authority.is_shared
+            and record.state == CLOSING
+            and record.session_id not in self._uncertain_closes
+        )
 
     async def get(self, **criteria: Any) -> dict[str, Any]:
         """Return the model of the first session that equals every criterion.
@@ -132,7 +163,7 @@ class SessionReader:
 
 def culled(record: SessionRecord) -> str:
     """Say, as the stock manager does, why there is no session any more."""
-    return (
+    return printable(
         f"Kernel '{record.kernel_id}' appears to have been culled or died unexpectedly, "
         f"invalidating session '{record.session_id}'. The session has been removed."
     )

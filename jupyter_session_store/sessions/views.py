@@ -10,7 +10,7 @@ from typing import Any, cast
 from tornado import web
 
 from ..errors import SessionStoreError
-from ..records import READY, STATES, Liveness, SessionRecord
+from ..records import READY, STATES, Liveness, SessionRecord, printable
 from ..telemetry.events import CLOSED
 from .context import SessionContext
 from .models import last_known_model, rest_model
@@ -81,10 +81,10 @@ class SessionViews(ABC):
             self._on_removed(records)
         if count:
             self._context.emit(CLOSED, records)
-            self._context.log.warning(
-                "Removed %d session(s) whose kernels are gone: %s",
-                count,
-                ", ".join(f"{r.session_id} (kernel {r.kernel_id})" for r in records),
+            # A kernel that a user has shut down is gone as one is that has died.
+            shown = ", ".join(f"{one.session_id} (kernel {one.kernel_id})" for one in records)
+            self._context.log.info(
+                "Removed %d session(s) whose kernels are gone: %s", count, printable(shown)
             )
 
     def warn_if_invalid(self, record: SessionRecord) -> None:
@@ -97,11 +97,12 @@ class SessionViews(ABC):
             return
         if record.session_id not in self._warned:
             self._warned.add(record.session_id)
+            shown = printable(record.session_id)
             self._context.log.warning(
                 "The session %s in the store has %s. If nobody needs it: DELETE /api/sessions/%s.",
-                record.session_id,
+                shown,
                 found,
-                record.session_id,
+                shown,
             )
 
 

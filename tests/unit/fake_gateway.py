@@ -23,6 +23,8 @@ class FakeGateway:
         self.answer: Answer | None = None
         self.of_a_list: Answer | None = None
         self.asked: list[str] = []
+        #: The URLs of Jupyter Server's own requests.
+        self.requested: list[str] = []
         #: What it says to the end of a kernel.
         self.status = 204
         self.ended: list[str] = []
@@ -68,6 +70,7 @@ class FakeGateway:
 
     async def request(self, url: str, **how: Any) -> Any:
         """Stand for Jupyter Server's `gateway_request`."""
+        self.requested.append(url)
         await asyncio.sleep(0)
         if how["method"] == "POST":
             await self.starting.wait()

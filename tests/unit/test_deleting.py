@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,24 @@ async def test_the_last_session_on_a_kernel_ends_it(
     await manager.delete_session(second["id"])
     assert kernels.shut_down == [kernel_id]
     assert await stored(manager) == []
+
+
+async def test_kernels_that_a_user_has_shut_down_are_nothing_to_warn_of(
+    manager: PersistentSessionManager,
+    kernels: DummyKernelManager,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As Shut Down All does with the kernels; a front end that lists the sessions then."""
+    caplog.set_level(logging.INFO)
+    for path in ("a", "b", "c"):
+        await manager.create_session(path=path, type="file")
+    await kernels.shutdown_all()
+    assert await manager.list_sessions() == []
+    await settle(manager)
+    assert await stored(manager) == []
+    told = [one for one in caplog.records if "session(s) whose kernels are gone" in one.message]
+    assert [one.levelno for one in told] == [logging.INFO]
+    assert [one for one in caplog.records if one.levelno > logging.INFO] == []
 
 
 async def test_two_deletes_at_once_end_the_kernel_once(

@@ -11,7 +11,7 @@ import pytest
 from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado import web
 
-from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.errors import StoreUnavailable, WaitTimedOut
 from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.kernels.gateway.api import Answer
 from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
@@ -326,3 +326,54 @@ async def test_a_list_on_its_way_brings_no_ended_kernel_back(
     go.set()
     assert [model["path"] for model in await listing] == ["1"]
     assert session["kernel"]["id"] not in one.kernel_manager
+
+
+async def test_a_path_whose_session_another_replica_is_closing_is_waited_for(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    gateway.ending.clear()
+    closing = asyncio.ensure_future(one.delete_session(session["id"]))
+    await until(lambda: row_of(one, 0), lambda row: row.state == CLOSING)
+    posting = asyncio.ensure_future(two.get_or_create_session(path="1", **HOW))
+    asking = asyncio.ensure_future(two.session_exists("1"))
+    await asyncio.sleep(0.2)
+    assert not posting.done()
+    assert not asking.done()
+    gateway.ending.set()
+    await closing
+    model = await posting
+    assert model["id"] != session["id"]
+    assert model["kernel"]["id"] != session["kernel"]["id"]
+    await asking
+    assert await settled(two, gateway) == ["1"]
+
+
+async def test_a_close_that_fails_elsewhere_leaves_its_session_to_who_has_waited(
+    replicas: Replicas, gateway: FakeGateway
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    gateway.ending.clear()
+    closing = asyncio.ensure_future(one.delete_session(session["id"]))
+    await until(lambda: row_of(one, 0), lambda row: row.state == CLOSING)
+    posting = asyncio.ensure_future(two.get_or_create_session(path="1", **HOW))
+    await asyncio.sleep(0.1)
+    await one.store.update(one.scope, session["id"], {"state": READY})
+    assert (await posting)["id"] == session["id"]
+    gateway.ending.set()
+    await closing
+
+
+async def test_nobody_waits_for_ever_for_a_session_that_is_being_closed(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = replicas
+    monkeypatch.setattr(type(two._context), "deadline", lambda _: 0.0)
+    session = await one.create_session(path="1", **HOW)
+    await one.store.begin_close(one.scope, session["id"], one.server_id)
+    with pytest.raises(WaitTimedOut, match="is being closed elsewhere"):
+        await two.get_or_create_session(path="1", **HOW)
+    assert set(gateway.models) == {session["kernel"]["id"]}
+    assert len(await stored(two)) == 1

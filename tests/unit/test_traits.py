@@ -253,6 +253,88 @@ def test_a_local_gateway_is_another_on_each_host(url: str, monkeypatch: pytest.M
     assert first != gateway_name_of(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:s3cr3t#pw@gw:8888",
+        "http://user:s3cr3t/pw@gw:8888/prefix",
+        "http://user:s3cr3t?pw@gw",
+        "http://[s3cr3t:8888",
+        "http://user:s3cr3t[@gw]:8888",
+        "http://gw:s3cr3t",
+        "http://gw:99999999/s3cr3t",
+        "https://s3cr3t@gw:8888x",
+        "http://s3cr3t\u2100@gw",
+    ],
+)
+def test_a_gateway_url_that_cannot_be_read_is_not_repeated(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        """A configured gateway."""
+
+        @classmethod
+        def instance(cls) -> Any:
+            """Return it."""
+            return cls()
+
+        @property
+        def url(self) -> str:
+            """Its URL."""
+            return url
+
+    monkeypatch.setattr("jupyter_server.gateway.gateway_client.GatewayClient", Client)
+    with pytest.raises(TraitError, match=r"c\.GatewayClient\.url") as refused:
+        _ = settings().gateway_name
+    text = str(refused.value)
+    assert "s3cr3t" not in text
+    assert "pw" not in text
+    assert "percent-encoded" in text
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " s3cr3t",
+        "s3cr3t\n",
+        "s3\0cr3t",
+        "s3cr3t\ud800",
+        "http://user:s3cr3t@gw:8888",
+        "https://s3cr3t@gw",
+        "http://127.0.0.1:s3cr3t@host",
+        5,
+        ["s3cr3t"],
+    ],
+)
+def test_a_gateway_name_that_cannot_be_one_is_not_repeated(name: Any) -> None:
+    with pytest.raises(TraitError, match="gateway_name") as refused:
+        settings(gateway_name=name)
+    assert "s3cr3t" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["the gateway", "g", "http://gw:8888/prefix", "http://127.0.0.1:8888@host", "é" * 300]
+)
+def test_gateway_names_that_may_be_given(name: str) -> None:
+    assert settings(gateway_name=name).gateway_name == name
+
+
+def test_only_a_directory_is_a_default_that_another_host_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made(**traits: Any) -> bool:
+        manager = make_manager(repository="memory", **traits)
+        manager.close()
+        return manager.has_default_namespace
+
+    assert made() is True
+    assert made(namespace="dir:/srv") is False
+    monkeypatch.setenv("JUPYTERHUB_USER", "bob")
+    assert made() is False
+
+
 def test_settings_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "jupyter_server_config.py").write_text(

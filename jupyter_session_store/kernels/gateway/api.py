@@ -9,19 +9,27 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from tornado import web
 
-from ...records import Liveness
+from ...records import Liveness, is_plain_id
+
+if TYPE_CHECKING:
+    from tornado.httpclient import AsyncHTTPClient
 
 #: Seconds to wait for any answer of a gateway.
 TIMEOUT: Final = 5.0
-#: How many kernels are asked for at once where each has to be asked for singly. Tornado's client
-#: makes ten requests at once, and starts of kernels need some of them.
+#: How many kernels are asked for at once where a list names them, and each has to be asked for.
 _AT_ONCE: Final = 6
+#: How many requests are made at once in all.
+_MOST_REQUESTS: Final = 100
 #: What a proxy answers for a gateway that did not answer it; 599 is tornado's, for no answer.
 UNANSWERED: Final = frozenset({502, 503, 504, 599})
+
+
+_http_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncHTTPClient] = WeakKeyDictionary()
 
 
 class Answer(NamedTuple):
@@ -42,21 +50,44 @@ UNKNOWN: Final = KernelStatus(Liveness.UNKNOWN)
 
 
 async def request(method: str, kernel_id: str | None = None, *, timeout: float = TIMEOUT) -> Answer:
-    """Send a request about one kernel, or about all; never raises."""
+    """Send a request about one kernel, or about all; never raises.
+
+    None is sent about an id that may lead elsewhere: no kernel has such a one.
+    """
     from jupyter_server.gateway.gateway_client import GatewayClient
     from jupyter_server.utils import url_escape, url_path_join
-    from tornado.httpclient import AsyncHTTPClient
 
+    if kernel_id is not None and not is_plain_id(kernel_id):
+        return Answer(0, None)
     client = GatewayClient.instance()
     parts = [] if kernel_id is None else [url_escape(kernel_id)]
     url = url_path_join(client.url or "", client.kernels_endpoint or "", *parts)
     try:
         arguments = client.load_connection_args(method=method)  # type: ignore[no-untyped-call]
         arguments |= {"request_timeout": timeout, "connect_timeout": TIMEOUT}
-        response = await AsyncHTTPClient().fetch(url, raise_error=False, **arguments)
+        response = await _http_client().fetch(url, raise_error=False, **arguments)
         return Answer(response.code, json.loads(response.body or b"null"))
     except Exception:
         return Answer(0, None)
+
+
+def _http_client() -> AsyncHTTPClient:
+    """Return the running event loop's client for these questions.
+
+    The client that Jupyter Server uses makes ten requests at a time, and starts and shutdowns of
+    kernels would wait behind them.
+    """
+    from tornado.httpclient import AsyncHTTPClient
+
+    loop = asyncio.get_running_loop()
+    client = _http_clients.get(loop)
+    if client is None:
+        for other in [one for one in _http_clients if one.is_closed()]:
+            # A client refers to its loop, which would stay for ever.
+            del _http_clients[other]
+        client = AsyncHTTPClient(force_instance=True, max_clients=_MOST_REQUESTS)
+        _http_clients[loop] = client
+    return client
 
 
 def is_kernel_not_found(answer: Answer, kernel_id: str) -> bool:

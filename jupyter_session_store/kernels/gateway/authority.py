@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...records import Liveness
+from ...records import Liveness, printable
 from ..authority import InUseCheck, KernelAuthority
 from . import api
 from .naming import gateway_authority_of
 
 if TYPE_CHECKING:
     from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
+
+
+class _EscapeRequests(logging.Filter):
+    """Escapes what a client gives where Jupyter Server logs that a kernel is to be started."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        if record.funcName == "start_kernel" and not record.args:
+            record.msg = printable(str(record.msg))
+        return True
+
+
+def escape_requests_in(log: Any) -> None:
+    """Have a log escape what a client gives, where its text is Jupyter Server's own."""
+    logger = getattr(log, "logger", log)
+    if not any(isinstance(one, _EscapeRequests) for one in logger.filters):
+        logger.addFilter(_EscapeRequests())
 
 
 class GatewayAuthority(KernelAuthority):
@@ -33,6 +51,7 @@ class GatewayAuthority(KernelAuthority):
     def __init__(self, kernel_manager: MappingKernelManager, gateway_name: str) -> None:
         super().__init__(kernel_manager)
         self.name = gateway_authority_of(gateway_name)
+        escape_requests_in(kernel_manager.log)
         self._single_requests = api.SingleRequests()
 
     @property

@@ -8,10 +8,11 @@ from typing import Any, Final
 from uuid import uuid4
 
 from jupyter_server.gateway import managers as stock
+from tornado import web
 from traitlets import Bool, default
 
-from ...errors import SessionStoreError
-from ...records import Liveness
+from ...errors import InvalidValue, SessionStoreError
+from ...records import Liveness, check_given
 from ..authority import AuthoritySettings, InUseCheck
 from . import api
 from .api import KernelStatus, no_answer
@@ -81,8 +82,15 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
         Raises
         ------
         tornado.web.HTTPError
-            As the gateway answers.
+            As the gateway answers; 400 for an id that is not plain.
         """
+        # An empty one is none.
+        kernel_id = kernel_id or None
+        try:
+            check_given("kernel_id", kernel_id)
+            check_given("kernel_name", kwargs.get("kernel_name"))
+        except InvalidValue as error:
+            raise web.HTTPError(400, str(error)) from error
         if path is not None:
             kwargs["cwd"] = self.cwd_for_path(path)  # type: ignore[no-untyped-call]
         started: str = await super().start_kernel(  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import socket
 from typing import Final
 from urllib.parse import urlsplit
 
+from ...errors import ConfigurationError
 from ...records import LIMITS, digest
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -17,18 +18,58 @@ def gateway_name_of(url: str) -> str:
     """Return the name of a gateway: its normalised URL without credentials.
 
     A loopback address and a Unix socket mean another gateway on each host, and
-    are completed by the host's name.
+    are completed by the host's name. Raises :class:`.ConfigurationError`, which
+    repeats nothing, for what is no URL: what is before its host may be a password.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        given_port = parts.port
+    except ValueError:
+        raise ConfigurationError(
+            "c.GatewayClient.url is no URL that can be read; expected "
+            "http://host:port/prefix, with every special character of a user and a password "
+            "before the host percent-encoded (urllib.parse.quote(password, safe=''))."
+        ) from None
     scheme = parts.scheme.lower()
     path = parts.path.rstrip("/")
     host = (parts.hostname or "").lower()
     if scheme.endswith("+unix"):
         return f"{scheme}://{host}{path}@{socket.gethostname()}"
-    port = parts.port or _DEFAULT_PORTS.get(scheme)
+    port = given_port or _DEFAULT_PORTS.get(scheme)
     shown = f"[{host}]" if ":" in host else host
     name = f"{scheme}://{shown}:{port}{path}"
     return f"{name}@{socket.gethostname()}" if _LOOPBACK.match(host) else name
+
+
+def check_gateway_name(name: str) -> None:
+    """Check a name that was configured; raises :class:`.ConfigurationError`, which repeats nothing.
+
+    It is stored with each session, and shown.
+    """
+    fault = None
+    if not name or name != name.strip():
+        fault = "is empty, or has white space at its edges"
+    elif not name.isprintable():
+        fault = "holds a control character"
+    elif "://" in name and _holds_credentials(name):
+        fault = "holds a user or a password"
+    if fault is not None:
+        raise ConfigurationError(
+            f"c.PersistentSessionManager.gateway_name {fault}; expected a name of the gateway "
+            "that is equal on every server, without credentials."
+        )
+
+
+def _holds_credentials(name: str) -> bool:
+    host = name.partition("://")[2].partition("/")[0]
+    if "@" not in host:
+        return False
+    # The name of a gateway on a loopback address is its URL, an @ and a host name.
+    url = name.rpartition("@")[0]
+    try:
+        return gateway_name_of(url).rpartition("@")[0] != url
+    except ConfigurationError:
+        return True
 
 
 def gateway_authority_of(gateway_name: str) -> str:
