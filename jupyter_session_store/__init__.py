@@ -42,6 +42,9 @@ _HOMES = {
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     """Say which module Jupyter Server loads: health and status."""
+    from .web.extension import note_configured_class
+
+    note_configured_class()
     return [{"module": f"{__name__}.web.extension"}]
 
 

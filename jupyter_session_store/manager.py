@@ -17,17 +17,19 @@ from tornado import web
 from traitlets import TraitError
 
 from .config.traits import StoreSettings
-from .errors import ConfigurationError, SchemaMismatch
+from .errors import ConfigurationError, SchemaMismatch, SessionStoreError
 from .kernels.authority import server_id_of
 from .kernels.processes import authority_for
 from .kernels.usage import usage_of
 from .records import Scope, SessionRecord
 from .repository import SessionRepository
 from .servers.heartbeat import Heartbeat, this_server
+from .servers.neighbours import NeighbourWatch
 from .servers.registered_store import RegisteredStore
 from .sessions.claims import PathLeaders, SessionCreator
 from .sessions.context import BackgroundTasks, NewSession, SessionContext, check_texts
 from .sessions.hooks import Hooks
+from .sessions.http_errors import raises_http
 from .sessions.interface import Sessions
 from .sessions.local import LocalSessions
 from .sessions.reading import check_columns
@@ -47,7 +49,9 @@ class PersistentSessionManager(StoreSettings):
     session raises :class:`tornado.web.HTTPError`, a 404, if there is none or its
     kernel is gone. One that stores something raises :class:`.InvalidValue` for
     what cannot be stored. Each raises :class:`.StoreUnavailable` while the store
-    cannot be asked; then no row and no kernel has changed.
+    cannot be asked; then no row and no kernel has changed. Each error of this
+    package that a method for sessions raises is a :class:`tornado.web.HTTPError`
+    too, so that any handler may let it pass.
 
     Raises
     ------
@@ -68,7 +72,10 @@ class PersistentSessionManager(StoreSettings):
         #: The id of this server in the store.
         self.server_id = server_id_of(self.kernel_manager)
         server = this_server(namespace, self.server_id, self.lease_seconds)
-        self._store = RegisteredStore(self._make_repository(), self.scope, server, self.log)
+        repository = self._make_repository()
+        if self.has_default_namespace and authority.is_shared:
+            repository.on_servers = NeighbourWatch(server, self.log).look
+        self._store = RegisteredStore(repository, self.scope, server, self.log)
         self.tasks = BackgroundTasks(self.parent)
         self._context = context = SessionContext(
             scope=self.scope,
@@ -91,7 +98,7 @@ class PersistentSessionManager(StoreSettings):
         authority.set_in_use_check(self.sessions.kernels.in_use)
         self._put_handlers_first()
 
-    def _make_repository(self) -> SessionRepository:
+    def _make_repository(self) -> MeteredRepository:
         try:
             return MeteredRepository(
                 self.repository_class()(
@@ -126,6 +133,8 @@ class PersistentSessionManager(StoreSettings):
         ours = ["jupyter_session_store.web.handlers"]
         if self._authority.can_attach:
             ours.append("jupyter_session_store.web.kernel_handlers")
+        elif self._authority.is_shared:
+            ours.append("jupyter_session_store.web.stock_kernel_handlers")
         if services is not None:
             app.extra_services = [*services, *(one for one in ours if one not in services)]
 
@@ -172,10 +181,12 @@ class PersistentSessionManager(StoreSettings):
         """Ask the store as a request for one session does, and whether it can be written."""
         await self._store.check()
 
+    @raises_http
     async def session_exists(self, path: str) -> bool:
         """Return whether a session with this path, and a kernel, is there."""
         return await self.sessions.reader.session_at(path) is not None
 
+    @raises_http
     async def get_session(self, **kwargs: Any) -> dict[str, Any]:
         """Return the model of the session that equals every keyword.
 
@@ -191,10 +202,12 @@ class PersistentSessionManager(StoreSettings):
         """
         return await self.sessions.reader.get(**kwargs)
 
+    @raises_http
     async def list_sessions(self) -> list[dict[str, Any]]:
         """Return the models of all sessions whose kernels are not gone, the oldest first."""
         return await self.sessions.reader.list()
 
+    @raises_http
     async def count_sessions(self) -> dict[str, int]:
         """Return how many sessions the store has, by their state."""
         return await self.sessions.reader.count()
@@ -206,6 +219,7 @@ class PersistentSessionManager(StoreSettings):
         """
         return kernel_id not in self.kernel_manager
 
+    @raises_http
     async def row_to_model(
         self, row: SessionRecord, tolerate_culled: bool = False
     ) -> dict[str, Any] | None:
@@ -225,6 +239,7 @@ class PersistentSessionManager(StoreSettings):
         """
         return await self.sessions.reader.own_model_of(row, tolerate_culled=tolerate_culled)
 
+    @raises_http
     async def get_or_create_session(
         self,
         path: str,
@@ -239,10 +254,11 @@ class PersistentSessionManager(StoreSettings):
         get it. A caller who goes away changes nothing. The parameters are those
         of :meth:`create_session`.
         """
-        wanted = NewSession(path, name, type, kernel_name, kernel_id)
+        wanted = NewSession(path, name, type, kernel_name, kernel_id or None)
         wanted.check()
         return await self._creator.get_or_create(wanted)
 
+    @raises_http
     async def create_session(
         self,
         path: str | None = None,
@@ -271,7 +287,7 @@ class PersistentSessionManager(StoreSettings):
         DuplicateKernelError
             If another create is starting a kernel under this id.
         """
-        wanted = NewSession(path, name, type, kernel_name, kernel_id)
+        wanted = NewSession(path, name, type, kernel_name, kernel_id or None)
         wanted.check()
         session_id = self.new_session_id()
         with self._pending(session_id) as pending:
@@ -284,6 +300,7 @@ class PersistentSessionManager(StoreSettings):
         )
         return model
 
+    @raises_http
     async def save_session(
         self,
         session_id: str,
@@ -338,6 +355,7 @@ class PersistentSessionManager(StoreSettings):
         await self._authority.refuse_without_kernel(started)
         return started
 
+    @raises_http
     async def update_session(self, session_id: str, **kwargs: Any) -> None:
         """Change columns of a session.
 
@@ -359,6 +377,7 @@ class PersistentSessionManager(StoreSettings):
         else:
             await self.get_session(session_id=session_id)
 
+    @raises_http
     async def change_session(
         self, session_id: str, *, kernel_name: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -392,6 +411,7 @@ class PersistentSessionManager(StoreSettings):
             model = await self.get_session(session_id=session_id)
         return await self.sessions.update(session_id, kwargs) if kwargs else model
 
+    @raises_http
     async def delete_session(self, session_id: str) -> None:
         """Delete a session, and shut its kernel down if no other session uses it.
 
@@ -409,7 +429,9 @@ class PersistentSessionManager(StoreSettings):
         """Ask ``get_session``, as the stock manager does; a row without a kernel has no model."""
         try:
             await self.get_session(session_id=session_id)
-        except web.HTTPError:
+        except web.HTTPError as error:
+            if isinstance(error, SessionStoreError):
+                raise
             found = await self._context.find(session_id=session_id)
             if not found or found[0].kernel_id:
                 raise

@@ -82,6 +82,8 @@ class MeteredRepository(_Contract):
 
     def __init__(self, measured: SessionRepository) -> None:
         self._measured = measured
+        #: Told, in the heartbeat's thread, which servers are registered, after each renewal.
+        self.on_servers: Callable[[list[ServerRecord]], None] | None = None
         self._meter = metrics.Meter(measured)
 
     if not TYPE_CHECKING:
@@ -144,4 +146,6 @@ class MeteredRepository(_Contract):
             outcome = metrics.REGISTERED if anew else metrics.RENEWED
         finally:
             metrics.renewals.labels(outcome).inc()
+        if self.on_servers is not None:
+            self.on_servers(servers)
         return servers

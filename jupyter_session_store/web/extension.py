@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 from jupyter_server.auth.decorator import allow_unauthenticated, authorized
 from jupyter_server.base.handlers import APIHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
+from traitlets.config import Config
 
 from .._version import __version__
+from ..config import SECTION
 from ..records import authority_kind
 
 if TYPE_CHECKING:
@@ -138,13 +143,17 @@ async def _ask(manager: PersistentSessionManager) -> tuple[dict[str, int], str |
 
 
 def _end_in_order(serverapp: ServerApp) -> None:
-    """Have SIGINT end the server as SIGTERM does, and either though a kernel failed to start.
+    """Have SIGINT and SIGHUP end the server as SIGTERM does, though a kernel failed to start.
 
     JupyterHub's local spawners stop a server with SIGINT. Where no terminal is there to confirm
     it at, Jupyter Server leaves the signal to Python, and then ends without shutting its
-    kernels down or closing the store.
+    kernels down or closing the store. SIGHUP, which comes when a terminal is closed, it leaves to
+    the system. One that is ignored, as under nohup, stays ignored, and another's handler its own.
     """
     ends = getattr(serverapp, "_signal_stop", None)
+    if threading.current_thread() is not threading.main_thread():
+        # Python lets no other set a handler.
+        return
     if ends is None or signal.getsignal(signal.SIGTERM) != ends:
         return
 
@@ -161,6 +170,79 @@ def _end_in_order(serverapp: ServerApp) -> None:
     signal.signal(signal.SIGTERM, end)
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, ends):
         signal.signal(signal.SIGINT, end)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, end)
+
+
+#: The session manager class of each server as it was configured, before any extension changed it.
+_configured: WeakKeyDictionary[ServerApp, type] = WeakKeyDictionary()
+
+
+def note_configured_class() -> None:
+    """Note which session manager class is configured; called before any extension is linked."""
+    serverapps = sys.modules.get("jupyter_server.serverapp")
+    if serverapps is not None and serverapps.ServerApp.initialized():
+        app = serverapps.ServerApp.instance()
+        _configured[app] = app.session_manager_class
+
+
+def _is_ours(kind: type) -> bool:
+    return any(base.__module__ == "jupyter_session_store.manager" for base in kind.__mro__)
+
+
+def _link_jupyter_server_extension(serverapp: ServerApp) -> None:
+    """Restore the configured session manager class that another extension has replaced by its own.
+
+    Only a subclass of both, of that extension's class and of this package's: such a one does
+    what either needs. Extensions are linked by their names, in alphabetical order.
+    """
+    wanted, chosen = _configured.get(serverapp), serverapp.session_manager_class
+    if wanted is None or wanted is chosen or not _is_ours(wanted):
+        return
+    if issubclass(wanted, chosen):
+        serverapp.update_config(Config(ServerApp={"session_manager_class": wanted}))
+        serverapp.log.info(
+            "An extension has set c.ServerApp.session_manager_class to %s; it is %s again, as it "
+            "was configured, which is a subclass of that.",
+            chosen.__name__,
+            wanted.__name__,
+        )
+
+
+def _settings_of(serverapp: ServerApp) -> list[str]:
+    """Return the names of the settings that are this package's, or have a value for it."""
+    config = serverapp.config
+    found = [f"c.{SECTION}.{name}" for name in sorted(config.get(SECTION, {}))]
+    url = config.get("SessionManager", {}).get("database_filepath")
+    # Jupyter Server's own session manager takes the path of a file.
+    if isinstance(url, str) and "://" in url:
+        found.append("c.SessionManager.database_filepath")
+    if os.environ.get("JUPYTER_SESSION_STORE_URL"):
+        found.append("JUPYTER_SESSION_STORE_URL")
+    if _is_ours(_configured.get(serverapp, object)):
+        found.append("c.ServerApp.session_manager_class")
+    return found
+
+
+def _say_what_runs(serverapp: ServerApp) -> None:
+    """Say that this package is not used; as a warning, if it is configured."""
+    runs = type(serverapp.session_manager)
+    settings = _settings_of(serverapp)
+    if not settings:
+        serverapp.log.debug(
+            "jupyter_session_store serves no status: the session manager is %s.", runs.__name__
+        )
+        return
+    serverapp.log.warning(
+        "jupyter_session_store is configured (%s) and is not used: the session manager that runs "
+        "is %s.%s. Set c.ServerApp.session_manager_class = "
+        "'jupyter_session_store.PersistentSessionManager'. If an extension has set the other "
+        "class, set a subclass of both, as the guide 'Run it beside another session manager' has "
+        "it; or remove these settings.",
+        ", ".join(settings),
+        runs.__module__,
+        runs.__qualname__,
+    )
 
 
 def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
@@ -169,10 +251,7 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
     # It cannot be one of a module that was never imported.
     module = sys.modules.get("jupyter_session_store.manager")
     if module is None or not isinstance(manager, module.PersistentSessionManager):
-        serverapp.log.debug(
-            "jupyter_session_store serves no status: the session manager is %s.",
-            type(manager).__name__,
-        )
+        _say_what_runs(serverapp)
         return
     shared = {"probe": Probe(manager)}
     web_app: Any = serverapp.web_app
@@ -183,4 +262,7 @@ def _load_jupyter_server_extension(serverapp: ServerApp) -> None:
             for name, handler in (("health", HealthHandler), ("status", StatusHandler))
         ],
     )
+    from . import outages
+
+    outages.prepare(web_app)
     _end_in_order(serverapp)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from jupyter_client.jsonutil import json_default
 from jupyter_server.auth.decorator import authorized
@@ -19,28 +19,15 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.services.sessions import handlers as stock
 from tornado import web
 
-from ..errors import (
-    InvalidValue,
-    KernelNotStarted,
-    SchemaMismatch,
-    SessionConflict,
-    SessionStoreError,
-    StoreUnavailable,
-)
+from ..errors import KernelNotStarted, SessionStoreError
 from ..manager import PersistentSessionManager
-from ..records import check_text
-
-_STATUS: Final = {InvalidValue: 400, SessionConflict: 409}
-#: Seconds, where the schema has to change first.
-_SCHEMA_RETRY: Final = 60
+from ..records import check_given, printable
+from ..sessions.http_errors import HTTPStoreError, as_http, http_errors, public_text
+from .outages import fault_of
 
 
 class StoreErrors(JupyterHandler):
     """What the handlers of sessions, and of their kernels, share."""
-
-    #: For a 503 of the store: the header, and the text.
-    _retry_after: str | None = None
-    _why: str = ""
 
     @property
     def manager(self) -> PersistentSessionManager:
@@ -50,45 +37,44 @@ class StoreErrors(JupyterHandler):
 
     @contextmanager
     def store_errors(self) -> Iterator[None]:
-        """Turn domain errors into HTTP errors."""
+        """Turn domain errors into HTTP errors, and unpack those that a stock method has wrapped."""
         try:
-            yield
-        except SessionStoreError as error:
-            raise self._as_http(error) from error
+            with http_errors():
+                yield
+        except HTTPStoreError:
+            raise
         except web.HTTPError as error:
             # Jupyter Server's POST turns whatever a create raises into a 500.
             cause = error.__cause__
             if isinstance(cause, SessionStoreError):
-                raise self._as_http(cause) from cause
+                raise as_http(cause) from cause.__cause__
             if error.status_code == 500 and isinstance(cause, web.HTTPError):
                 raise cause from None
             raise
-
-    def _as_http(self, error: SessionStoreError) -> web.HTTPError:
-        if isinstance(error, (StoreUnavailable, SchemaMismatch)):
-            seconds = getattr(error, "retry_after", _SCHEMA_RETRY)
-            self._retry_after = str(seconds)
-            self._why = str(error)
-            return web.HTTPError(503, str(error))
-        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-        return web.HTTPError(status, str(error))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write the error; for a 503 of the store, say when to come back and log nothing.
 
         Jupyter Server's own method logs each, in older releases with a traceback.
         """
-        if self._retry_after is None:
+        fault = fault_of(kwargs.get("exc_info", (None, None))[1])
+        if fault is None:
             super().write_error(status_code, **kwargs)
             return
         self.set_header("Content-Type", "application/json")
-        self.set_header("Retry-After", self._retry_after)
-        self.finish(json.dumps({"message": self._why, "reason": None}))
+        self.set_header("Retry-After", str(fault.retry_after))
+        self.finish(json.dumps({"message": str(fault), "reason": None}))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log no line for a 503 of the store, which says once when it goes and comes back."""
-        if self._retry_after is None:
-            super().log_exception(typ, value, tb)
+        """Log no line for a 503 of the store, which says once when it goes and comes back.
+
+        What a client has sent may be in the text of any other: it begins no line of its own.
+        """
+        if fault_of(value) is not None:
+            return
+        if isinstance(value, web.HTTPError) and value.log_message:
+            value = web.HTTPError(value.status_code, printable(value.log_message % value.args))
+        super().log_exception(typ, value, tb)
 
 
 class _SessionBody(StoreErrors, stock.SessionsAPIHandler):
@@ -113,11 +99,12 @@ class _SessionBody(StoreErrors, stock.SessionsAPIHandler):
         for field, value in (
             *((name, body.get(name)) for name in ("path", "name", "type")),
             *(("path", notebook.get(name)) for name in ("path", "name")),
-            ("kernel_id", kernel.get("id")),
+            # An empty one is none to Jupyter Server, where a session is created.
+            ("kernel_id", None if kernel.get("id") == "" else kernel.get("id")),
             ("kernel_name", kernel.get("name")),
         ):
-            with self.store_errors():
-                check_text(field, value)
+            with http_errors():
+                check_given(field, value)
         for fields, field in ((body, "path"), (notebook, "path"), (notebook, "name")):
             if field in fields and fields[field] is None:
                 raise web.HTTPError(400, "Invalid path: it is null; expected a string")
@@ -215,7 +202,8 @@ class SessionHandler(_SessionBody, stock.SessionHandler):
                 # As in Jupyter Server: its text may hold what a client should not see.
                 self.log.error("Error starting kernel: %s", kernel_name)
                 self.set_status(501)
-                reason = str(error.__cause__)
+                cause = error.__cause__
+                reason = public_text(cause) if isinstance(cause, SessionStoreError) else str(cause)
                 message = f"The '{kernel_name}' kernel could not be started: {reason!r}"
                 short = f"Error starting kernel {kernel_name}"
                 self.finish(json.dumps({"message": message, "short_message": short}))

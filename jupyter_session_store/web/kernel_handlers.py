@@ -23,9 +23,10 @@ from jupyter_server.services.kernels.websocket import KernelWebsocketHandler as 
 from tornado import web
 
 from .handlers import StoreErrors, answer
+from .stock_kernel_handlers import MainKernelHandler as CheckedKernelHandler
 
 
-class MainKernelHandler(StoreErrors, stock.MainKernelHandler):
+class MainKernelHandler(CheckedKernelHandler):
     """``/api/kernels``."""
 
     @web.authenticated
@@ -40,12 +41,12 @@ class MainKernelHandler(StoreErrors, stock.MainKernelHandler):
     @authorized
     async def post(self) -> None:
         """Start a kernel; under an id of the client's only if the gateway has no such kernel."""
-        body = self.get_json_body()
-        wanted = body.get("kernel_id") if isinstance(body, dict) else None
-        if wanted is not None:
+        wanted = self.checked_body().get("kernel_id")
+        # An empty id is none: a gateway would be asked for all its kernels.
+        if wanted:
             try:
                 with self.store_errors():
-                    await self.manager.sessions.attacher.refuse_running(str(wanted))
+                    await self.manager.sessions.attacher.refuse_running(wanted)
             except NoSuchKernel:
                 raise web.HTTPError(409, f"Kernel already exists: {wanted}") from None
         await answer(super().post())

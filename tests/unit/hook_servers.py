@@ -57,7 +57,8 @@ class Server:
 
     def __init__(self, app: ServerApp, url: str, gateway: FakeGateway | None) -> None:
         self.app = app
-        self._url = url
+        #: Where it answers, its base included.
+        self.url = url
         self._gateway = gateway
 
     @property
@@ -96,7 +97,7 @@ class Server:
         """Send a request to ``/api/sessions``."""
         try:
             response = await AsyncHTTPClient().fetch(
-                url_path_join(self._url, "api", "sessions", session_id),
+                url_path_join(self.url, "api", "sessions", session_id),
                 method=method,
                 body=None if body is None else json.dumps(body),
                 headers={"Authorization": f"token {self.app.identity_provider.token}"},
@@ -196,9 +197,16 @@ def server_factory(make_app: Callable[..., ServerApp], gateway: FakeGateway, fol
 
     @asynccontextmanager
     async def serve(
-        over: str, *, store: str = "memory", mixin: type[Any] | None = None, **overrides: Any
+        over: str,
+        *,
+        store: str = "memory",
+        mixin: type[Any] | None = None,
+        ours: bool = False,
+        **overrides: Any,
     ) -> AsyncIterator[Server]:
         manager, kernels = _CLASSES[over]
+        if ours:
+            manager = PersistentSessionManager
         if mixin is not None:
             manager = types.new_class("Mixed", (mixin, manager))
         ours = issubclass(manager, PersistentSessionManager)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from jupyter_server.auth.authorizer import Authorizer
 from jupyter_server.extension.manager import ExtensionPackage
+from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.sessions.sessionmanager import SessionManager
 from tornado.httpclient import HTTPClientError, HTTPResponse
 from traitlets.config import Config
 
@@ -122,7 +124,7 @@ def test_what_is_not_used_is_not_imported() -> None:
     modules, with_sqlalchemy = done.stdout.splitlines()
     assert modules.split() == [
         f"jupyter_session_store.{name}"
-        for name in ("_version", "errors", "records", "web", "web.extension")
+        for name in ("_version", "config", "errors", "records", "web", "web.extension")
     ]
     assert with_sqlalchemy == "False"
 
@@ -310,28 +312,111 @@ async def test_a_probe_is_no_activity(
     assert jp_serverapp.web_app.settings["api_last_activity"] == last
 
 
-@pytest.mark.parametrize(
-    "more_config",
-    [
-        {
-            "ServerApp": {
-                "session_manager_class": (
-                    "jupyter_server.services.sessions.sessionmanager.SessionManager"
-                )
-            }
-        }
-    ],
-    ids=["the stock manager"],
-)
-async def test_with_another_session_manager_it_is_inert(
-    jp_serverapp: Any, jp_fetch: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+STOCK: dict[str, Any] = {
+    "session_manager_class": "jupyter_server.services.sessions.sessionmanager.SessionManager"
+}
+
+
+def loaded_without(
+    jp_serverapp: Any, caplog: pytest.LogCaptureFixture, config: Config
+) -> list[logging.LogRecord]:
+    """Load the extension beside another session manager; return what is said then."""
     caplog.set_level(logging.DEBUG, jp_serverapp.log.name)
+    jp_serverapp.config = config
     caplog.clear()
     extension._load_jupyter_server_extension(jp_serverapp)
-    assert [record.getMessage() for record in caplog.records] == [
-        "jupyter_session_store serves no status: the session manager is SessionManager."
+    return list(caplog.records)
+
+
+@pytest.mark.parametrize("more_config", [{"ServerApp": STOCK}], ids=["the stock manager"])
+async def test_with_another_session_manager_it_is_inert(
+    jp_serverapp: Any,
+    jp_fetch: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("JUPYTER_SESSION_STORE_URL", raising=False)
+    # As its own session manager takes it.
+    config = Config(SessionManager={"database_filepath": "/home/me/sessions.db"})
+    (said,) = [
+        one for one in loaded_without(jp_serverapp, caplog, config) if "store" in one.getMessage()
     ]
+    assert (said.levelno, said.getMessage()) == (
+        logging.DEBUG,
+        "jupyter_session_store serves no status: the session manager is SessionManager.",
+    )
     for path in (HEALTH, STATUS):
         assert (await answered(jp_fetch(*path))).code == 404
     assert (await jp_fetch("api", "sessions")).code == 200
+
+
+@pytest.mark.parametrize("more_config", [{"ServerApp": STOCK}], ids=["the stock manager"])
+@pytest.mark.parametrize(
+    ("config", "environment", "named"),
+    [
+        (
+            {"PersistentSessionManager": {"namespace": "me"}},
+            {},
+            "c.PersistentSessionManager.namespace",
+        ),
+        (
+            {"SessionManager": {"database_filepath": "postgresql://u:s3cr3t@db/x"}},
+            {},
+            "c.SessionManager.database_filepath",
+        ),
+        ({}, {"JUPYTER_SESSION_STORE_URL": "mysql://u:s3cr3t@db/x"}, "JUPYTER_SESSION_STORE_URL"),
+    ],
+    ids=["a setting", "a URL", "the environment"],
+)
+async def test_settings_that_have_no_effect_are_told_of_once(
+    jp_serverapp: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    environment: dict[str, str],
+    named: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = loaded_without(jp_serverapp, caplog, Config(config))
+    (warning,) = [one.getMessage() for one in told if one.levelno >= logging.WARNING]
+    assert f"configured ({named})" in warning
+    assert "runs is jupyter_server.services.sessions.sessionmanager.SessionManager." in warning
+    assert "c.ServerApp.session_manager_class = 'jupyter_session_store." in warning
+    assert not any("s3cr3t" in one.getMessage() for one in told)
+
+
+class OfAnExtension(SessionManager):
+    """A class that an extension sets when it is linked."""
+
+
+class Both(OfAnExtension, PersistentSessionManager):
+    """What a user sets."""
+
+
+@pytest.mark.parametrize(
+    ("configured", "runs"),
+    [
+        (Both, Both),
+        # It lacks what the extension needs.
+        (PersistentSessionManager, OfAnExtension),
+        (SessionManager, OfAnExtension),
+    ],
+)
+def test_a_class_of_both_is_set_again_after_the_extensions_own(
+    configured: type[SessionManager],
+    runs: type[SessionManager],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ServerApp.clear_instance()
+    app: Any = ServerApp.instance()
+    try:
+        app.update_config(Config(ServerApp={"session_manager_class": configured}))
+        jupyter_session_store._jupyter_server_extension_points()
+        app.update_config(Config(ServerApp={"session_manager_class": OfAnExtension}))
+        extension._link_jupyter_server_extension(app)
+        assert app.session_manager_class is runs
+        named = "c.ServerApp.session_manager_class" in extension._settings_of(app)
+        assert named is (configured is not SessionManager)
+    finally:
+        ServerApp.clear_instance()
