@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,7 +156,8 @@ def test_jupyter_server_documents_runs_on_this_package(
     both = _BOTH.format(
         module="jupyter_server_documents.session_manager", name="YDocSessionManager"
     )
-    server = new_server(config + both, environment={"PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    server = new_server(config + both, environment={"PYTHONPATH": path})
     notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     (server.root / "a.ipynb").write_text(json.dumps(notebook))
     server.start()
