@@ -138,6 +138,9 @@ class Database:
                 if isinstance(error, (StoreUnavailable, SchemaMismatch)):
                     self.report_failure(error, writes=writes and refused)
                 raise
+            except OSError as error:
+                self.release(dispose=False)
+                raise self.report_failure(StoreUnavailable(f"{error}")) from error
             if self._down_since is not None and self._is_back(connection, writes):
                 self._came_back()
             return result

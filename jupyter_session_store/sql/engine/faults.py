@@ -22,6 +22,8 @@ from .passwords import OPTIONS
 
 #: What SQLAlchemy raises for a server that is none of its dialect.
 _NOT_UNDERSTOOD: Final = (AssertionError, NotImplementedError)
+#: Where the classes are from that drivers raise, besides their own.
+_LIBRARIES: Final = frozenset({"binascii", "builtins", "decimal", "socket", "ssl", "struct"})
 _MISSING_PACKAGE: Final = re.compile(r"'([\w.-]+)' package is required")
 _UNKNOWN_ARGUMENT: Final = re.compile(
     r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument"
@@ -102,6 +104,10 @@ def _is_known(error: BaseException, dialect: Any) -> bool:
 def _on_error(context: ExceptionContext) -> DriverFault | None:
     error = context.original_exception
     if _is_known(error, context.dialect):
+        return None
+    package = type(error).__module__.partition(".")[0].lower()
+    if package not in _LIBRARIES and package != context.dialect.driver:
+        # Of a program that listens to the engine.
         return None
     return fault_of(error, context.dialect)
 
