@@ -9,7 +9,7 @@ from traitlets import Unicode
 
 from ..config import SECTIONS
 from ..errors import ConfigurationError
-from ..kernels.gateway.naming import gateway_authority_of, gateway_name_of
+from ..kernels.gateway.naming import check_gateway_name, gateway_authority_of, gateway_name_of
 from ..records import Scope, check_namespace
 from .command import ExitCode, StoreCommand
 from .transfer import TransferCommand, count_fields, progress
@@ -154,7 +154,9 @@ def _gateway_name(given: str, config: Config) -> str:
 def _configured_gateway_name(config: Config) -> str:
     for section in reversed(SECTIONS):
         if "gateway_name" in config[section]:
-            return str(config[section].gateway_name)
+            name = str(config[section].gateway_name)
+            check_gateway_name(name)
+            return name
     url = _gateway_client()(config=config).url
     if not url:
         raise ConfigurationError(
