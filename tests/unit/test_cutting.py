@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import Connection
@@ -80,6 +81,27 @@ async def test_a_call_that_hangs_is_made_again_on_another_connection(
         print(f"answered after {time.monotonic() - began:.2f} s")
     assert [r.session_id for r in await repository.find(SCOPE)] == ["a"]
     assert "unavailable" not in caplog.text
+
+
+@pytest.mark.only("postgresql", reason="no other driver takes several hosts")
+async def test_a_host_that_hangs_is_tried_last(
+    database: Database, proxy: HangingProxy, brief: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As behind a fail-over: the first host of the URL hangs, and the second is the primary."""
+    first, second = urlsplit(proxy.url), urlsplit(database.url)
+    login = first.netloc.rpartition("@")[0]
+    hosts = "&".join(f"host={one.hostname}:{one.port}" for one in (first, second))
+    url = first._replace(netloc=f"{login}@", query=hosts).geturl()
+    # Above what a request waits for in all: were the first host tried first, it would fail.
+    options = {"connect_args": {"connect_timeout": 30}}
+    repository = SQLAlchemySessionRepository(url, options=options, auto_upgrade="safe", log=log)
+    repository.open(SCOPE, server("one"), timeout=60)
+    await repository.add(record("a"))
+    proxy.hang(new=True)
+    assert await repository.find(SCOPE) == [record("a")]
+    assert "unavailable" not in caplog.text
+    proxy.go_on()
+    repository.close(timeout=10)
 
 
 @needs_network

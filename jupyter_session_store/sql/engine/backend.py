@@ -86,6 +86,10 @@ class Driver:
         """Return the file descriptor of a connection's socket; ``None`` if it cannot be cut."""
         return None
 
+    def place(self, connection: Any) -> tuple[str, str] | None:
+        """Return the host and the port of a connection, where a URL can name several of them."""
+        return None
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-out of statements, and limit the wait for a lock.
 

@@ -113,6 +113,9 @@ class Psycopg(Driver):
         descriptor: int = connection.fileno()
         return descriptor
 
+    def place(self, connection: Any) -> tuple[str, str]:
+        return connection.info.host, str(connection.info.port)
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Set both on the server."""
         driver: Any = connection.connection.dbapi_connection
