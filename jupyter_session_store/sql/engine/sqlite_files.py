@@ -35,7 +35,8 @@ def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no name of a file"
         raise ConfigurationError(
-            f"{trait} names a file that cannot be used ({reason}). Name another."
+            f"{trait}: the file {str(path)!r} cannot be used: {type(error).__name__}: {reason}. "
+            "Name another."
         ) from None
     if stat.S_ISDIR(mode):
         raise ConfigurationError(
