@@ -28,7 +28,8 @@ _PATH: Final = re.compile(r"/(?!/)|\.{1,2}/|[A-Za-z]:[\\/]")
 #: What a bare name may not hold: each other way to write a database holds some of it.
 _NOT_IN_NAMES: Final = re.compile(r"[:=@;?&|<>{}\[\]'\"`$]|//|(?:^|\s)-")
 #: What even a path may not hold: credentials, as far as they can be told.
-_CREDENTIALS: Final = re.compile(r":[^/]*@|[\s;&](?:pass(?:word|wd)?|pwd|secret)\s*[=:]", re.I)
+_CREDENTIALS: Final = re.compile(r":.*@|[\s;&?](?:pass(?:word|wd)?|pwd|secret|user)\s*[=:]", re.I)
+_DRIVE: Final = re.compile(r"[A-Za-z]:(?=[\\/])")
 #: As SQLAlchemy reads a URL: only the "@" of a password has to be encoded.
 _USER_AND_PASSWORD: Final = re.compile(r"[^:/]*://[^:/]*:[^@]*@")
 
@@ -79,14 +80,18 @@ def kind_of(text: str) -> Kind:
         )
     if "://" in text and not text.lower().startswith("jdbc:"):
         return Kind.URL
-    not_a_path = _CREDENTIALS if _PATH.match(text) else _NOT_IN_NAMES
-    if not_a_path.search(text):
+    if holds_credentials(text) if _PATH.match(text) else _NOT_IN_NAMES.search(text):
         looks = next((f", but looks like {what}" for how, what in _FOREIGN if how.match(text)), "")
         raise ConfigurationError(
             f"{TRAIT} is neither a database URL nor a plain file path{looks}. Expected "
             f"{URL_FORM}; or a path: begin one that holds special characters with './' or '/'."
         )
     return Kind.PATH
+
+
+def holds_credentials(path: str) -> bool:
+    """Return whether a path may be what is left of a URL, or another program's way to name one."""
+    return _CREDENTIALS.search(_DRIVE.sub("", path, count=1)) is not None
 
 
 def holds_password(text: str) -> bool:

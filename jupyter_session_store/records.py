@@ -39,8 +39,8 @@ LIMITS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 
-#: An id that is itself in a URL and in the name of a file, and leads nowhere else.
-_PLAIN_ID: Final = re.compile(r"[\w-][\w.-]*")
+#: What an id may not hold that becomes part of a URL and of a file's name: it would lead elsewhere.
+_LEADS_ELSEWHERE: Final = re.compile(r"[/\\%?#\x00-\x1f\x7f]|^\s|\s$|^\.*$")
 
 #: The columns that the stock manager has too: the ones a caller may search and change.
 STOCK_COLUMNS: Final = frozenset({"session_id", "path", "name", "type", "kernel_id"})
@@ -300,7 +300,7 @@ def check_text(field: str, value: object) -> None:
 
 def is_plain_id(text: str) -> bool:
     """Return whether a kernel's id may be put into a URL or the name of a file."""
-    return _PLAIN_ID.fullmatch(text) is not None
+    return text.isprintable() and _LEADS_ELSEWHERE.search(text) is None
 
 
 def check_given(field: str, value: object) -> None:
@@ -319,7 +319,7 @@ def check_given(field: str, value: object) -> None:
         raise InvalidValue(
             field,
             "is no plain id",
-            "letters, digits, underscores, hyphens and dots, with no dot at the beginning",
+            "one without slashes, backslashes, %, ?, #, control characters and dots alone",
         )
     if field == "kernel_name" and not value.isprintable():
         raise InvalidValue(field, "contains a control character", "the name of a kernel")

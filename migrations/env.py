@@ -177,9 +177,10 @@ def _settings() -> Settings:
     from jupyter_session_store.config.settings import Settings
 
     arguments: dict[str, Any] = context.get_x_argument(as_dictionary=True)
-    if unknown := arguments.keys() - {"url"}:
+    if arguments.keys() - {"url"}:
+        # Not what stands there is shown, which may be a URL.
         raise ConfigurationError(
-            f"alembic was given -x {sorted(unknown)[0]}=..., which is not known here; expected "
+            "alembic was given an argument -x that is not known here; expected "
             "-x url=env:NAME, -x url=file:PATH, or -x url= and a path or a URL without a password."
         )
     if "url" in arguments:

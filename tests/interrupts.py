@@ -1,4 +1,4 @@
-"""What the tests start heeds Ctrl-C, however the tests were started."""
+"""What the tests start heeds Ctrl-C and a hang-up, however the tests were started."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import signal
 
 
 def pytest_configure() -> None:
-    # A shell starts what it puts into the background with SIGINT ignored, and whoever is started
-    # by such a process ignores it too. Where there is a handler, it gets the default: Ctrl-C
-    # ends the commands of the tests, and goes on to be nothing to the tests themselves.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: None)
+    # A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP,
+    # and whoever is started by such a process ignores them too. Where there is a handler, it gets
+    # the default: they end what the tests start, and go on to be nothing to the tests themselves.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)

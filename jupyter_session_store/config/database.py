@@ -72,7 +72,13 @@ class EngineOptions(_SaysNoValue, Dict):
 
     def from_string_list(self, given: list[str]) -> Any:
         """Take what was given on the command line, as any dict does."""
-        return super(_SaysNoValue, self).from_string_list(given)
+        try:
+            return super(_SaysNoValue, self).from_string_list(given)
+        except Exception:
+            raise TraitError(
+                f"c.{self.section}.{self.name} on the command line is no dict; expected "
+                "key=value, or Python's way to write a dict."
+            ) from None
 
 
 class DatabaseSettings(Configurable):

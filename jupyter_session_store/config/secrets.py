@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from traitlets.config import Application, Config
 
-_HIDDEN: Final = re.compile(r"database_filepath|engine_options|passw|token|secret", re.I)
+_HIDDEN: Final = re.compile(
+    r"database_filepath|engine_options|passw|pwd|token|secret|headers|^url$", re.I
+)
 _SHOWN: Final = "(not shown)"
 
 

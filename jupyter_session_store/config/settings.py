@@ -17,7 +17,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from ..errors import ConfigurationError
-from ..locations import clean, holds_password
+from ..locations import clean, holds_credentials, holds_password
 from . import SECTION, SECTIONS
 from .database import DatabaseSettings
 
@@ -107,6 +107,11 @@ def _resolve_url(given: str) -> str:
             "file:PATH (a file), or a path or URL without a password."
         )
     kind, _, where = given.partition(":")
+    if kind in ("env", "file") and holds_credentials(where):
+        raise ConfigurationError(
+            f"What stands after {kind}: looks like a URL; expected env: and the name of an "
+            "environment variable, or file: and the path of a file, in which the URL is."
+        )
     if kind == "env":
         url = os.environ.get(where)
         if not url or url.isspace():

@@ -52,36 +52,28 @@ class SharedSessions(Sessions):
         No lock is held: it would be held while the gateway is asked. Instead the row is written
         first, and then it is looked whether anybody ends the kernel, in this process as in others.
         Who counts the sessions on the kernel after the row was written sees it, and whoever
-        counted before has told by then.
+        counted before has told by then. The row stays until it is known that the kernel is gone:
+        a kernel whose other session was closed meanwhile would be left without one.
         """
         context, kernels = self._context, self.kernels
         session_id = str(pending.session_id)
-        deadline = context.deadline()
-        while True:
-            await context.usage.wait_for_shutdown(kernel_id)
-            if kernel_id not in context.kernel_manager:
+        await context.usage.wait_for_shutdown(kernel_id)
+        if kernel_id not in context.kernel_manager:
+            return None
+        pending.kernel_id = kernel_id
+        try:
+            model = await context.save(session_id, wanted, kernel_id)
+        except web.HTTPError as error:
+            if error.status_code == 404:
                 return None
-            pending.kernel_id = kernel_id
-            try:
-                model = await context.save(session_id, wanted, kernel_id)
-            except web.HTTPError as error:
-                if error.status_code == 404:
-                    return None
-                raise
-            closing = await kernels.is_closing(kernel_id)
-            ending = context.usage.is_shutting_down(kernel_id)
-            # A server that closed the kernel's last session has ended it before the mark went.
-            if not closing and not ending:
-                liveness = await context.authority.check_liveness(kernel_id)
-                if liveness is not Liveness.GONE:
-                    return model
-            # Another took its session for the last, or has seen this one: which, the end of its
-            # mark, or of its shutdown, will tell.
-            record = context.new_record(session_id, wanted, kernel_id)
-            await self.recovery.roll_back_start(record)
-            if not closing and not ending:
-                return None
-            await kernels.wait_until_not_closing(kernel_id, deadline)
+            raise
+        await kernels.wait_until_not_closing(kernel_id, context.deadline())
+        await context.usage.wait_for_shutdown(kernel_id)
+        # A server that closed the kernel's last session has ended it before the mark went.
+        if await context.authority.check_liveness(kernel_id) is not Liveness.GONE:
+            return model
+        await self.recovery.roll_back_start(context.new_record(session_id, wanted, kernel_id))
+        return None
 
     async def save(
         self, session_id: str, wanted: NewSession, kernel_id: str | None

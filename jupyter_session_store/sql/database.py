@@ -131,7 +131,9 @@ class Database:
                     self._checked = False
                     continue
                 # A lock goes by itself.
-                self.fails_writes |= writes and refused and not rolled_back
+                # A value that was refused says nothing of others.
+                passes = rolled_back or isinstance(error, DataError)
+                self.fails_writes |= writes and refused and not passes
                 raise self._translate(error, writes and refused) from error
             except SessionStoreError as error:
                 self.release(dispose=False)

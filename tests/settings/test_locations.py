@@ -47,6 +47,8 @@ def refusal(setting: Any, **others: Any) -> str:
         (f"/u:{SECRET}@h/d", ""),
         (f"u:{SECRET}@h/d", ""),
         (f"./h password={SECRET}", ""),
+        (f"/u:{SECRET[:3]}/{SECRET[3:]}@h/d", ""),
+        (f"/tmp/d?password={SECRET}", ""),
     ],
 )
 def test_what_is_neither_a_path_nor_a_url_is_refused(
@@ -66,7 +68,10 @@ def test_what_is_neither_a_path_nor_a_url_is_refused(
         f"postgresql:///u:{SECRET}@h/d",
         f"postgresql://h/duser=u&password={SECRET}",
         f"postgresql://h/d:{SECRET}",
+        f"postgresql://u:pa@ss?{SECRET}=1@h/d",
         f"sqlite://u:{SECRET}@h/d",
+        f"sqlite:////u:{SECRET}@h/d",
+        f"sqlite:///postgresql://u:{SECRET}@h/d",
         f"sqlite://{SECRET}/d",
         f"{SECRET}\n://h/d",
         f"postgresql://h/d\n{SECRET}",
@@ -156,7 +161,18 @@ def test_a_line_end_after_a_url_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "path", ["a.db", "a b.db", "a(1).db", "~x.db", "./a=b:c.db", "/x/12:30/a@b.db", "x" * 200]
+    "path",
+    [
+        "a.db",
+        "a b.db",
+        "a(1).db",
+        "~x.db",
+        "./a=b:c.db",
+        "/x/12:30/a.db",
+        "/x/a@b.db",
+        r"C:\a@b\x.db",
+        "x" * 200,
+    ],
 )
 def test_these_are_paths(path: str) -> None:
     assert kind_of(path) is Kind.PATH

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import Engine, event, inspect
+from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy.exc import DataError
 
 from jupyter_session_store.errors import (
+    InvalidValue,
     SchemaMismatch,
     SessionStoreError,
     StoreUnavailable,
@@ -243,6 +245,20 @@ class Disk:
         if self._database.kind != "sqlite":
             self._database.execute(_ROOM[self._database.kind])
         repository._database.release()
+
+
+async def test_a_value_that_is_refused_is_no_fault_of_the_store(database: Database) -> None:
+    """Of one client's text that its encoding lacks, health was unwell until the next outage."""
+    repository = open_repository(database.url)
+
+    def refuse(_connection: Connection) -> None:
+        raise DataError("INSERT", None, Exception("it has no equivalent in this encoding"))
+
+    with pytest.raises(InvalidValue):
+        repository._database.run(refuse, writes=True)
+    assert not repository.describe().fails_writes
+    await repository.add(record("a"))
+    repository.close()
 
 
 async def test_health_is_unwell_while_writes_fail(database: Database) -> None:

@@ -24,6 +24,9 @@ def gateway_name_of(url: str) -> str:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         given_port = parts.port
+        # A password that holds a slash or the like ends up behind the host, and the host with it.
+        if not parts.hostname or "@" in parts.path + parts.query + parts.fragment:
+            raise ValueError
     except ValueError:
         raise ConfigurationError(
             "c.GatewayClient.url is no URL that can be read; expected "
@@ -51,7 +54,7 @@ def check_gateway_name(name: str) -> None:
         fault = "is empty, or has white space at its edges"
     elif not name.isprintable():
         fault = "holds a control character"
-    elif "://" in name and _holds_credentials(name):
+    elif re.match(r"[^/@]*:[^/@]*@", name) or ("://" in name and _holds_credentials(name)):
         fault = "holds a user or a password"
     if fault is not None:
         raise ConfigurationError(

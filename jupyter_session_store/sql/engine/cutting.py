@@ -21,6 +21,9 @@ from sqlalchemy import Connection, Engine, event
 from . import timeouts
 from .backend import backend_of
 
+#: For so many seconds a host that has hung is tried last. Later it is the first again, where it
+#: was: the others may be ones that only read.
+_HUNG_SECONDS: Final = 30.0
 _KEY: Final = "jupyter_session_store.socket"
 
 
@@ -41,6 +44,7 @@ class StatementWatch:
         #: The host and the port of the newest connection, and of the last one that was cut.
         self._place: tuple[str, str] | None = None
         self._hung: tuple[str, str] | None = None
+        self._hung_since = 0.0
         self._duplicates: weakref.WeakSet[_Duplicate] = weakref.WeakSet()
         self._lock = threading.Lock()
         # Of the dialect: with an event of the engine, what it would be given is put together
@@ -87,7 +91,7 @@ class StatementWatch:
 
     def cut(self) -> None:
         """Cut the connections, from any thread; those that cannot be cut stay."""
-        self._hung = self._place
+        self._hung, self._hung_since = self._place, time.monotonic()
         with self._lock:
             duplicates = list(self._duplicates)
         for duplicate in duplicates:
@@ -113,7 +117,8 @@ class StatementWatch:
     ) -> None:
         """Try the other hosts of a URL first: one that hangs takes a whole connect's time-out."""
         hosts, ports = (str(named.get(name) or "").split(",") for name in ("host", "port"))
-        if self._hung is None or len(hosts) < 2 or "hostaddr" in named:
+        over = time.monotonic() - self._hung_since > _HUNG_SECONDS
+        if self._hung is None or over or len(hosts) < 2 or "hostaddr" in named:
             return
         ports = ports * len(hosts) if len(ports) == 1 else ports
         places = sorted(

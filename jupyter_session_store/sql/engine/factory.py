@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from ...errors import ConfigurationError
-from ...locations import TRAIT
+from ...locations import TRAIT, URL_FORM
 from .backend import Driver, backend_of
 from .faults import guard, guarded
 from .passwords import ARGUMENTS, OPTIONS, password_source, provide_password
@@ -50,6 +50,11 @@ def _check_parameters(driver: Driver, url: URL) -> None:
     known = driver.parameters()
     if known is None:
         return
+    if url.password is not None and any("@" in part for part in map(str, url.query.items())):
+        raise ConfigurationError(
+            f"{TRAIT} holds an '@' in its parameters; the password probably holds special "
+            f"characters that are not percent-encoded. Expected {URL_FORM}."
+        )
     for name, values in url.query.items():
         if name not in known:
             near = driver.instead.get(name) or next(iter(get_close_matches(name, known, 1)), None)
@@ -169,7 +174,8 @@ def create(
     except Exception as error:
         # SQLAlchemy says which names it does not know; what else it repeats may be a password.
         known = isinstance(error, TypeError) and str(error).startswith("Invalid argument(s)")
-        reason = str(error) if known else "one of them is of a wrong type, or not possible there"
+        names = ", ".join(sorted(map(str, settings)))
+        reason = str(error) if known else f"one of {names} is of a wrong type, or not possible"
         raise ConfigurationError(
             f"{OPTIONS} cannot be used for {url.get_backend_name()}: {reason}. Expected keyword "
             "arguments of sqlalchemy.create_engine."

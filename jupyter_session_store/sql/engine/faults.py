@@ -26,7 +26,7 @@ _NOT_UNDERSTOOD: Final = (AssertionError, NotImplementedError)
 _LIBRARIES: Final = frozenset({"binascii", "builtins", "decimal", "socket", "ssl", "struct"})
 _MISSING_PACKAGE: Final = re.compile(r"'([\w.-]+)' package is required")
 _UNKNOWN_ARGUMENT: Final = re.compile(
-    r"unexpected keyword argument '(\w+)'|'(\w+)' is an invalid keyword argument"
+    r"unexpected keyword argument '([\w-]+)'|'([\w-]+)' is an invalid keyword argument"
 )
 #: Databases that speak a protocol of another, and how each is named to SQLAlchemy.
 _DIALECTS: Final = {
@@ -146,7 +146,11 @@ def fault_of(error: BaseException, dialect: Dialect, *, connecting: bool = False
             "configured ones, whatever database is named.",
             is_lasting=True,
         )
-    return DriverFault(f"the driver {driver.name} has failed ({type(error).__name__})")
+    return DriverFault(
+        f"the driver {driver.name} has failed ({type(error).__name__})",
+        # It has not asked anybody yet: one of its arguments is wrong.
+        is_lasting=connecting and isinstance(error, (TypeError, ValueError, NotImplementedError)),
+    )
 
 
 def _not_understood(connection: Connection) -> DriverFault:

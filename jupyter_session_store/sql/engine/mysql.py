@@ -23,7 +23,18 @@ _READ_TIMEOUT_ARGS: Final = frozenset({"read_timeout", "write_timeout"})
 
 #: They are no texts, or what the store sets itself.
 _NOT_IN_URLS: Final = frozenset(
-    {"autocommit", "auth_plugin_map", "conv", "cursorclass", "defer_connect", "ssl", "use_unicode"}
+    {
+        "autocommit",
+        "auth_plugin_map",
+        "compress",
+        "named_pipe",
+        "port",
+        "conv",
+        "cursorclass",
+        "defer_connect",
+        "ssl",
+        "use_unicode",
+    }
 )
 _NUMBERS: Final = frozenset(
     {"client_flag", "connect_timeout", "max_allowed_packet", "read_timeout", "write_timeout"}
@@ -57,7 +68,7 @@ class PyMySQL(Driver):
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Check numbers, and that text is sent as all of Unicode."""
-        if name in _NUMBERS and not re.fullmatch(r"\d+", value):
+        if name in _NUMBERS and not re.fullmatch(r"[1-9]\d*", value):
             return "a whole number"
         if name == "charset" and value.lower() != "utf8mb4":
             return "utf8mb4"
@@ -142,7 +153,7 @@ class MySQL(Backend):
     strict_mode = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
     examinations = "mysql"
 
-    rolled_back_codes = Backend.rolled_back_codes | {1020, 1205, 1213}
+    rolled_back_codes = Backend.rolled_back_codes | {1020, 1180, 1205, 1213, 3101}
     read_only_codes = Backend.read_only_codes | {1047, 1290, 1792, 1836}
     denied_codes = Backend.denied_codes | {1044, 1142, 1143, 1227, 1370}
     lock_timeout_codes = Backend.lock_timeout_codes | {1205}

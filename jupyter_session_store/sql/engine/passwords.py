@@ -40,6 +40,11 @@ def password_source(settings: dict[str, Any]) -> Callable[[], str] | None:
         if not isinstance(path, (str, os.PathLike)):
             raise ConfigurationError(f"{OPTIONS}['password_file'] is not a path.")
         file = Path(path)
+        if file.exists() and not file.is_file():
+            raise ConfigurationError(
+                f"{OPTIONS}['password_file'] is a folder, a pipe or a device; expected a file of "
+                "UTF-8 text, which is read at each connect."
+            )
         return _guard(
             lambda: file.read_text(encoding="utf-8").rstrip("\r\n"),
             "password_file",

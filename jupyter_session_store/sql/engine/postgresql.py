@@ -34,6 +34,8 @@ _WORDS: Final = {
     "client_encoding": ("utf8", "utf-8"),
     "gssencmode": ("disable", "prefer", "require"),
     "load_balance_hosts": ("disable", "random"),
+    "ssl_max_protocol_version": ("", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3"),
+    "ssl_min_protocol_version": ("", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3"),
     "sslcertmode": ("disable", "allow", "require"),
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "sslnegotiation": ("postgres", "direct"),

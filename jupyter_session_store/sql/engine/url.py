@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ...errors import ConfigurationError
-from ...locations import TRAIT, URL_FORM, Kind, clean, kind_of
+from ...locations import TRAIT, URL_FORM, Kind, clean, holds_credentials, kind_of
 from .backend import backend_of
 
 _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
@@ -32,7 +32,8 @@ def parse(text: str) -> URL:
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"{TRAIT} is not a database URL; expected {URL_FORM}.") from None
     if backend_of(url).is_embedded:
-        if url.host or url.username or url.password or url.port:
+        database = url.database or ""
+        if url.host or url.username or url.password or url.port or holds_credentials(database):
             raise ConfigurationError(
                 f"{TRAIT} is the URL of a file, and names a host or a user too; expected "
                 "sqlite:///relative/path or sqlite:////absolute/path."
