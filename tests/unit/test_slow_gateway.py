@@ -14,6 +14,7 @@ from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
+from jupyter_session_store.errors import WaitTimedOut
 from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.kernels.gateway.api import Answer
 from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
@@ -140,6 +141,26 @@ async def test_a_kernel_that_is_ended_while_a_session_attaches_is_not_used(
         assert model["kernel"]["id"] == kernel_id
         assert model["id"] in {row.session_id for row in rows}
         assert {row.kernel_id for row in rows} == set(gateway.models)
+
+
+async def test_an_attach_whose_wait_fails_leaves_no_kernel_without_a_session(
+    manager: PersistentSessionManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other session was closed meanwhile, and has seen this one."""
+    first = await manager.create_session(path="a", **HOW)
+    kernel_id = first["kernel"]["id"]
+
+    async def closed_meanwhile(kernel_id: str, deadline: float) -> None:
+        await manager.delete_session(first["id"])
+        raise WaitTimedOut("the kernel is being shut down elsewhere")
+
+    monkeypatch.setattr(manager.sessions.kernels, "wait_until_not_closing", closed_meanwhile)
+    with pytest.raises(WaitTimedOut):
+        await manager.create_session(path="b", **HOW, kernel_id=kernel_id)
+    await settle(manager)
+    assert [(one["path"], one["kernel"]["id"]) for one in await manager.list_sessions()] == [
+        ("b", kernel_id)
+    ]
 
 
 async def test_an_override_that_saves_a_session_may_delete_another(
