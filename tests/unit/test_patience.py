@@ -109,8 +109,10 @@ async def test_a_refused_post_is_answered_before_it_is_undone(tmp_path: Path, sh
     unlocked = locking(manager, "update" if shared else "add")
     for _ in range(2):
         # The second while the first is being undone.
-        with pytest.raises(StoreUnavailable, match="locked"):
+        with pytest.raises(StoreUnavailable) as refused:
             await asyncio.wait_for(manager.get_or_create_session(**NOTEBOOK), 30)
+        # A client is not told the reason.
+        assert "locked" in str(refused.value.__cause__)
     assert len(kernels.started) == 1
     assert kernels.shut_down == []
     unlocked.set()
@@ -143,8 +145,9 @@ async def test_a_post_waits_for_the_store_no_longer_than_it_says(
         return answer
 
     monkeypatch.setattr(worker, "run", late)
-    with pytest.raises(StoreUnavailable, match="waiting for 1 s"):
+    with pytest.raises(StoreUnavailable) as refused:
         await asyncio.wait_for(manager.get_or_create_session(**NOTEBOOK), 30)
+    assert "waiting for 1 s" in str(refused.value.__cause__)
     # The look was answered, and the row was not added any more.
     assert made == [1]
     await settle(manager)

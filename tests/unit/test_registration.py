@@ -418,7 +418,7 @@ async def test_a_renewal_that_fails_later_than_anybody_waits_is_not_told_twice(
         type,
         await asyncio.gather(*(manager.list_sessions() for _ in range(3)), return_exceptions=True),
     )
-    assert list(asked) == [StoreUnavailable] * 3
+    assert all(issubclass(kind, StoreUnavailable) for kind in asked)
     locked.set()
     # Until both renewals, the one that the first has begun and the one for the others, have failed.
     await asyncio.to_thread(until, lambda: manager.lease.failing and not manager.lease._waiting)
