@@ -62,7 +62,9 @@ class Database:
         #: Whether this start is over: it alone makes tables.
         self._started = False
         #: A SQLite file, and which it is.
-        self._file = sqlite_file(engine.url)
+        file = sqlite_file(engine.url)
+        # SQLite has made it absolute too, and an extension may change the working directory.
+        self._file = None if file is None else file.absolute()
         self._file_id: tuple[int, int] | None = None
         self._grants: str | None = None
         self._registered = False

@@ -180,7 +180,12 @@ def test_these_are_paths(path: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite:///file:{path}?uri=true", "sqlite:///file:{path}", "sqlite:///file:{path}?mode=rwc"],
+    [
+        "sqlite:///file:{path}?uri=true",
+        "sqlite:///file:{path}",
+        "sqlite:///file:{path}?mode=rwc",
+        "sqlite:///file:{path}?timeout=10&uri=true",
+    ],
 )
 def test_a_uri_of_a_file_gets_all_that_a_path_gets(url: str, tmp_path: Path) -> None:
     path = tmp_path / "a b.db"

@@ -151,6 +151,21 @@ async def test_a_file_that_was_deleted(
     assert_said_once_away_and_once_back(caplog)
 
 
+async def test_a_relative_path_stays_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extension that changed the working directory was a fault of the store for ever."""
+    monkeypatch.chdir(tmp_path)
+    repository = open_repository("sessions.db")
+    await repository.add(record("a"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert await repository.find(SCOPE) == [record("a")]
+    repository._database.release()
+    assert await repository.find(SCOPE) == [record("a")]
+    repository.close()
+
+
 @pytest.mark.only("sqlite", reason="only SQLite is a file")
 async def test_a_file_that_was_moved_away_and_back(
     database: Database, caplog: pytest.LogCaptureFixture

@@ -31,12 +31,13 @@ _FULL: Final[Mapping[int, str]] = {13: "database or disk is full"}
 #: One code stands for all that is wrong in a statement.
 _SCHEMA_CHANGED: Final = ("no such table", "no such column", "has no column named")
 
-_PARAMETERS: Final = frozenset(
-    {
-        *("cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"),
-        *("cache", "immutable", "mode", "modeof", "nolock", "psow", "uri", "vfs"),
-    }
+#: Parameters of a URL: what sqlite3 takes, and what SQLite takes of a URI.
+_OF_PYTHON: Final = frozenset(
+    {"cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"}
 )
+_PARAMETERS: Final = _OF_PYTHON | {
+    *("cache", "immutable", "mode", "modeof", "nolock", "psow", "uri", "vfs"),
+}
 
 #: The engines whose file holds this package's tables, so that they set its journal.
 _JOURNAL_ENGINES: Final[WeakSet[Engine]] = WeakSet()
@@ -87,9 +88,11 @@ class SQLite(Backend):
         if not name.startswith("file:") or self.is_memory(url):
             return url
         parts, usual = urlsplit(name), {"uri": url.query.get("uri"), "mode": "rwc"}
-        if parts.netloc not in ("", "localhost") or not url.query.items() <= usual.items():
+        of_uri = {name: value for name, value in url.query.items() if name not in _OF_PYTHON}
+        if parts.netloc not in ("", "localhost") or not of_uri.items() <= usual.items():
             return url
-        return url.set(database=unquote(parts.path), query={})
+        rest = {name: value for name, value in url.query.items() if name in _OF_PYTHON}
+        return url.set(database=unquote(parts.path), query=rest) if parts.path else url
 
     def file(self, url: URL) -> Path | None:
         if self.is_memory(url) or not url.database or url.database.startswith("file:"):
