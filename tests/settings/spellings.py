@@ -68,6 +68,14 @@ FILES = st.sampled_from(
     ["sessions.db", "sqlite:///sessions.db", ":memory:", "sqlite://", "./a b.db"]
 )
 
+#: What is left of a URL where a path is expected. Less of it is a path like any other.
+_LEFT_OF_URLS: Final = st.one_of(
+    _join("/", _USERS, f":{SECRET}@", _HOSTS, "/", _NAMES),
+    _join("sqlite:///", _URLS),
+    _join("sqlite:////", _USERS, f":{SECRET}@", _HOSTS, "/", _NAMES),
+    _join("/tmp/", _NAMES, st.sampled_from(["?password=", "?user=u&password=", ";pwd="]), SECRET),
+)
+
 WITH_SECRET = st.one_of(
     _URLS,
     _URLS,
@@ -172,6 +180,7 @@ def mutate(text: str, mutations: list[tuple[str, float]]) -> str:
 
 #: What may stand in ``database_filepath``: a text, or what Python makes of a slip.
 SETTINGS = st.one_of(
+    _LEFT_OF_URLS,
     _URLS,
     FILES,
     st.builds(mutate, WITH_SECRET, _MUTATIONS),
