@@ -319,7 +319,8 @@ def check_given(field: str, value: object) -> None:
         raise InvalidValue(
             field,
             "is no plain id",
-            "one without slashes, backslashes, %, ?, #, control characters and dots alone",
+            "one that is not of dots alone, without slashes, backslashes, percent and number "
+            "signs, question marks and control characters",
         )
     if field == "kernel_name" and not value.isprintable():
         raise InvalidValue(field, "contains a control character", "the name of a kernel")

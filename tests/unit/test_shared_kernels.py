@@ -191,12 +191,13 @@ async def test_who_attaches_gives_way_to_a_closer(
     attaching = asyncio.ensure_future(
         manager.create_session(path="b", type="file", kernel_id=kernel_id)
     )
-    # Until then its own row may be there as well.
     await asyncio.wait_for(gave_way.wait(), 30)
     await asyncio.sleep(0.2)
     assert not attaching.done()
-    (row,) = await stored(manager)
-    await manager.store.remove(SCOPE, [row])
+    # Its own row is there as well, for the closer to see.
+    closing, own = await stored(manager)
+    assert (closing.session_id, own.path) == (first["id"], "b")
+    await manager.store.remove(SCOPE, [closing])
     # The closer had seen it, and let the kernel live.
     assert (await attaching)["kernel"]["id"] == kernel_id
     assert kernels.started == [kernel_id]

@@ -25,7 +25,7 @@ def gateway_name_of(url: str) -> str:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         given_port = parts.port
         # A password that holds a slash or the like ends up behind the host, and the host with it.
-        if not parts.hostname or "@" in parts.path + parts.query + parts.fragment:
+        if url and (not parts.hostname or "@" in parts.path + parts.query + parts.fragment):
             raise ValueError
     except ValueError:
         raise ConfigurationError(
