@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from jupyter_server import version_info
 from jupyter_server.serverapp import ServerApp
 from tornado import web
 from tornado.httpclient import AsyncHTTPClient
@@ -130,7 +131,9 @@ async def test_plain_ids_stay_accepted(serve: Serve) -> None:
             model = await server.post(f"{given}.ipynb", kernel=kernel)
             assert model["kernel"]["id"] == given
         started = await post_kernel(server, {"name": "python3", "kernel_id": "another"})
-        assert (started.code, started.body["id"]) == (201, "another")
+        assert started.code == 201
+        # Before, Jupyter Server's own handler did not look at the id.
+        assert started.body["id"] == "another" or version_info < (2, 20)
 
 
 async def test_a_gateway_is_never_asked_about_a_row_that_leads_elsewhere(
@@ -199,7 +202,8 @@ async def test_nothing_that_a_client_gives_begins_a_line_of_the_log(
         for session_id in await server.list():
             await server.send("DELETE", session_id)
     forged = [entry.getMessage() for entry in caplog.records if FORGED in entry.getMessage()]
-    assert forged == []
+    # Jupyter Server's own, with --debug, in older releases.
+    assert [one for one in forged if not one.startswith("Reading path from disk")] == []
 
 
 async def test_rows_that_were_edited_begin_no_line_of_the_log(

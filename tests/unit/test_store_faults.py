@@ -151,7 +151,9 @@ async def test_a_handler_of_another_package_answers_503(
         if name == "api":
             assert json.loads(answer.body)["message"] == TOLD
     assert [entry for entry in caplog.records if entry.levelno >= logging.ERROR] == []
-    assert [entry for entry in caplog.records if entry.exc_info] == []
+    # Jupyter Server's own warning, which had the traceback in older releases.
+    others = [entry for entry in caplog.records if entry.msg != "wrote error: %r"]
+    assert [entry for entry in others if entry.exc_info] == []
     # It is counted all the same.
     assert requests_counted(HANDLERS[name].__name__) - before == 3
 

@@ -25,7 +25,8 @@ def gateway_name_of(url: str) -> str:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         given_port = parts.port
         # A password that holds a slash or the like ends up behind the host, and the host with it.
-        if url and (not parts.hostname or "@" in parts.path + parts.query + parts.fragment):
+        behind = parts.path + parts.query + parts.fragment
+        if url and (not re.fullmatch(r"[\w.:%-]+", parts.hostname or "") or "@" in behind):
             raise ValueError
     except ValueError:
         raise ConfigurationError(

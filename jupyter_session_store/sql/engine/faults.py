@@ -73,9 +73,13 @@ def guard(engine: Engine) -> None:
         except Exception as error:
             if _is_known(error, dialect):
                 raise
-            if isinstance(error, _NOT_UNDERSTOOD):
-                raise _not_understood(connection) from None
-            raise fault_of(error, dialect) from None
+            understood = not isinstance(error, _NOT_UNDERSTOOD)
+            fault = fault_of(error, dialect) if understood else _not_understood(connection)
+            driver: Any = connection.connection.dbapi_connection
+            if hasattr(driver, "pgconn"):
+                # SQLAlchemy forgets it, and psycopg warns of one that nobody has closed.
+                driver.close()
+            raise fault from None
 
     dialect.initialize = guarded_initialize
     event.listen(engine, "handle_error", _on_error)
