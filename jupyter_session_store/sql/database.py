@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Seconds by which a call may begin later that is made again after its connection was cut: a busy
+#: machine takes a while to connect.
+_LATE: Final = 2.0
 #: How often a unit of work is repeated that the database rolled back for another's sake.
 ATTEMPTS: Final = 10
 
@@ -121,7 +124,7 @@ class Database:
                 if (_is_dead(error) or backend.is_read_only(error)) and not reconnected:
                     reconnected = True
                     # Else what was not answered in time could never be repeated.
-                    late = 2 * timeouts.ANSWER_MARGIN
+                    late = _LATE
                     continue
                 if rolled_back and attempt < ATTEMPTS:
                     attempt += 1
