@@ -40,7 +40,7 @@ LIMITS: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 #: What an id may not hold that becomes part of a URL and of a file's name: it would lead elsewhere.
-_LEADS_ELSEWHERE: Final = re.compile(r"[/\\%?#\x00-\x1f\x7f]|^\s|\s$|^\.*$")
+_LEADS_ELSEWHERE: Final = re.compile(r"[/\\%?#]|^ | $|^\.*$")
 
 #: The columns that the stock manager has too: the ones a caller may search and change.
 STOCK_COLUMNS: Final = frozenset({"session_id", "path", "name", "type", "kernel_id"})

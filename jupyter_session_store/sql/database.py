@@ -135,8 +135,7 @@ class Database:
                     looked_again = True
                     self._checked = False
                     continue
-                # A lock goes by itself.
-                # A value that was refused says nothing of others.
+                # A lock goes by itself, and a value that was refused says nothing of others.
                 passes = rolled_back or isinstance(error, DataError)
                 self.fails_writes |= writes and refused and not passes
                 raise self._translate(error, writes and refused) from error
