@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -96,6 +97,8 @@ class Forker:
     """The process that forks: the tests' side. The processes end on their own."""
 
     def __init__(self) -> None:
+        #: Threads ask too, and an answer says not whose it is.
+        self._asking = threading.Lock()
         self._socket, its_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(its_socket.fileno())],
@@ -113,8 +116,9 @@ class Forker:
 
     def ask(self, request: Mapping[str, Any], streams: Sequence[int] = ()) -> int:
         """Send a request and return its answer."""
-        socket.send_fds(self._socket, [json.dumps(request).encode()], streams)
-        answer = self._socket.recv(_LARGEST)
+        with self._asking:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], streams)
+            answer = self._socket.recv(_LARGEST)
         assert answer, "the process that forks has ended"
         return int(answer)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from .forking import USABLE, forker
 
 pytestmark = pytest.mark.usefixtures("few_plugins")
 
@@ -93,3 +97,20 @@ def test_children_heed_ctrl_c_wherever_the_tests_were_started(tmp_path: Path) ->
             check=False,
         )
         assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not USABLE, reason="processes are started one by one here")
+def test_threads_that_fork_at_once_get_each_its_own_process(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
+
+    def run(number: int) -> int:
+        ended = forker().fork(
+            ["-m", "ends", str(number)],
+            cwd=tmp_path,
+            env=dict(os.environ),
+            stdout=subprocess.DEVNULL,
+        )
+        return ended.wait(60)
+
+    with ThreadPoolExecutor(10) as threads:
+        assert list(threads.map(run, range(1, 101))) == list(range(1, 101))

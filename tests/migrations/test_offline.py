@@ -75,8 +75,14 @@ def printed(scheme: str, *words: str) -> str:
     return done.stdout
 
 
+def ordered(sql: str) -> str:
+    """Return the SQL with the options of a table in one order; old SQLAlchemys shuffle them."""
+    return re.sub(r"\)(\w+=\w+(?: \w+=\w+)*)", lambda m: ")" + " ".join(sorted(m[1].split())), sql)
+
+
 def statements(sql: str) -> set[str]:
     """Return the statements that make a table or an index, without their layout."""
+    sql = ordered(sql)
     found = (re.sub(r"\s+", " ", one).strip() for one in re.sub("--.*", "", sql).split(";"))
     made = (one.replace(" IF NOT EXISTS", "") for one in found if one.startswith("CREATE"))
     return {one for one in made if versions.VERSION_TABLE not in one}
@@ -107,7 +113,8 @@ def test_the_sql_is_that_of_the_database(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", URLS)
 def test_the_sql_is_the_same_in_process(scheme: str) -> None:
     url = URLS[scheme]
-    assert migrating.sql_script(url, None, "head") == printed(scheme, "upgrade", "head")
+    up = migrating.sql_script(url, None, "head")
+    assert ordered(up) == ordered(printed(scheme, "upgrade", "head"))
     down = migrating.sql_script(url, "0001", "base", downgrade=True)
     assert down == printed(scheme, "downgrade", "head:base")
 

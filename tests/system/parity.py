@@ -193,6 +193,8 @@ class Pair:
         self.ours = ours
         self._threads = ThreadPoolExecutor(2)
         self._labels = (Labels(), Labels())
+        #: Why there is nothing left to ask.
+        self._broken: BaseException | None = None
         for server in (stock, ours):
             for name in (LIGHT_KERNEL, OTHER_KERNEL):
                 _add_light_kernel(server, name)
@@ -204,6 +206,9 @@ class Pair:
 
     def on_both(self, act: Callable[[JupyterServer], T]) -> tuple[T, T]:
         """Do something with both servers at once, and return what came of it: stock's first."""
+        if self._broken is not None:
+            # Hypothesis tries again what has failed, and would show that nobody answers.
+            raise self._broken
         stock, ours = self._threads.map(act, (self.stock, self.ours))
         return stock, ours
 
@@ -214,7 +219,11 @@ class Pair:
             server.stop()
             server.start()
 
-        self.on_both(again)
+        try:
+            self.on_both(again)
+        except BaseException as error:
+            self._broken = error
+            raise
 
     def clean(self) -> None:
         """End all kernels, and with them all sessions; forget all labels."""
