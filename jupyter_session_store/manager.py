@@ -32,6 +32,8 @@ from .sessions.hooks import Hooks
 from .sessions.http_errors import raises_http
 from .sessions.interface import Sessions
 from .sessions.local import LocalSessions
+from .sessions.local_store import LocalStore
+from .sessions.mirror import mirror_of
 from .sessions.reading import check_columns
 from .sessions.shared import SharedSessions
 from .telemetry.events import CREATED, SessionEvents
@@ -77,10 +79,13 @@ class PersistentSessionManager(StoreSettings):
             repository.on_servers = NeighbourWatch(server, self.log).look
         self._store = RegisteredStore(repository, self.scope, server, self.log)
         self.tasks = BackgroundTasks(self.parent)
+        mirror = None
+        if not authority.is_shared:
+            mirror = mirror_of(self.kernel_manager, self.scope, repository.identity, self.log)
         self._context = context = SessionContext(
             scope=self.scope,
             server_id=self.server_id,
-            store=self._store,
+            store=self._store if mirror is None else LocalStore(self._store, mirror),
             kernel_manager=self.kernel_manager,
             authority=authority,
             usage=usage_of(self.kernel_manager),
@@ -91,8 +96,11 @@ class PersistentSessionManager(StoreSettings):
             log=self.log,
         )
         leaders = PathLeaders(context.hooks)
-        kind = SharedSessions if authority.is_shared else LocalSessions
-        self.sessions: Sessions = kind(context, leaders)
+        self.sessions: Sessions
+        if mirror is None:
+            self.sessions = SharedSessions(context, leaders)
+        else:
+            self.sessions = LocalSessions(context, leaders, mirror, self._store)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
         authority.set_in_use_check(self.sessions.kernels.in_use)
@@ -147,6 +155,11 @@ class PersistentSessionManager(StoreSettings):
     def lease(self) -> Heartbeat:
         """The lease of this server."""
         return self._store.lease
+
+    @property
+    def works_without_store(self) -> bool:
+        """Whether requests for sessions are answered while the store is away."""
+        return not (self._authority.is_shared or self._store.is_closed)
 
     @property
     def cursor(self) -> NoReturn:

@@ -11,7 +11,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
-from .errors import InvalidValue
+from .errors import InvalidValue, SessionStoreError
 
 STARTING: Final = "starting"
 READY: Final = "ready"
@@ -106,6 +106,8 @@ class SessionRecord(NamedTuple):
     created_at, updated_at : datetime
         Aware, in UTC, to the microsecond, read from the writing server's clock.
         For people and for the order of a list; no decision rests on them.
+    version : int
+        Counts the changes of the row; 1 at first.
     """
 
     namespace: str
@@ -122,6 +124,7 @@ class SessionRecord(NamedTuple):
     claim: str | None
     created_at: datetime
     updated_at: datetime
+    version: int = 1
 
     @property
     def scope(self) -> Scope:
@@ -146,6 +149,10 @@ class SessionRecord(NamedTuple):
         if self.state == STARTING:
             return self.path is not None
         return self.state != CLOSING
+
+    def says_the_same(self, other: SessionRecord) -> bool:
+        """Return whether two records differ at most in when and how often they were changed."""
+        return self.replace(updated_at=other.updated_at, version=other.version) == other
 
     def replace(self, **changes: Any) -> SessionRecord:
         """Return a copy with `changes`."""
@@ -245,6 +252,23 @@ class Departure:
     scope: Scope
     server_id: str
     running: frozenset[str] | None
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """The sessions of a scope after a store was made to equal some.
+
+    Parameters
+    ----------
+    stored : mapping of str to SessionRecord
+        The sessions as the store has them now, by their ids.
+    refused : mapping of str to SessionStoreError
+        Those that it cannot store, by their ids, and why: :class:`.InvalidValue` or
+        :class:`.SessionConflict`.
+    """
+
+    stored: Mapping[str, SessionRecord]
+    refused: Mapping[str, SessionStoreError] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,32 @@ from __future__ import annotations
 import gc
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from logging import Logger
 from types import MappingProxyType
 from typing import Any, Final
 
-from .errors import ConfigurationError, UnknownRepository
-from .records import Closing, Departure, Move, Scope, ServerRecord, SessionRecord, StoreDescription
+from .errors import (
+    ConfigurationError,
+    InvalidValue,
+    PathClaimed,
+    SessionConflict,
+    SessionStoreError,
+    UnknownRepository,
+)
+from .records import (
+    STOCK_COLUMNS,
+    Closing,
+    Departure,
+    Mirrored,
+    Move,
+    Scope,
+    ServerRecord,
+    SessionRecord,
+    StoreDescription,
+)
 
 ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
 
@@ -238,6 +255,61 @@ class SessionRepository(ABC):
             How many were removed; one that is not there is no error.
         """
 
+    async def mirror(
+        self, scope: Scope, wanted: Callable[[], Collection[SessionRecord]]
+    ) -> Mirrored:
+        """Make the sessions of a scope equal to some: add, change and remove what differs.
+
+        For a scope whose sessions one server alone writes, and keeps in memory.
+        Called after each of its renewals; most often nothing differs.
+
+        This default uses the other verbs, one for each session that differs. A
+        repository that overrides it does it in one unit of work.
+
+        Parameters
+        ----------
+        wanted : callable
+            Returns the sessions, each with another `version` than the store's if it
+            was changed. Called from any thread, when what the store has is read: no change
+            that was asked for before is undone. If it is called again, the last answer counts.
+
+        Returns
+        -------
+        Mirrored
+            A session that cannot be stored stands in the way of no other.
+        """
+        found = {one.session_id: one for one in await self.find(scope)}
+        records = {one.session_id: one for one in wanted()}
+        await self.remove(scope, [one for one in found.values() if one.session_id not in records])
+        stored: dict[str, SessionRecord] = {}
+        refused: dict[str, SessionStoreError] = {}
+        for session_id, record in records.items():
+            try:
+                stored[session_id] = await self._mirror_one(found.get(session_id), record)
+            except (InvalidValue, SessionConflict) as error:
+                refused[session_id] = error
+        return Mirrored(stored, refused)
+
+    async def _mirror_one(
+        self, found: SessionRecord | None, record: SessionRecord
+    ) -> SessionRecord:
+        scope = record.scope
+        if found is not None and record.says_the_same(found):
+            return found
+        if found is not None:
+            changes = changed_columns(found, record)
+            if record.says_the_same(found.replace(claim=record.claim, **changes)):
+                updated = await self.update(scope, record.session_id, changes)
+                if updated is not None:
+                    return updated
+            await self.remove(scope, [found])
+        try:
+            await self.add(record)
+        except PathClaimed:
+            record = record.replace(claim=None)
+            await self.add(record)
+        return record
+
     @abstractmethod
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
@@ -288,6 +360,15 @@ class SessionRepository(ABC):
             lives, to remove if it is gone.
         """
 
+    @property
+    def identity(self) -> Hashable | None:
+        """What only repositories of one store have in common; ``None`` if that is not known.
+
+        Session managers over one kernel manager, in one process, share their sessions if
+        they have this in common.
+        """
+        return None
+
     def describe(self) -> StoreDescription:
         """Return what may be shown of the store, and what it has counted.
 
@@ -302,6 +383,21 @@ class SessionRepository(ABC):
         ``None`` where the store has no revisions, which is so unless this is overridden.
         """
         return None
+
+
+def changed_columns(before: SessionRecord, after: SessionRecord) -> dict[str, Any]:
+    """Return the changes, for :meth:`SessionRepository.update`, that make `after` of `before`.
+
+    A claim goes with its path.
+    """
+    changes = {
+        name: getattr(after, name)
+        for name in (*sorted(STOCK_COLUMNS), "kernel_name", "kernel_model", "state")
+        if getattr(before, name) != getattr(after, name)
+    }
+    if before.claim != after.claim:
+        changes["path"] = after.path
+    return changes
 
 
 def repository_names() -> list[str]:

@@ -30,6 +30,8 @@ from ..repository import SessionRepository
 RENEWALS_A_LEASE: Final = 3
 #: Seconds that one renewal waits for the store.
 RENEWAL_TIMEOUT: Final = 10.0
+#: Seconds after a failure until the next attempt; twice as many after each further one.
+_FIRST_RETRY: Final = 2.0
 #: Two servers' counts, or one's before and after an eviction, must not be taken for each other.
 _FIRST_RENEWALS: Final = 2**30
 #: macOS's CLOCK_MONOTONIC goes on during sleep; the one of time.monotonic() does not.
@@ -133,8 +135,9 @@ class Heartbeat:
         self._observer = LeaseObserver(server.server_id)
         self._interval = server.lease_seconds / RENEWALS_A_LEASE
         self._renewed = now()
-        #: Whether the last renewal failed.
-        self.failing = False
+        #: When the store went away, on the clock of :func:`now`; ``None`` while it is there.
+        self.failing_since: float | None = None
+        self._retry = _FIRST_RETRY
         self._took_over = False
         self._wake = threading.Event()
         self._stopped = False
@@ -168,6 +171,23 @@ class Heartbeat:
         """Whether the lease has run out: others may have evicted this server."""
         return self.age > self.server.lease_seconds
 
+    @property
+    def failing(self) -> bool:
+        """Whether the store is away: nothing has succeeded there since something failed."""
+        return self.failing_since is not None
+
+    @property
+    def away_seconds(self) -> float | None:
+        """For how long the store has been away; ``None`` while it is there."""
+        since = self.failing_since
+        return None if since is None else now() - since
+
+    def note_failure(self) -> None:
+        """Hold the store for away until a renewal succeeds, which is tried soon."""
+        if self.failing_since is None:
+            self.failing_since = now()
+            self._wake.set()
+
     def renew_now(self) -> Future[None]:
         """Have the thread renew now; the future has the outcome, or the error."""
         future: Future[None] = Future()
@@ -178,8 +198,9 @@ class Heartbeat:
 
     def _run(self) -> None:
         while True:
+            pause = min(self._retry, self._interval) if self.failing else self._interval
             # A little early each time, so that servers that start together do not stay together.
-            self._wake.wait(self._interval * random.uniform(0.9, 1.0))  # noqa: S311
+            self._wake.wait(pause * random.uniform(0.9, 1.0))  # noqa: S311
             self._wake.clear()
             if self._stopped or self._local_sessions() is None:
                 return
@@ -195,12 +216,14 @@ class Heartbeat:
                 self._log.exception("The session store's heartbeat failed; it goes on.")
                 self._fail(waiting, cannot_be_renewed())
             else:
-                self.failing = False
                 for future in waiting:
                     future.set_result(None)
 
     def _fail(self, waiting: list[Future[None]], error: SessionStoreError) -> None:
-        self.failing = True
+        if self.failing_since is None:
+            self.failing_since = now()
+        else:
+            self._retry *= 2
         for future in waiting:
             future.set_exception(error)
 
@@ -239,6 +262,7 @@ class Heartbeat:
                     server.hostname,
                     server.lease_seconds,
                 )
+        self.failing_since, self._retry = None, _FIRST_RETRY
         on_renewed(unfinished)
 
 

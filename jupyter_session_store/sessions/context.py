@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from jupyter_core.utils import ensure_async
 from tornado import web
@@ -18,7 +18,6 @@ from ..kernels.authority import KernelAuthority
 from ..kernels.usage import KernelUsage
 from ..records import READY, STARTING, Scope, SessionRecord, check_given, check_text
 from ..repository import SessionRepository
-from ..servers.registered_store import RegisteredStore
 from ..telemetry.events import CLOSED, SessionEvents
 from .hooks import Hooks
 from .patience import Patience, PatientRepository
@@ -45,7 +44,7 @@ class NewSession:
     kernel_id: str | None = None
 
     @property
-    def texts(self) -> dict[str, str | None]:
+    def texts(self) -> dict[str, Any]:
         """What is stored of it besides its kernel."""
         return {"path": self.path, "name": self.name, "type": self.type}
 
@@ -107,13 +106,28 @@ class BackgroundTasks:
             await asyncio.wait(self._tasks)
 
 
+class Store(Protocol):
+    """Where the sessions of a scope are: as :class:`.RegisteredStore` has it."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session manager has been closed."""
+
+    @property
+    def repository(self) -> Any:
+        """The verbs of :class:`.SessionRepository`, as far as the scope's sessions need them."""
+
+    async def current(self) -> Any:
+        """Return the same once this server may use them."""
+
+
 @dataclass(frozen=True)
 class SessionContext:
     """What all parts share, read-only. For the tasks of one event loop."""
 
     scope: Scope
     server_id: str
-    store: RegisteredStore
+    store: Store
     kernel_manager: MappingKernelManager
     authority: KernelAuthority
     usage: KernelUsage
@@ -134,13 +148,13 @@ class SessionContext:
         self.tasks.use_running_loop()
         own = self.tasks.patience
         if own is None:
-            return await self.store.current()
+            return cast("SessionRepository", await self.store.current())
         return self._as_waited_for(await own.wait_for(self.store.current()))
 
-    def _as_waited_for(self, repository: SessionRepository) -> SessionRepository:
+    def _as_waited_for(self, repository: Any) -> SessionRepository:
         own = self.tasks.patience
         if own is None:
-            return repository
+            return cast("SessionRepository", repository)
         return cast("SessionRepository", PatientRepository(repository, own))
 
     async def find(self, **criteria: Any) -> list[SessionRecord]:

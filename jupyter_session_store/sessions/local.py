@@ -1,33 +1,44 @@
-"""Sessions on this server's own kernels: nothing but this process competes for them."""
+"""Sessions on this server's own kernels: its memory is the truth, and the store its mirror."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
 from tornado import web
 
 from ..records import READY, SessionRecord
+from ..servers.registered_store import RegisteredStore
 from .claims import PathLeaders
 from .context import NewSession, SessionContext, being_deleted, kernel_gone, not_found
 from .interface import Sessions
 from .kernels import StoredMove
-from .models import stored_of_kernel
+from .mirror import Mirror
+from .models import is_news, stored_of_kernel
 from .views import LocalViews
 
 
 class LocalSessions(Sessions):
-    """The sessions of this server's kernels, kept in the store.
+    """The sessions of this server's kernels.
 
     No other server shuts such a kernel down or attaches to it, so that sessions
-    are counted without marks, and a session is stored once its kernel runs.
+    are counted without marks, and a session is there once its kernel runs. The
+    context's store is a :class:`.LocalStore`, so that no request needs the database.
     """
 
-    def __init__(self, context: SessionContext, leaders: PathLeaders) -> None:
-        super().__init__(context, leaders, LocalViews(context, self._forget))
-        #: Stored sessions by their ids, to be put back if this server was evicted.
-        self._remembered: dict[str, SessionRecord] = {}
+    def __init__(
+        self,
+        context: SessionContext,
+        leaders: PathLeaders,
+        mirror: Mirror,
+        registered: RegisteredStore,
+    ) -> None:
+        views = LocalViews(context)
+        super().__init__(context, leaders, views)
+        self._views = views
+        self._mirror = mirror
+        self._registered = registered
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Use a kernel that is there, or start one, and store the session."""
@@ -43,7 +54,6 @@ class LocalSessions(Sessions):
         try:
             return await context.save(session_id, wanted, started)
         except BaseException:
-            self._remembered.pop(session_id, None)
             await context.tasks.finish(kernels.discard_saved(session_id, started))
             raise
         finally:
@@ -58,27 +68,19 @@ class LocalSessions(Sessions):
         model = await self.reader.model_of(record)
         record = record.replace(**stored_of_kernel(model["kernel"]))
         await self._writer.add(record)
-        self._remembered[record.session_id] = record
         return model
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""
         kernel_id = changes.get("kernel_id")
         if kernel_id is None:
-            record = await self._store(session_id, changes)
+            record = await self._writer.update(session_id, changes)
         else:
             async with self._context.usage.attaching(kernel_id):
                 if kernel_id not in self._context.kernel_manager:
                     raise web.HTTPError(404, f"Session not found: no kernel {kernel_id!r} is here")
-                record = await self._store(session_id, changes)
+                record = await self._writer.update(session_id, changes)
         return await self._writer.finish_update(record, changes)
-
-    async def _store(self, session_id: str, changes: Mapping[str, Any]) -> SessionRecord:
-        record = await self._writer.update(session_id, changes)
-        # The session may have got another id.
-        self._remembered.pop(session_id, None)
-        self._remembered[record.session_id] = record
-        return record
 
     async def move(
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
@@ -101,7 +103,7 @@ class LocalSessions(Sessions):
             left = find_by_id(records, session_id).kernel_id
             if usage.is_shutting_down(left):
                 raise being_deleted(session_id)
-            record = await self._store(session_id, {**changes, "state": READY})
+            record = await self._writer.update(session_id, {**changes, "state": READY})
             if left is None or left == target or has_others(records, left):
                 return StoredMove(record)
             return StoredMove(record, left, usage.begin_shutdown(left))
@@ -115,27 +117,38 @@ class LocalSessions(Sessions):
             record = find_by_id(records, session_id)
             kernel_id = record.kernel_id
             if kernel_id is not None and not has_others(records, kernel_id):
-                # A kernel is shut down only while the store can be written: the row has to go.
-                # If the answer is lost, nothing has changed.
-                changes = {"state": READY}
-                if not await context.repository.update(context.scope, session_id, changes):
-                    raise not_found(session_id)
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
                 await context.remove(record)
-        gone = await self._writer.finish_close(record, shutdown, self.kernels.shut_down)
-        self._forget([record])
-        if gone:
+        if await self._writer.finish_close(record, shutdown, self.kernels.shut_down):
             raise kernel_gone(record)
 
-    def _forget(self, records: Collection[SessionRecord]) -> None:
-        for record in records:
-            self._remembered.pop(record.session_id, None)
-
     def live_local_sessions(self) -> list[SessionRecord]:
-        """Return the stored sessions on kernels that still run."""
+        """Return the sessions on kernels that still run."""
         running = self._context.authority.local_kernel_ids() or frozenset()
-        return [one for one in list(self._remembered.values()) if one.kernel_id in running]
+        return [one for one in self._mirror.records.all() if one.kernel_id in running]
+
+    def on_renewed(self, unfinished: list[SessionRecord]) -> None:
+        """Have the store made equal to memory; called in the heartbeat's thread."""
+        tasks = self._context.tasks
+        tasks.call_from_thread(lambda: tasks.spawn(self.synchronize()))
+
+    async def synchronize(self) -> None:
+        """Bring memory up to date with the kernels, and the store up to date with memory."""
+        records = self._mirror.records
+        before = records.find({})
+        for record, model in zip(before, await self._views.models_of(before), strict=True):
+            # A session that is gone is removed by who has made the models.
+            if model is not None and records.get(record.session_id) is record:
+                known = stored_of_kernel(model["kernel"])
+                if is_news(record, known):
+                    records.change(record, known)
+        await self._mirror.synchronize(self._registered)
+
+    @property
+    def unsynchronized(self) -> int:
+        """How many sessions the store does not have as they are; from any thread."""
+        return self._mirror.unsynchronized
 
 
 def find_by_id(records: Sequence[SessionRecord], session_id: str) -> SessionRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -52,3 +53,13 @@ def stored_of_kernel(kernel_model: Any) -> dict[str, str | None]:
     if text is not None and len(text) > LIMITS["kernel_model"]:
         text = None
     return {"kernel_name": name, "kernel_model": text}
+
+
+def is_news(record: SessionRecord, known: Mapping[str, str | None]) -> bool:
+    """Return whether what is `known` of a kernel says more than who is connected to it."""
+    return bool(_news(record.kernel_model) != _news(known["kernel_model"]))
+
+
+def _news(kernel_model: str | None) -> Any:
+    model: Any = None if kernel_model is None else json.loads(kernel_model)
+    return {**model, "connections": None} if isinstance(model, dict) else model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 from tornado import web
@@ -22,16 +22,11 @@ Models = list["dict[str, Any] | None"]
 class SessionViews(ABC):
     """Makes the models of sessions, and has those removed whose kernels are gone.
 
-    For the tasks of one event loop. `on_removed` is called with those that were removed.
+    For the tasks of one event loop.
     """
 
-    def __init__(
-        self,
-        context: SessionContext,
-        on_removed: Callable[[Collection[SessionRecord]], None] | None = None,
-    ) -> None:
+    def __init__(self, context: SessionContext) -> None:
         self._context = context
-        self._on_removed = on_removed
         self._removals: dict[str, SessionRecord] = {}
         self._warned: set[str] = set()
 
@@ -77,8 +72,6 @@ class SessionViews(ABC):
         except SessionStoreError:
             # The next read finds them again.
             return
-        if self._on_removed is not None:
-            self._on_removed(records)
         if count:
             self._context.emit(CLOSED, records)
             # A kernel that a user has shut down is gone as one is that has died.

@@ -320,6 +320,17 @@ class Database:
         return self._watch.count
 
     @property
+    def identity(self) -> tuple[object, ...] | None:
+        """What tells this database from others; ``None`` for one in memory, which has no others."""
+        url = self.engine.url
+        if is_memory(url):
+            return None
+        if self._file is not None:
+            return ("file", self._file)
+        # On one server, a schema of PostgreSQL is chosen by a parameter.
+        return (url.get_backend_name(), url.host, url.port, url.database, url.query)
+
+    @property
     def name(self) -> str:
         """What may be shown of the database."""
         return describe(self.engine.url)

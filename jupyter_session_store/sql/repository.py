@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -28,6 +28,7 @@ from ..records import (
     CLOSING,
     Closing,
     Departure,
+    Mirrored,
     Move,
     Scope,
     ServerRecord,
@@ -40,7 +41,7 @@ from ..repository import SessionRepository
 from .database import Database
 from .engine import factory as engines
 from .engine import timeouts
-from .queries import last_session, leases, session_queries
+from .queries import last_session, leases, mirroring, session_queries
 from .schema import versions
 from .worker import Worker, WorkerTimeout
 
@@ -182,6 +183,15 @@ class SQLAlchemySessionRepository(SessionRepository):
             return 0
         return await self._run(lambda c: session_queries.remove(c, scope, records))
 
+    async def mirror(
+        self, scope: Scope, wanted: Callable[[], Collection[SessionRecord]]
+    ) -> Mirrored:
+        """None, if the last renewal has found what is wanted; else one transaction."""
+        records = wanted()
+        if self._neighbours.has_found(scope, records):
+            return Mirrored({one.session_id: one for one in records})
+        return await self._run(lambda c: mirroring.mirror(c, scope, wanted))
+
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
     ) -> list[ServerRecord]:
@@ -209,6 +219,11 @@ class SQLAlchemySessionRepository(SessionRepository):
                 ", ".join(new),
             )
         return unfinished
+
+    @property
+    def identity(self) -> Hashable | None:
+        """The database; one in memory is nobody else's."""
+        return self._database.identity
 
     def describe(self) -> StoreDescription:
         """Say which database it is, what it was sent, and whether it takes no writes."""

@@ -120,6 +120,7 @@ class MeteredRepository(_Contract):
     begin_close = _measured(SessionRepository.begin_close)
     move = _measured(SessionRepository.move)
     remove = _measured(SessionRepository.remove)
+    mirror = _measured(SessionRepository.mirror)
     evict = _measured(SessionRepository.evict)
     _find = _measured(SessionRepository.find)
     _renew = _measured(SessionRepository.renew)

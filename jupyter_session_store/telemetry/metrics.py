@@ -19,7 +19,9 @@ from ..records import StoreDescription
 from ..repository import SessionRepository
 
 #: The verbs of the storage contract that are measured.
-VERBS: Final = ("find", "add", "update", "begin_close", "move", "remove", "renew", "evict")
+VERBS: Final = (
+    *("find", "add", "update", "begin_close", "move", "remove", "mirror", "renew", "evict"),
+)
 
 OK: Final = "ok"
 UNAVAILABLE: Final = "unavailable"

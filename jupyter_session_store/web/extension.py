@@ -97,11 +97,16 @@ class HealthHandler(_MonitoringHandler):
     @allow_unauthenticated
     async def get(self) -> None:
         """Say whether the store is well, and nothing else, to whoever asks."""
-        well = await self.probe.is_well()
-        if not well:
+        if await self.probe.is_well():
+            status = "well"
+        elif self.probe.manager.works_without_store:
+            # Who restarts a server for this ends kernels, and mends nothing.
+            status = "degraded"
+        else:
+            status = "unwell"
             self.set_status(503)
             self.set_header("Retry-After", _RETRY_AFTER)
-        self.reply({"status": "well" if well else "unwell"})
+        self.reply({"status": status})
 
 
 class StatusHandler(_MonitoringHandler):
@@ -112,14 +117,20 @@ class StatusHandler(_MonitoringHandler):
     async def get(self) -> None:
         """Describe the store and this server; also while the store is away."""
         manager = self.probe.manager
-        sessions = revision = None
+        answered, revision, sessions = False, None, None
         # What has failed is said in the log already, once.
         with suppress(Exception):
-            sessions, revision = await asyncio.wait_for(_ask(manager), TIMEOUT)
+            revision = await asyncio.wait_for(_ask(manager), TIMEOUT)
+            answered = True
+        with suppress(Exception):
+            sessions = await asyncio.wait_for(manager.count_sessions(), TIMEOUT)
         scope, lease = manager.scope, manager.lease
+        away = lease.away_seconds
         self.reply(
             {
-                "well": sessions is not None,
+                "well": answered and sessions is not None,
+                "away_seconds": None if away is None else round(away, 1),
+                "unsynchronized_sessions": manager.sessions.unsynchronized,
                 "version": __version__,
                 "repository": manager.repository,
                 "backend": manager.store.describe().backend,
@@ -137,9 +148,9 @@ class StatusHandler(_MonitoringHandler):
         )
 
 
-async def _ask(manager: PersistentSessionManager) -> tuple[dict[str, int], str | None]:
+async def _ask(manager: PersistentSessionManager) -> str | None:
     await manager.ask_store()
-    return await manager.count_sessions(), await manager.store.revision()
+    return await manager.store.revision()
 
 
 def _end_in_order(serverapp: ServerApp) -> None:

@@ -24,14 +24,25 @@ from sqlalchemy import (
     insert,
     literal,
     not_,
+    null,
     or_,
     select,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
-from ...records import CLOSING, READY, STARTING, Departure, Scope, ServerRecord, SessionRecord
+from ...records import (
+    CLOSING,
+    READY,
+    STARTING,
+    Departure,
+    Scope,
+    ServerRecord,
+    SessionRecord,
+    authority_of,
+)
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..models import SERVERS, SESSIONS, to_utc
@@ -57,6 +68,10 @@ _SOME: Final = _LIST.where(SERVERS.c.server_id.in_(bindparam("ids", expanding=Tr
 _LEASES: Final = select(SERVERS.c.server_id, SERVERS.c.renewals, SERVERS.c.lease_seconds).where(
     _ALL
 )
+_OWN_SESSIONS: Final = select(SESSIONS.c.session_id, SESSIONS.c.version, null()).where(
+    session_queries.IN_SCOPE
+)
+_LEASES_AND_OWN_SESSIONS: Final = union_all(_LEASES, _OWN_SESSIONS)
 _LEFT_UNFINISHED: Final = exists(
     select(literal(1)).where(
         SESSIONS.c.namespace == bindparam("in_namespace"),
@@ -89,7 +104,10 @@ def renew(
     held: Collection[SessionRecord],
     neighbours: Neighbours,
 ) -> list[ServerRecord]:
-    """Renew a lease and read all of the namespace; bring an evicted server back."""
+    """Renew a lease and read all of the namespace; bring an evicted server back.
+
+    The same statement reads the versions of the sessions on the server's own kernels.
+    """
     if not connection.execute(_RENEW, _this(server)).rowcount:
         # Before, so that a renewal that is repeated half way puts back the rest; and after,
         # because an eviction at the same time removes the sessions of unregistered servers.
@@ -98,26 +116,31 @@ def renew(
         register(connection, server)
         for record in held:
             _put_back(connection, record)
-    return neighbours.read(connection, server.namespace)
+    return neighbours.read(connection, server)
 
 
 class Neighbours:
-    """The servers of a namespace, as each renewal reads them.
+    """The servers of a namespace, as each renewal reads them, and the renewing one's own sessions.
 
-    Of each it reads how far it has counted, and the rest once: that does not change.
+    Of each server it reads how far it has counted, and the rest once: that does not change.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, ServerRecord]] = {}
+        self._own_versions: tuple[Scope, dict[str, int]] | None = None
 
-    def read(self, connection: Connection, namespace: str) -> list[ServerRecord]:
+    def read(self, connection: Connection, server: ServerRecord) -> list[ServerRecord]:
         """Return them: one statement, and one more for each batch of new ones."""
+        namespace = server.namespace
         ours = {"in_namespace": namespace}
         known = self._known.get(namespace)
         if known is None:
             found = {one.server_id: one for one in _servers(connection, _LIST, ours)}
         else:
-            rows = connection.execute(_LEASES, ours).all()
+            own = Scope(namespace, authority_of(server.server_id))
+            rows = connection.execute(_LEASES_AND_OWN_SESSIONS, session_queries.scoped(own)).all()
+            self._own_versions = (own, {row[0]: row[1] for row in rows if row[2] is None})
+            rows = [row for row in rows if row[2] is not None]
             same = {one.server_id: one.lease_seconds for one in known.values()}
             new = [one.server_id for one in rows if same.get(one.server_id) != one.lease_seconds]
             found = {
@@ -130,6 +153,14 @@ class Neighbours:
                 found.update((one.server_id, one) for one in servers)
         self._known[namespace] = found
         return list(found.values())
+
+    def has_found(self, scope: Scope, sessions: Collection[SessionRecord]) -> bool:
+        """Return whether the last renewal has found a server's own sessions to be these.
+
+        It is told once: what was found is old by the next time. From any thread.
+        """
+        own, self._own_versions = self._own_versions, None
+        return own == (scope, {one.session_id: one.version for one in sessions})
 
 
 def _servers(

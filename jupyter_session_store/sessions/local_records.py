@@ -1,0 +1,110 @@
+"""The sessions on this server's own kernels, in its memory: the truth about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ..errors import PathClaimed, SessionConflict
+from ..records import SessionRecord, claim_of, path_key
+
+
+class LocalRecords:
+    """The records of one scope. For the tasks of one event loop, but for :meth:`all`."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, SessionRecord] = {}
+        #: By the path's key: a create asks for its path, however many sessions there are.
+        self._by_path: dict[str, dict[str, SessionRecord]] = {}
+        self._in_order: list[SessionRecord] | None = []
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def all(self) -> list[SessionRecord]:
+        """Return all records, in no order; from any thread."""
+        return list(self._by_id.values())
+
+    def get(self, session_id: str) -> SessionRecord | None:
+        """Return the session of this id; ``None`` if there is none."""
+        return self._by_id.get(session_id)
+
+    def find(self, criteria: Mapping[str, Any]) -> list[SessionRecord]:
+        """Return the sessions that equal every criterion, as :meth:`.SessionRepository.find`."""
+        if not criteria:
+            return self._ordered()
+        if None in criteria.values():
+            return []
+        rest = dict(criteria)
+        if "session_id" in rest:
+            record = self._by_id.get(rest.pop("session_id"))
+            found = [] if record is None else [record]
+        elif "path" in rest:
+            found = list(self._by_path.get(path_key(rest.pop("path")), {}).values())
+            if len(found) > 1:
+                found.sort(key=_order)
+        else:
+            found = self._ordered()
+        for name, value in rest.items():
+            found = [record for record in found if getattr(record, name) == value]
+        return found
+
+    def _ordered(self) -> list[SessionRecord]:
+        if self._in_order is None:
+            self._in_order = sorted(self._by_id.values(), key=_order)
+        return self._in_order.copy()
+
+    def add(self, record: SessionRecord) -> None:
+        """Add a session; raises :class:`.SessionConflict`, or :class:`.PathClaimed`."""
+        if record.session_id in self._by_id:
+            raise SessionConflict(record.session_id)
+        if record.claim is not None and self._is_claimed(record):
+            raise PathClaimed(record.path)
+        self._put(record)
+
+    def change(self, record: SessionRecord, changes: Mapping[str, Any]) -> SessionRecord:
+        """Change a session, and return it as it is now; raises :class:`.SessionConflict`.
+
+        A new path takes its claim if it is free, else the session holds none.
+        """
+        changed = record.replace(
+            **changes, updated_at=datetime.now(timezone.utc), version=record.version + 1
+        )
+        if changed.session_id != record.session_id and changed.session_id in self._by_id:
+            raise SessionConflict(changed.session_id)
+        if "path" in changes:
+            changed = changed.replace(claim=claim_of(changed.scope, changed.path))
+            if self._is_claimed(changed, but=record):
+                changed = changed.replace(claim=None)
+        self.replace(record, changed)
+        return changed
+
+    def replace(self, record: SessionRecord | None, by: SessionRecord | None) -> None:
+        """Put a record into the place of another; either may be none."""
+        if record is not None:
+            del self._by_id[record.session_id]
+            if record.path is not None:
+                key = path_key(record.path)
+                del self._by_path[key][record.session_id]
+                if not self._by_path[key]:
+                    del self._by_path[key]
+        self._in_order = None
+        if by is not None:
+            self._put(by)
+
+    def _put(self, record: SessionRecord) -> None:
+        self._by_id[record.session_id] = record
+        self._in_order = None
+        if record.path is not None:
+            self._by_path.setdefault(path_key(record.path), {})[record.session_id] = record
+
+    def _is_claimed(self, record: SessionRecord, but: SessionRecord | None = None) -> bool:
+        if record.path is None:
+            return False
+        on_path = self._by_path.get(path_key(record.path), {})
+        return any(other.claim is not None and other is not but for other in on_path.values())
+
+
+def _order(record: SessionRecord) -> tuple[datetime, str]:
+    return (record.created_at, record.session_id)
