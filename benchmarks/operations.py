@@ -107,7 +107,7 @@ async def run_operations(
         benches = [peer.open(databases.place(peer.database)) for peer in peers]
         try:
             for bench in benches:
-                bench.fill(rows, own=rows)
+                await bench.fill(rows, own=rows)
 
             def record(bench: Bench, name: str, samples: list[float]) -> None:
                 name = f"list of {bench.rows:,}" if name == "list" else name
@@ -138,7 +138,7 @@ async def run_growth(
             for peer in peers:
                 bench = peer.open(databases.place(peer.database))
                 benches.append(bench)
-                bench.fill(rows, own=min(rows, NAMESPACE_ROWS))
+                await bench.fill(rows, own=min(rows, NAMESPACE_ROWS))
         results.say("growth: measuring")
 
         def record(bench: Bench, name: str, samples: list[float]) -> None:

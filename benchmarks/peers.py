@@ -91,7 +91,7 @@ class Bench:
     rows: int = 0
     _random: random.Random = field(default_factory=lambda: random.Random(7))
 
-    def fill(self, rows: int, *, own: int) -> None:
+    async def fill(self, rows: int, *, own: int) -> None:
         """Let the table grow to `rows`, `own` of which are in the manager's namespace.
 
         The others lie in namespaces of :data:`NAMESPACE_ROWS`. The stock
@@ -102,7 +102,7 @@ class Bench:
         if self.peer.kind == STOCK:
             self._fill_stock(mine + others)
         else:
-            self._fill(mine, others)
+            await self._fill(mine, others)
         self.rows = rows
 
     def close(self) -> None:
@@ -134,15 +134,20 @@ class Bench:
         self.kernels.register(kernel for *_, kernel in new)
         self.sessions += [(session_id, path) for session_id, path, _, _ in new]
 
-    def _fill(self, mine: int, others: int) -> None:
+    async def _fill(self, mine: int, others: int) -> None:
         scope, server_id = SCOPE, SCOPE.authority
-        if self.peer.kind == OURS:
-            scope, server_id = self.manager.scope, self.manager.server_id
         engine = create_engine(self.place.url, poolclass=NullPool)
         new = list(self._new(mine))
         self.kernels.register(kernel for *_, kernel in new)
         self.sessions += [(session_id, path) for session_id, path, _, _ in new]
         rows = [(scope, *session) for session in new]
+        if self.peer.kind == OURS:
+            # The truth about sessions on a server's own kernels is in its memory.
+            for session_id, path, name, kernel_id in new:
+                await self.manager.save_session(
+                    session_id, path=path, name=name, type="notebook", kernel_id=kernel_id
+                )
+            rows = []
         first = (self.rows - len(self.sessions) + mine) // NAMESPACE_ROWS
         for index, session in enumerate(self._new(others)):
             namespace = f"tenant-{first + index // NAMESPACE_ROWS}"

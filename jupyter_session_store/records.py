@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
@@ -268,7 +268,7 @@ class Mirrored:
     """
 
     stored: Mapping[str, SessionRecord]
-    refused: Mapping[str, SessionStoreError] = MappingProxyType({})
+    refused: Mapping[str, SessionStoreError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -328,7 +328,8 @@ class Database:
         if self._file is not None:
             return ("file", self._file)
         # On one server, a schema of PostgreSQL is chosen by a parameter.
-        return (url.get_backend_name(), url.host, url.port, url.database, url.query)
+        query = tuple(sorted(url.query.items()))
+        return (url.get_backend_name(), url.host, url.port, url.database, query)
 
     @property
     def name(self) -> str:

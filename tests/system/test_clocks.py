@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 #: Seconds. Servers under libfaketime are slow; nobody may be evicted for that.
-LEASE = 10
+LEASE = 15
 
 HOUR = 3600
 #: By how much each server's clock is wrong, in turn.
