@@ -94,6 +94,7 @@ class PersistentSessionManager(StoreSettings):
             hooks=Hooks(self, PersistentSessionManager),
             claim_timeout=self.claim_timeout,
             log=self.log,
+            records=None if mirror is None else mirror.records,
         )
         leaders = PathLeaders(context.hooks)
         self.sessions: Sessions
@@ -101,6 +102,7 @@ class PersistentSessionManager(StoreSettings):
             self.sessions = SharedSessions(context, leaders)
         else:
             self.sessions = LocalSessions(context, leaders, mirror, self._store)
+        repository.count(self.sessions)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
         authority.set_in_use_check(self.sessions.kernels.in_use)

@@ -160,8 +160,8 @@ class SessionRecord(NamedTuple):
 
     def check(self) -> None:
         """Check every text of the record as :func:`check_text` does."""
-        for field in LIMITS:
-            check_text(field, getattr(self, field))
+        for name in LIMITS:
+            check_text(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

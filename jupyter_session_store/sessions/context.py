@@ -20,6 +20,7 @@ from ..records import READY, STARTING, Scope, SessionRecord, check_given, check_
 from ..repository import SessionRepository
 from ..telemetry.events import CLOSED, SessionEvents
 from .hooks import Hooks
+from .local_records import LocalRecords
 from .patience import Patience, PatientRepository
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class SessionContext:
     #: Seconds that a request waits for another server.
     claim_timeout: float
     log: Logger
+    #: The sessions, where they are this server's alone: its memory is asked, and not the store.
+    records: LocalRecords | None = None
 
     @property
     def repository(self) -> SessionRepository:
@@ -159,6 +162,8 @@ class SessionContext:
 
     async def find(self, **criteria: Any) -> list[SessionRecord]:
         """Find sessions that are not just being started; what cannot be stored equals none."""
+        if self.records is not None:
+            return self.records.find(criteria)
         if not all(is_storable(field, value) for field, value in criteria.items()):
             return []
         repository = await self.current_repository()

@@ -41,10 +41,15 @@ class Hooks:
     def overrides(self, *names: str) -> bool:
         """Return whether a subclass overrides any of these methods."""
         manager = self._manager()
-        return manager is not None and any(
-            getattr(type(manager), name) is not getattr(self._base, name) or name in vars(manager)
-            for name in names
-        )
+        if manager is None:
+            return False
+        kind, own = type(manager), vars(manager)
+        for name in names:
+            if name in own:
+                return True
+            if kind is not self._base and getattr(kind, name) is not getattr(self._base, name):
+                return True
+        return False
 
     def __getattr__(self, name: str) -> Any:
         if name not in HOOKS:

@@ -81,6 +81,11 @@ class Sessions(ABC):
         """Take over what evicted servers left unfinished; from the heartbeat's thread."""
 
     @property
+    def number_in_memory(self) -> int | None:
+        """How many sessions are in memory, from any thread; ``None`` where the store has them."""
+        return None
+
+    @property
     def unsynchronized(self) -> int:
         """How many sessions the store does not have as they are; from any thread."""
         return 0

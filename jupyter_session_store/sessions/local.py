@@ -146,6 +146,11 @@ class LocalSessions(Sessions):
         await self._mirror.synchronize(self._registered)
 
     @property
+    def number_in_memory(self) -> int:
+        """How many sessions there are, from any thread."""
+        return len(self._mirror.records)
+
+    @property
     def unsynchronized(self) -> int:
         """How many sessions the store does not have as they are; from any thread."""
         return self._mirror.unsynchronized

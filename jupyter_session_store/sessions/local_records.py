@@ -36,17 +36,17 @@ class LocalRecords:
             return self._ordered()
         if None in criteria.values():
             return []
-        rest = dict(criteria)
-        if "session_id" in rest:
-            record = self._by_id.get(rest.pop("session_id"))
+        if "session_id" in criteria:
+            record = self._by_id.get(criteria["session_id"])
             found = [] if record is None else [record]
-        elif "path" in rest:
-            found = list(self._by_path.get(path_key(rest.pop("path")), {}).values())
-            if len(found) > 1:
-                found.sort(key=_order)
+        elif "path" in criteria:
+            on_path = self._by_path.get(path_key(criteria["path"]), {})
+            found = sorted(on_path.values(), key=_order)
         else:
             found = self._ordered()
-        for name, value in rest.items():
+        if len(criteria) == 1 and "path" in criteria:
+            return found
+        for name, value in criteria.items():
             found = [record for record in found if getattr(record, name) == value]
         return found
 

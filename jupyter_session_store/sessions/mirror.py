@@ -191,7 +191,10 @@ class Mirror:
                 except SessionStoreError:
                     self._lose(store)
                     return
+                waiting = len(self._differing)
                 self._take(mirrored, asked)
+                if waiting and not self._differing:
+                    self.log.info("%d session(s) that it did not have are in it now.", waiting)
                 if self._in_step:
                     return
 

@@ -38,13 +38,16 @@ class SessionReader:
         `deadline`, on the event loop's clock, or for ``claim_timeout`` seconds.
         """
         context = self._context
-        if deadline is None:
-            deadline = context.deadline()
+        local = context.records
         while True:
-            for record in await context.find(path=path):
-                if await context.usage.wait_for_shutdown(record.kernel_id):
+            found = await context.find(path=path) if local is None else local.find({"path": path})
+            for record in found:
+                if context.usage.is_shutting_down(record.kernel_id):
+                    await context.usage.wait_for_shutdown(record.kernel_id)
                     break
                 if self._is_closing(record):
+                    if deadline is None:
+                        deadline = context.deadline()
                     await context.pause_until(
                         deadline, f"the session at {path!r} is being closed elsewhere"
                     )
@@ -72,12 +75,14 @@ class SessionReader:
         if not criteria:
             raise TypeError("must specify a column to query")
         check_columns(criteria)
-        reason = ", ".join(f"{key}={value!r}" for key, value in criteria.items())
         records = await self._context.find(**criteria)
-        for record, model in zip(records, await self.models_of(records), strict=True):
+        for model in await self.models_of(records):
             if model is not None:
                 return model
-            reason = culled(record)
+        if records:
+            reason = culled(records[-1])
+        else:
+            reason = ", ".join(f"{key}={value!r}" for key, value in criteria.items())
         raise web.HTTPError(404, f"Session not found: {reason}")
 
     async def get_for_change(self, session_id: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
@@ -94,6 +95,10 @@ class MeteredRepository(_Contract):
                 raise AttributeError(name)
             return getattr(self._measured, name)
 
+    def count(self, sessions: metrics.CountsSessions) -> None:
+        """Show how many sessions there are of those that `sessions`, while it is used, counts."""
+        self._meter.sessions = weakref.ref(sessions)
+
     @classmethod
     def default_url(cls, data_dir: str) -> str:
         """Refuse: the class of the measured repository is asked instead."""
@@ -128,7 +133,7 @@ class MeteredRepository(_Contract):
     async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
         """Find, and note how many there are where all are asked for."""
         found = await self._find(scope, **criteria)
-        if not criteria:
+        if not criteria and self._meter.sessions() is None:
             self._meter.listed = len(found)
         return found
 

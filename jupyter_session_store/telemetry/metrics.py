@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import REGISTRY, Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -74,6 +74,18 @@ for _outcome in RENEWALS:
     renewals.labels(_outcome)
 
 
+class CountsSessions(Protocol):
+    """Counts the sessions of a manager, from any thread."""
+
+    @property
+    def number_in_memory(self) -> int | None:
+        """How many are in memory; ``None`` where the store has them."""
+
+    @property
+    def unsynchronized(self) -> int:
+        """How many the store does not have as they are."""
+
+
 class Meter:
     """What a store shows at each scrape.
 
@@ -88,6 +100,8 @@ class Meter:
         self.up: bool | None = None
         #: How many sessions were last listed; ``None`` before the first list.
         self.listed: int | None = None
+        #: Where sessions are in memory, who counts them.
+        self.sessions: Callable[[], CountsSessions | None] = lambda: None
         self._store: Callable[[], SessionRepository | None] = weakref.ref(store)
         self._counted = store.describe()
         _meters.append(self)
@@ -103,6 +117,7 @@ class Meter:
         """Keep what the store has counted, and show no more of it."""
         self._store = lambda: None
         self._counted = counted
+        self.sessions = lambda: None
         self.up = self.listed = None
 
 
@@ -121,7 +136,9 @@ class _Meters(Collector):
         ):
             yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=number)
         up = [meter.up for meter in meters if meter.up is not None]
+        counting = [sessions for meter in meters if (sessions := meter.sessions()) is not None]
         listed = [meter.listed for meter in meters if meter.listed is not None]
+        listed += [one.number_in_memory for one in counting if one.number_in_memory is not None]
         yield GaugeMetricFamily(
             f"{_PREFIX}_up",
             "1 if the last operation reached the session store, else 0",
@@ -131,6 +148,11 @@ class _Meters(Collector):
             f"{_PREFIX}_sessions",
             "Sessions that were there when they were last listed",
             value=sum(listed) if listed else None,
+        )
+        yield GaugeMetricFamily(
+            f"{_PREFIX}_unsynchronized_sessions",
+            "Sessions that changed here and are not in the store as they are",
+            value=sum(one.unsynchronized for one in counting),
         )
 
 
