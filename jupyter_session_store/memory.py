@@ -108,7 +108,7 @@ class MemorySessionRepository(SessionRepository):
         key = (record.namespace, record.session_id)
         present = self._rows.get(key)
         if present is not None:
-            if present.replace(updated_at=record.updated_at, state=record.state) != record:
+            if not present.is_repeated_by(record):
                 raise SessionConflict(record.session_id)
             return
         if self._is_claimed(record):
@@ -136,7 +136,9 @@ class MemorySessionRepository(SessionRepository):
         record = self._get(scope, session_id)
         if record is None:
             return None
-        changed = record.replace(**changes, updated_at=datetime.now(timezone.utc))
+        changed = record.replace(
+            **changes, updated_at=datetime.now(timezone.utc), version=record.version + 1
+        )
         if "path" in changes:
             path = changes["path"]
             changed = changed.replace(claim=claim_of(scope, path))
@@ -218,9 +220,9 @@ class MemorySessionRepository(SessionRepository):
                     if unstarted or authority_kind(record.authority) == "server":
                         del self._rows[key]
                     elif record.state == CLOSING:
-                        self._rows[key] = record.replace(state=READY)
+                        self._rows[key] = record.replace(state=READY, version=record.version + 1)
                     elif record.state == STARTING and record.scope == scope:
-                        self._rows[key] = record.replace(server_id=by)
+                        self._rows[key] = record.replace(server_id=by, version=record.version + 1)
             return [
                 record
                 for record in self._rows.values()

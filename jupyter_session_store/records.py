@@ -107,7 +107,7 @@ class SessionRecord(NamedTuple):
         Aware, in UTC, to the microsecond, read from the writing server's clock.
         For people and for the order of a list; no decision rests on them.
     version : int
-        Counts the changes of the row; 1 at first.
+        Counts the changes of the stored session; 1 at first.
     """
 
     namespace: str
@@ -157,6 +157,14 @@ class SessionRecord(NamedTuple):
     def replace(self, **changes: Any) -> SessionRecord:
         """Return a copy with `changes`."""
         return self._replace(**changes)
+
+    def is_repeated_by(self, added: SessionRecord) -> bool:
+        """Return whether adding a record once more would lead to this one, which is stored.
+
+        It was perhaps made ready or opened again since, which counted as a change.
+        """
+        may_differ = {"state": self.state, "updated_at": self.updated_at, "version": self.version}
+        return added.replace(**may_differ) == self
 
     def check(self) -> None:
         """Check every text of the record as :func:`check_text` does."""

@@ -59,6 +59,10 @@ class SessionRepository(ABC):
     spaces at the edges, emoji, up to the lengths in :data:`.records.LIMITS`.
     The caller has checked its texts (:meth:`.SessionRecord.check`).
 
+    **Versions.** Each change of a session adds one to its :attr:`.SessionRecord.version`, in the
+    same unit of work, and to no other session's. Reading adds nothing. Whoever adds a session
+    says with which version it begins.
+
     **One unit of work.** Each verb is atomic: it happens wholly or not at all,
     and repeated after an answer that was lost it succeeds the same, but for
     :meth:`move`, which says that there is nothing to move.

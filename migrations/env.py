@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from logging.config import fileConfig
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, inspect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from traitlets import TraitError
 
 from jupyter_session_store.errors import ConfigurationError, SchemaMismatch, SessionStoreError
@@ -109,7 +109,7 @@ def migrate(connection: Connection) -> None:
     steps = _Steps(context.get_context().opts["fn"], log)
     context.configure(**options, fn=steps)
     if not file:
-        with locks.migration_lock(connection, log=log):
+        with _unhidden_interrupt(), locks.migration_lock(connection, log=log):
             forget_what_is_lost(connection)
             connection.commit()
             context.run_migrations()
@@ -121,6 +121,21 @@ def migrate(connection: Connection) -> None:
         # Who is using the file now may keep it as it is; the next server sets it.
         with suppress(DBAPIError):
             backend_of(connection).keep_journal(connection)
+
+
+@contextmanager
+def _unhidden_interrupt() -> Iterator[None]:
+    """Raise an interrupt as it was: at the end of a block in autocommit Alembic hides it.
+
+    It commits there on the connection that the interrupt has ended.
+    """
+    try:
+        yield
+    except PendingRollbackError as error:
+        hidden: BaseException | None = error
+        while isinstance(hidden, Exception):
+            hidden = hidden.__context__
+        raise hidden or error from None
 
 
 def forget_what_is_lost(connection: Connection) -> None:

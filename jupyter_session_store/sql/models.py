@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Final, cast
 
-from sqlalchemy import DateTime, Dialect, Index, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import DateTime, Dialect, Index, MetaData, String, Table, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -138,11 +138,16 @@ class Session(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime)
     #: From the clock of the server that wrote it last.
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    #: Counts the changes of the row; 1 at first.
+    version: Mapped[int] = mapped_column(server_default=text("1"))
 
     __table_args__ = (
         UniqueConstraint("namespace", "claim"),
         Index(None, "namespace", "path_digest"),
         Index(None, "namespace", "kernel_id"),
+        # For a list. Without the id, by which that is ordered last: three texts of 1,020 bytes do
+        # not fit into an index of PostgreSQL.
+        Index(None, "namespace", "authority", "created_at"),
         STORAGE,
     )
 

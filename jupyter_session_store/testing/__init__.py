@@ -32,6 +32,7 @@ from .closing import ClosingContract
 from .leases import LeaseContract
 from .samples import AWKWARD, OTHER_SCOPES, SCOPE, add, record, run, server, there
 from .storing import StoringContract
+from .versions import VersionContract
 
 __all__ = [
     "AWKWARD",
@@ -48,7 +49,7 @@ __all__ = [
 MakeRepository = Callable[[], SessionRepository]
 
 
-class RepositoryContract(StoringContract, ClosingContract, LeaseContract):
+class RepositoryContract(StoringContract, ClosingContract, LeaseContract, VersionContract):
     """The contract of :class:`.SessionRepository`, verb by verb."""
 
     @pytest.fixture

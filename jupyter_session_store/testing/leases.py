@@ -121,7 +121,7 @@ class LeaseContract:
         run(add(repository, named, nameless, other, mine))
         unfinished = repository.evict(GATEWAY, [seen], "one", timeout=60)
         by_id = {one.session_id: one for one in unfinished}
-        assert by_id == {"named": named.replace(server_id="one"), "mine": mine}
+        assert by_id == {"named": named.replace(server_id="one", version=2), "mine": mine}
         assert stored(repository, GATEWAY) == by_id
         assert stored(repository, elsewhere) == {"other": other}
         # The claim of what was removed is free again; of what was taken over, it is not.

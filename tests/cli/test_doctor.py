@@ -18,7 +18,7 @@ from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.engine.mysql import MariaDB, MySQL
 from jupyter_session_store.sql.engine.postgresql import PostgreSQL
 from jupyter_session_store.sql.models import Meta, Server, Session
-from jupyter_session_store.sql.schema.versions import VERSION_TABLE
+from jupyter_session_store.sql.schema.versions import HEAD, VERSION_TABLE
 
 from ..databases import Database
 from ..migrations.support import ROOT
@@ -48,7 +48,7 @@ def test_a_database_that_is_well(database: Database, run: Run) -> None:
     assert all(finding.cure is None for finding in findings.values())
     assert done.returncode == 0
     assert findings["sessions"].text == "Sessions: 7. Namespaces: 3. Registered servers: 1."
-    assert findings["revision"].text == "0001, the newest."
+    assert findings["revision"].text == f"{HEAD}, the newest."
     assert not shows_password(database, done.stdout)
     if database.kind == "sqlite":
         assert sqlite3.sqlite_version in findings["driver"].text

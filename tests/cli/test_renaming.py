@@ -149,6 +149,8 @@ def test_where_the_new_namespace_has_sessions(run: Run, database: Database) -> N
     claimed = "SELECT session_id FROM jupyter_sessions WHERE claim IS NOT NULL ORDER BY session_id"
     assert database.rows(claimed) == [("session-000002",), ("session-000011",)]
     assert numbers(database) == [1, 2, 3, 11, 12]
+    changes = database.rows("SELECT version FROM jupyter_sessions ORDER BY session_id")
+    assert changes == [(2,), (2,), (2,), (1,), (1,)]
     assert servers_of(database) == {("robert", "dead"), ("robert", "other")}
 
 

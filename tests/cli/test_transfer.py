@@ -66,6 +66,7 @@ _AWKWARD: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
             **dict.fromkeys(("kernel_model", "server_id", "claim")),
         },
     ),
+    ("n", {"version": 2**31 - 1}),
     ("n", {"state": STARTING, "kernel_id": None}),
     ("n", {"state": CLOSING, "authority": "gateway:http://gw:80"}),
     ("n", {"created_at": datetime(1, 1, 3, tzinfo=_UTC)}),
@@ -149,7 +150,7 @@ def test_what_servers_have_written_stays(run: Run, database: Database, tmp_path:
     assert set(before) <= set(after)
     unclaimed = {one.session_id for one in held}
     claims = {
-        (row[0], row[1]): None if row[1] in unclaimed else row[-3] for row in contents(source)
+        (row[0], row[1]): None if row[1] in unclaimed else row[-4] for row in contents(source)
     }
     copies = [row for row in after if row not in set(before)]
     assert {(row[0], row[1]): row[-3] for row in copies}.items() <= claims.items()

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 from typing import Any, Final
 
 from jupyter_session_store.records import SessionRecord
-from jupyter_session_store.sql.admin.bulk_insert import NAMES
+from jupyter_session_store.sql.admin.bulk_insert import DATES, NAMES
 from jupyter_session_store.sql.models import to_utc
 
 from ..databases import Database
@@ -30,7 +30,10 @@ def file_database(path: Path) -> Database:
 def contents(database: Database) -> list[tuple[Any, ...]]:
     """Return all rows of sessions, every column, the same for each kind of database."""
     rows = database.rows(f"SELECT {', '.join(NAMES)} FROM jupyter_sessions")
-    return sorted((*row[:-2], to_utc(row[-2]), to_utc(row[-1])) for row in rows)
+    return sorted(
+        tuple(to_utc(value) if place in DATES else value for place, value in enumerate(row))
+        for row in rows
+    )
 
 
 def checksum(database: Database) -> str:

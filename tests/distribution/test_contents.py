@@ -53,6 +53,7 @@ def test_the_wheel_holds_the_package_and_the_migrations(distribution: Distributi
         "alembic.ini",
         "migrations/env.py",
         "migrations/versions/0001_create_the_tables.py",
+        "migrations/versions/0002_count_changes_and_index_lists.py",
     ):
         assert found[f"jupyter_session_store/{name}"] == (ROOT / name).read_bytes()
 

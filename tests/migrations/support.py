@@ -26,7 +26,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SCOPE: Final = Scope("dir:/home/alice", "server:1")
 #: The tables of the model and Alembic's own.
 TABLES: Final = frozenset({*Base.metadata.tables, versions.VERSION_TABLE})
-LATER: Final = "0002"
+#: The revision that a release to come adds first, and the one after it.
+LATER: Final = f"{int(versions.HEAD) + 1:04}"
+AFTER: Final = f"{int(versions.HEAD) + 2:04}"
 
 _LATER = '''"""Add {column} to sessions."""
 import sqlalchemy as sa
@@ -104,10 +106,10 @@ def release(folder: Path, *floors: int) -> Path:
         migrating.migrations_folder(), migrations, ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(migrating.migrations_folder().parent / "alembic.ini", folder)
-    previous, previous_floor = "0001", 1
+    previous, previous_floor = versions.HEAD, 1
     for number, floor in enumerate(floors, start=int(LATER)):
         revision = f"{number:04}"
-        column = "note" if revision == LATER else f"note{number}"
+        column = "note" if revision == LATER else "second_note"
         text = _LATER.format(
             revision=revision,
             previous=previous,

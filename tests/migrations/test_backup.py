@@ -20,10 +20,11 @@ from alembic import command
 
 from jupyter_session_store.sql.engine import sqlite
 from jupyter_session_store.sql.schema import backup, migrating
-from jupyter_session_store.sql.schema.versions import State
+from jupyter_session_store.sql.schema.versions import HEAD, State
 
 from ..system.waiting import until
 from .support import (
+    LATER,
     SCOPE,
     alembic,
     engine_of,
@@ -84,7 +85,7 @@ def columns_of(path: Path) -> list[object]:
     return [row[1] for row in read(path, "PRAGMA table_info(jupyter_sessions)")]
 
 
-def check(path: Path, revision: str = "0001", sessions: list[str] = SESSIONS) -> None:
+def check(path: Path, revision: str = HEAD, sessions: list[str] = SESSIONS) -> None:
     """Check that a backup is whole, private, and a file of its own."""
     assert path.stat().st_mode & 0o777 == 0o600
     assert revision_of(path) == revision
@@ -144,7 +145,7 @@ def test_an_upgrade_backs_up_first(
     caplog.set_level(logging.INFO)
     with in_use(file), later_code(tmp_path, 1, monkeypatch):
         WAYS[way](file, tmp_path)
-        assert revision_of(file) == "0002"
+        assert revision_of(file) == LATER
         assert "note" in columns_of(file)
         [made] = backups(file)
         check(made)
@@ -170,8 +171,8 @@ def test_a_downgrade_backs_up_first(
         with in_use(file):
             migrating.downgrade(engine, "-1")
         [second] = set(backups(file)) - {first}
-        assert second.name.startswith("sessions.db.0002-")
-        check(second, "0002")
+        assert second.name.startswith(f"sessions.db.{LATER}-")
+        check(second, LATER)
         migrating.downgrade(engine, "base")
         assert len(backups(file)) == 3
         # It holds nothing of ours any more.
@@ -279,7 +280,7 @@ def test_no_backup_is_overwritten(file: Path) -> None:
     """However many are made within a second."""
     with engine_of(str(file)) as engine, engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        made = [backup.back_up(connection, "0001") for _ in range(3)]
+        made = [backup.back_up(connection, HEAD) for _ in range(3)]
         connection.exec_driver_sql("ROLLBACK")
     assert sorted(made, key=str) == backups(file)
     for one in backups(file):
@@ -327,10 +328,10 @@ def test_nothing_is_written_between_the_backup_and_the_upgrade(
         ended.set()
         writer.join()
     [made] = backups(file)
-    older = [name for name, revision in seen.items() if revision == "0001"]
+    older = [name for name, revision in seen.items() if revision == HEAD]
     assert older
     assert len(older) < len(seen), "nothing was written after the upgrade"
-    check(made, "0001", [*SESSIONS, *older])
+    check(made, HEAD, [*SESSIONS, *older])
     assert read(file, "PRAGMA journal_mode") == [(journal,)]
 
 
@@ -393,7 +394,7 @@ def test_without_a_backup_nothing_is_changed(file: Path, before: str, tmp_path: 
     assert "run: jupyter session-store upgrade" in done.stdout
     assert backups(file) == []
     assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
-    assert revision_of(file) == "0001"
+    assert revision_of(file) == HEAD
     # What kept it from going on is gone.
     assert upgrade_after("", file, tmp_path).stdout == "upgraded\n"
     check(backups(file)[0])
@@ -406,7 +407,7 @@ def test_a_backup_that_was_killed_is_not_taken_for_one(file: Path, tmp_path: Pat
     assert left.stat().st_mode & 0o777 == 0o600
     left.unlink()
     assert backups(file) == []
-    assert revision_of(file) == "0001"
+    assert revision_of(file) == HEAD
     assert upgrade_after("", file, tmp_path).stdout == "upgraded\n"
     check(backups(file)[0])
 
@@ -423,9 +424,9 @@ def test_a_server_whose_file_cannot_be_backed_up_says_so_and_serves_later(
             with opened(str(file)) as repository:
                 assert "could not be backed up" in caplog.text
                 assert "database or disk is full" in caplog.text
-                assert revision_of(file) == "0001"
+                assert revision_of(file) == HEAD
                 patch.undo()
                 found = asyncio.run(repository.find(SCOPE))
         assert [one.session_id for one in found] == SESSIONS
-        assert revision_of(file) == "0002"
+        assert revision_of(file) == LATER
     check(backups(file)[0])

@@ -82,7 +82,7 @@ def test_from_the_first_to_the_last_command(
         ("current",): "exit 0",
         ("upgrade", "head"): "Running upgrade  -> 0001, Create the tables",
         ("current", "--verbose"): f"{versions.HEAD} (head)",
-        ("history",): "<base> -> 0001 (head), Create the tables",
+        ("history",): "<base> -> 0001, Create the tables",
         ("check",): "No new upgrade operations detected.",
         ("downgrade", "base"): "Running downgrade 0001 -> ",
         ("upgrade", "+1"): "Running upgrade  -> 0001, Create the tables",

@@ -91,6 +91,22 @@ def test_alembic_itself_does_not_take_it_for_upgraded(
     assert status(at_head).state is State.CURRENT
 
 
+@pytest.mark.parametrize("table", Base.metadata.tables)
+def test_a_database_that_is_behind_may_be_damaged_too(
+    database: Database, engine: Engine, table: str
+) -> None:
+    """An upgrade would fail at it, or make a part of it anew."""
+    migrating.upgrade(engine, "0001")
+    assert status(engine).state is State.BEHIND
+    database.execute(f"DROP TABLE {table}")
+    found = status(engine)
+    assert (found.state, found.revision, found.missing) == (State.DAMAGED, "0001", (table,))
+    engine.dispose()
+    migrating.downgrade(engine, "base")
+    migrating.upgrade(engine)
+    assert status(engine).state is State.CURRENT
+
+
 @pytest.mark.parametrize("code", ["newer", "older"])
 def test_a_damaged_schema_of_a_newer_release(
     database: Database, at_head: Engine, code: str
@@ -131,10 +147,11 @@ def killed_after(engine: Engine, number: int) -> Iterator[None]:
             event.remove(engine, name, count)
 
 
-#: Three tables, and the row of the revision.
-DOWN: Final = 4
-#: The table of the version, the other three, their indexes, the floor, and the row.
-UP: Final = 9
+#: An index, a column, three tables, and the row of the revision twice.
+DOWN: Final = 7
+#: The table of the version, the other three, their indexes, the floor and the row; then a column,
+#: its index, and the row.
+UP: Final = 12
 
 
 def again_by(run: Run, database: Database, *words: str) -> None:
@@ -163,7 +180,8 @@ def test_an_upgrade_after_a_downgrade_that_was_killed_at_its_end(
     found = status(at_head)
     assert (found.state, found.is_bare) == (State.DAMAGED, True)
     at_head.dispose()
-    assert "1 revision to run" in run("upgrade", "--dry-run", url=database.url).stdout
+    planned = run("upgrade", "--dry-run", url=database.url).stdout
+    assert f"{len(migrating.revisions())} revisions to run" in planned
     assert set(inspect(at_head).get_table_names()) & TABLES == {versions.VERSION_TABLE}
     at_head.dispose()
     again_by(run, database, "upgrade")

@@ -16,13 +16,17 @@ from jupyter_session_store.errors import ConfigurationError
 from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.migrating import Revision
 
-from .support import engine_of, release, run_python, status
+from .support import AFTER, LATER, engine_of, release, run_python, status
 
 FIRST: Final = Revision("0001", None, "Create the tables", "expanding", 1, "every session")
+HEAD: Final = versions.HEAD
+#: The revisions of this release, and those of one that has two more.
+OURS: Final = sorted(migrating.known_revisions())
+ALL: Final = [*OURS, LATER, AFTER]
 
 
 @pytest.fixture
-def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Revision]:
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Revision]:
     """The revisions of a release that has two more: an expanding and a contracting one."""
     migrations = release(tmp_path / "later", 1, 2)
     monkeypatch.setattr(migrating, "migrations_folder", lambda: migrations)
@@ -30,9 +34,9 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Revision]:
 
 
 @pytest.fixture
-def later(three: list[Revision], tmp_path: Path) -> Iterator[Engine]:
+def later(known: list[Revision], tmp_path: Path) -> Iterator[Engine]:
     """The engine of an empty file, for the code of that release."""
-    assert [one.id for one in three] == ["0001", "0002", "0003"]
+    assert [one.id for one in known] == ALL
     with engine_of(f"{tmp_path}/later.db") as engine:
         yield engine
 
@@ -64,13 +68,13 @@ def test_the_first_revision_is_what_it_is() -> None:
     assert migrating.revisions()[0] == FIRST
 
 
-def test_what_is_declared_wrongly_is_found(three: list[Revision]) -> None:
-    assert [(one.kind, one.oldest_compatible_code) for one in three] == [
+def test_what_is_declared_wrongly_is_found(known: list[Revision]) -> None:
+    assert [(one.kind, one.oldest_compatible_code) for one in known[-3:]] == [
         ("expanding", 1),
         ("expanding", 1),
         ("contracting", 2),
     ]
-    assert wrong(three) == []
+    assert wrong(known) == []
     assert wrong([FIRST, Revision("0002", "0001", "x", "expanding", 2, None)]) == [
         "0002: only a contracting revision raises the floor"
     ]
@@ -101,25 +105,25 @@ def test_a_new_revision_asks_for_what_it_has_to_declare(tmp_path: Path) -> None:
 
 #: A revision, and a target that is ahead of it: as many revisions as lie between.
 UPGRADES: Final = {
-    (None, "head"): ["0001", "0002", "0003"],
-    (None, "0002"): ["0001", "0002"],
-    (None, "+1"): ["0001"],
-    (None, "+3"): ["0001", "0002", "0003"],
-    ("0001", "head"): ["0002", "0003"],
-    ("0001", "+1"): ["0002"],
-    ("0001", "0001+2"): ["0002", "0003"],
-    ("0002", "0002"): [],
-    ("0003", "head"): [],
+    (None, "head"): ALL,
+    (None, LATER): [*OURS, LATER],
+    (None, "+1"): OURS[:1],
+    (None, f"+{len(ALL)}"): ALL,
+    (HEAD, "head"): [LATER, AFTER],
+    (HEAD, "+1"): [LATER],
+    (HEAD, f"{HEAD}+2"): [LATER, AFTER],
+    (LATER, LATER): [],
+    (AFTER, "head"): [],
 }
 DOWNGRADES: Final = {
-    ("0003", "base"): ["0003", "0002", "0001"],
-    ("0003", "0001"): ["0003", "0002"],
-    ("0003", "-1"): ["0003"],
-    ("0003", "-3"): ["0003", "0002", "0001"],
-    ("0002", "-1"): ["0002"],
-    ("0003", "0003-2"): ["0003", "0002"],
-    ("0001", "base"): ["0001"],
-    ("0002", "0002"): [],
+    (AFTER, "base"): ALL[::-1],
+    (AFTER, HEAD): [AFTER, LATER],
+    (AFTER, "-1"): [AFTER],
+    (AFTER, f"-{len(ALL)}"): ALL[::-1],
+    (LATER, "-1"): [LATER],
+    (AFTER, f"{AFTER}-2"): [AFTER, LATER],
+    (HEAD, "base"): OURS[::-1],
+    (LATER, LATER): [],
     (None, "base"): [],
 }
 
@@ -162,24 +166,24 @@ def test_a_downgrade_undoes_what_was_planned(
 @pytest.mark.parametrize(
     ("word", "current", "target", "told"),
     [
-        ("upgrade", "0001", "0009", "'0009' is no revision of this installation"),
-        ("upgrade", "0001", "", "'' is no revision"),
-        ("upgrade", "0001", "+9", "'+9' is no revision of this installation, and leads to none"),
-        ("upgrade", "0001", "one; two", "expected one of 0001, 0002, 0003, head, base"),
-        ("upgrade", "0002", "0001", "lies behind the database, which is at revision 0002"),
-        ("upgrade", "0002", "-1", "lies behind the database"),
-        ("upgrade", "0002", "base", "expected a later one, or head"),
-        ("upgrade", "0009", "head", "Revision '0009' is none of this installation's"),
-        ("downgrade", "0001", "junk", "'junk' is no revision"),
-        ("downgrade", "0001", "-2", "leads to none"),
-        ("downgrade", "0001", "0002", "lies ahead of the database, which is at revision 0001"),
-        ("downgrade", "0001", "head", "lies ahead of the database"),
-        ("downgrade", "0001", "+1", "expected an earlier one, or base"),
-        ("downgrade", None, "0001", "lies ahead of the database, which is at no revision"),
+        ("upgrade", HEAD, "0999", "'0999' is no revision of this installation"),
+        ("upgrade", HEAD, "", "'' is no revision"),
+        ("upgrade", HEAD, "+99", "'+99' is no revision of this installation, and leads to none"),
+        ("upgrade", HEAD, "one; two", f"expected one of {', '.join(ALL)}, head, base"),
+        ("upgrade", LATER, HEAD, f"lies behind the database, which is at revision {LATER}"),
+        ("upgrade", LATER, "-1", "lies behind the database"),
+        ("upgrade", LATER, "base", "expected a later one, or head"),
+        ("upgrade", "0999", "head", "Revision '0999' is none of this installation's"),
+        ("downgrade", HEAD, "junk", "'junk' is no revision"),
+        ("downgrade", HEAD, "-99", "leads to none"),
+        ("downgrade", HEAD, LATER, f"lies ahead of the database, which is at revision {HEAD}"),
+        ("downgrade", HEAD, "head", "lies ahead of the database"),
+        ("downgrade", HEAD, "+1", "expected an earlier one, or base"),
+        ("downgrade", None, HEAD, "lies ahead of the database, which is at no revision"),
     ],
 )
 def test_a_target_that_leads_nowhere_is_refused(
-    three: list[Revision], word: str, current: str | None, target: str, told: str
+    known: list[Revision], word: str, current: str | None, target: str, told: str
 ) -> None:
     plan = migrating.upgrade_plan if word == "upgrade" else migrating.downgrade_plan
     with pytest.raises(ConfigurationError) as refused:
@@ -192,22 +196,22 @@ def test_a_target_that_leads_nowhere_is_refused(
 
 @pytest.mark.parametrize("word", ["upgrade", "downgrade"])
 def test_without_a_plan_an_unknown_target_changes_nothing(later: Engine, word: str) -> None:
-    migrating.upgrade(later, "0001")
+    migrating.upgrade(later, HEAD)
     with pytest.raises(ConfigurationError, match="jupyter session-store history"):
-        getattr(migrating, word)(later, "0009")
-    assert status(later).revision == "0001"
+        getattr(migrating, word)(later, "0999")
+    assert status(later).revision == HEAD
 
 
-def test_a_script_from_one_revision_to_another(three: list[Revision]) -> None:
-    up = migrating.sql_script("postgresql://db/x", "0001", "+1")
+def test_a_script_from_one_revision_to_another(known: list[Revision]) -> None:
+    up = migrating.sql_script("postgresql://db/x", HEAD, "+1")
     assert "ADD COLUMN note " in up
-    assert "SET version_num='0002'" in up
-    assert "note3" not in up
+    assert f"SET version_num='{LATER}'" in up
+    assert "second_note" not in up
     assert "CREATE TABLE" not in up
-    down = migrating.sql_script("postgresql://db/x", "0003", "-1", downgrade=True)
-    assert "DROP COLUMN note3" in down
-    assert "SET version_num='0002'" in down
-    assert migrating.sql_script("postgresql://db/x", "0003", "head") == ""
+    down = migrating.sql_script("postgresql://db/x", AFTER, "-1", downgrade=True)
+    assert "DROP COLUMN second_note" in down
+    assert f"SET version_num='{LATER}'" in down
+    assert migrating.sql_script("postgresql://db/x", AFTER, "head") == ""
     assert migrating.sql_script("postgresql://db/x", None, "base", downgrade=True) == ""
 
 

@@ -12,11 +12,12 @@ from sqlalchemy import Engine
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.sql.schema.versions import HEAD
 
 from ..databases import Database
 from ..system.faults import number_of_waiting_statements
 from ..system.waiting import until
-from .support import SCOPE, opened, record, status
+from .support import LATER, SCOPE, opened, record, status
 from .test_states import later_code
 
 pytestmark = pytest.mark.only(
@@ -56,8 +57,8 @@ async def test_servers_go_on_behind_an_upgrade_that_waits(
             with pytest.raises(StoreUnavailable) as refused:
                 upgrade.result(60)
             assert "longer than 4 s, such as a dump. Run it again when" in str(refused.value)
-            assert status(at_head).revision == "0001"
+            assert status(at_head).revision == HEAD
         migrating.upgrade(at_head)
-        assert status(at_head).revision == "0002"
+        assert status(at_head).revision == LATER
         await repository.add(record("c"))
         assert len(await repository.find(SCOPE)) == 3

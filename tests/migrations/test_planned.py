@@ -9,8 +9,9 @@ from sqlalchemy import Engine
 
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.sql.schema.versions import HEAD
 
-from .support import release, status
+from .support import AFTER, LATER, release, status
 
 
 @pytest.fixture(autouse=True)
@@ -22,26 +23,27 @@ def later(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_upgrade_to_what_is_there_already_does_nothing(engine: Engine) -> None:
-    migrating.upgrade(engine, "0002")
-    assert status(engine).revision == "0003"
+    migrating.upgrade(engine, LATER)
+    assert status(engine).revision == AFTER
 
 
 def test_a_step_back_that_another_has_taken_is_not_taken_again(engine: Engine) -> None:
-    plan = migrating.downgrade_plan("0003", "-1")
+    plan = migrating.downgrade_plan(AFTER, "-1")
     for _ in range(2):
-        migrating.downgrade(engine, "0002", planned=plan)
-        assert status(engine).revision == "0002"
+        migrating.downgrade(engine, LATER, planned=plan)
+        assert status(engine).revision == LATER
 
 
 def test_nothing_is_undone_that_was_not_agreed_to(engine: Engine) -> None:
-    migrating.downgrade(engine, "0002")
-    plan = migrating.downgrade_plan("0002", "0001")
+    migrating.downgrade(engine, LATER)
+    plan = migrating.downgrade_plan(LATER, HEAD)
     migrating.upgrade(engine)
     with pytest.raises(SchemaMismatch) as refused:
-        migrating.downgrade(engine, "0001", planned=plan)
+        migrating.downgrade(engine, HEAD, planned=plan)
     said = str(refused.value)
-    assert "at revision 0003 now, where 0003, 0002 would be undone; expected to undo 0002" in said
+    assert f"at revision {AFTER} now, where {AFTER}, {LATER} would be undone" in said
+    assert f"expected to undo {LATER}" in said
     assert "Nothing was changed. Run the same command again." in said
-    assert status(engine).revision == "0003"
-    migrating.downgrade(engine, "0001", planned=migrating.downgrade_plan("0003", "0001"))
-    assert status(engine).revision == "0001"
+    assert status(engine).revision == AFTER
+    migrating.downgrade(engine, HEAD, planned=migrating.downgrade_plan(AFTER, HEAD))
+    assert status(engine).revision == HEAD

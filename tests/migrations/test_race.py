@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -296,6 +298,46 @@ def test_the_lock_is_not_waited_for_without_end(
             raise AssertionError("two threads held the lock")
     had = run_python("-c", HOLDER, home=tmp_path, DATABASE=database.url)
     assert had.stdout == "had it\n"
+
+
+@pytest.mark.only("postgresql", "mysql", reason="nobody sees an upgrade of a file half way")
+def test_who_would_be_refused_waits_for_an_upgrade_that_is_between_two_revisions(
+    database: Database, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new database looks there like one that is behind, which a server does not upgrade."""
+    between, go_on = threading.Event(), threading.Event()
+
+    def pause(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("ALTER TABLE"):
+            between.set()
+            assert go_on.wait(_PATIENCE)
+
+    caplog.set_level(logging.INFO)
+    with engine_of(database.url) as other, ThreadPoolExecutor(2) as threads:
+        event.listen(other, "before_cursor_execute", pause)
+        upgrading = threads.submit(migrating.upgrade, other)
+        try:
+            assert between.wait(_PATIENCE)
+            assert status(engine).state is State.BEHIND
+            waiting = threads.submit(versions.ensure, engine, "safe")
+            until(lambda: WAITING in caplog.text or waiting.done(), lambda: caplog.text)
+        finally:
+            go_on.set()
+        assert waiting.result(_PATIENCE).state is State.CURRENT
+        upgrading.result(_PATIENCE)
+
+
+@pytest.mark.only("postgresql", "mysql", reason="nobody sees an upgrade of a file half way")
+def test_an_upgrade_is_not_waited_for_without_end(database: Database, engine: Engine) -> None:
+    with engine_of(database.url) as other, other.connect() as looking:
+        locks.wait_for_migration(looking, timeout=0)
+        with (
+            migrating.migration_connection(engine) as connection,
+            locks.migration_lock(connection),
+            pytest.raises(StoreUnavailable, match=r"held the migration lock for 0\.2 s"),
+        ):
+            locks.wait_for_migration(looking, timeout=0.2)
+        locks.wait_for_migration(looking, timeout=0)
 
 
 def test_a_migration_that_fails_frees_the_lock(

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, inspect
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.schema import migrating, versions
-from jupyter_session_store.sql.schema.versions import State
+from jupyter_session_store.sql.schema.versions import HEAD, State
 
 from ..databases import Database, parameters
 from .shape import shape
@@ -159,10 +159,10 @@ def test_what_a_server_does_with_a_database_that_is_behind(
 ) -> None:
     before = tables(at_head)
     with later_code(tmp_path, 1, monkeypatch):
-        assert status(at_head) == versions.Status(State.BEHIND, "0001", 1)
+        assert status(at_head) == versions.Status(State.BEHIND, HEAD, 1)
         for auto_upgrade in ("never",) if database.kind == "sqlite" else ("never", "safe"):
             with pytest.raises(
-                SchemaMismatch, match="at revision 0001, which is behind"
+                SchemaMismatch, match=f"at revision {HEAD}, which is behind"
             ) as refusal:
                 versions.ensure(at_head, auto_upgrade)
             assert secret(database) not in str(refusal.value)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.sql.schema.versions import HEAD
 
 from ..databases import Database
 from ..migrations.support import engine_of, without_privileges
@@ -27,7 +28,7 @@ URL_TRAIT: Final = "SessionManager.database_filepath"
 _QUOTED: Final = quote(PASSWORD, safe="")
 _NEWER_CODE: Final = """
 from jupyter_session_store.sql.schema import versions
-versions.HEAD = "0002"
+versions.HEAD = "9999"
 """
 
 
@@ -200,7 +201,7 @@ def test_a_schema_that_is_behind(database: Database, new_server: NewServer) -> N
     at_head(database)
     log = refusal(new_server(stored_in(database) + _NEWER_CODE))
     command = "jupyter session-store upgrade"
-    for word in ["at revision 0001", "behind", "expects revision 0002", command]:
+    for word in [f"at revision {HEAD}", "behind", "expects revision 9999", command]:
         assert word in log
     assert 'c.PersistentSessionManager.auto_upgrade = "always"' in log
     assert _own_password_leaked(database, log) == set()

@@ -39,6 +39,7 @@ from .listing import BATCH, pages, servers
 #: The sessions of a SQLite file that is read through another's connection.
 _ATTACHED: Final = SESSIONS.to_metadata(MetaData(schema="source"))
 _TEXTS: Final = frozenset({str, type(None)})
+_VERSION: Final = NAMES.index("version")
 
 
 def is_same(source: Connection, target: Connection) -> bool:
@@ -160,17 +161,18 @@ def _converter(
 
     def convert(rows: list[Row]) -> list[Row]:
         if not is_typed:
-            rows = [row for row in rows if _is_text(row, adding)]
+            rows = [row for row in rows if _has_types(row, adding)]
         return [convert_dates(row) for row in rows]
 
     return convert
 
 
-def _is_text(row: Row, adding: Target) -> bool:
-    if _TEXTS.issuperset(map(type, row)):
+def _has_types(row: Row, adding: Target) -> bool:
+    texts = (*row[:_VERSION], *row[_VERSION + 1 :])
+    if type(row[_VERSION]) is int and _TEXTS.issuperset(map(type, texts)):
         return True
     # Other databases would store something else in its place.
-    adding.leave_out(row, "it holds a value that is not text")
+    adding.leave_out(row, "it holds a value that is not of its column's type")
     return False
 
 

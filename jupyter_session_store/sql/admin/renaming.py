@@ -13,6 +13,7 @@ from ...errors import SessionConflict, SessionStoreError
 from ...records import ServerRecord
 from ..engine.transactions import transaction
 from ..models import SERVERS, SESSIONS
+from ..queries.session_queries import CHANGED
 from .admin_connection import retry_if_rolled_back
 from .listing import servers
 
@@ -82,7 +83,7 @@ def _rename(
             .values(claim=None)
         ).rowcount
         sessions = connection.execute(
-            update(SESSIONS).where(SESSIONS.c.namespace == old).values(namespace=new)
+            update(SESSIONS).where(SESSIONS.c.namespace == old).values(namespace=new, **CHANGED)
         ).rowcount
         return Renamed(sessions, _move_servers(connection, old, new), lost)
 

@@ -249,6 +249,10 @@ class Backend:
         """
         return nullcontext()
 
+    def is_migrating(self, connection: Connection) -> bool:
+        """Return whether another connection holds that lock, which is not waited for."""
+        return False
+
     @contextmanager
     def _session_lock(
         self,

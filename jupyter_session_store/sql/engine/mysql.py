@@ -195,15 +195,20 @@ class MySQL(Backend):
     def migration_lock(
         self, connection: Connection, attempts: Iterator[None]
     ) -> AbstractContextManager[None]:
-        """Hold a named lock: names are short, and the server's, not the database's."""
-        database = connection.execute(text("SELECT database()")).scalar_one()
+        """Hold a named lock."""
         return self._session_lock(
             connection,
             attempts,
             take="SELECT GET_LOCK(:name, 0)",
             release="SELECT RELEASE_LOCK(:name)",
-            values={"name": "jss-" + hashlib.sha256(str(database).encode()).hexdigest()[:32]},
+            values={"name": _lock_name(connection)},
         )
+
+    def is_migrating(self, connection: Connection) -> bool:
+        """Ask who holds the lock."""
+        holder = text("SELECT IS_USED_LOCK(:name)")
+        held = connection.execute(holder, {"name": _lock_name(connection)}).scalar_one()
+        return held is not None
 
     def role(self, connection: Connection) -> str:
         name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
@@ -222,6 +227,12 @@ class MariaDB(MySQL):
     drivername = "mariadb+pymysql"
     oldest_release = (10, 11)
     collation = "utf8mb4_nopad_bin"
+
+
+def _lock_name(connection: Connection) -> str:
+    """Return the name of the migration lock: short, and the server's, not a database's."""
+    database = connection.execute(text("SELECT database()")).scalar_one()
+    return "jss-" + hashlib.sha256(str(database).encode()).hexdigest()[:32]
 
 
 def _lift_timeouts(connection: Any, names: frozenset[str]) -> None:

@@ -49,6 +49,12 @@ _WORDS: Final = {
     ),
 }
 
+#: The keys of the migration lock, as SQL.
+_LOCK_PACKAGE: Final = "CAST({} AS int)".format(
+    int.from_bytes(hashlib.sha256(b"jupyter_session_store").digest()[:4], "big") - 2**31
+)
+_LOCK_SCHEMA: Final = "hashtext(coalesce(current_schema(), ''))"
+
 
 class Psycopg(Driver):
     """psycopg 3, also where another dialect uses it."""
@@ -182,15 +188,24 @@ class PostgreSQL(Backend):
         self, connection: Connection, attempts: Iterator[None]
     ) -> AbstractContextManager[None]:
         """Hold an advisory lock of two keys: the package, and the schema of the tables."""
-        package = int.from_bytes(hashlib.sha256(b"jupyter_session_store").digest()[:4], "big")
-        keys = "CAST(:package AS int), hashtext(coalesce(current_schema(), ''))"
         return self._session_lock(
             connection,
             attempts,
-            take=f"SELECT pg_try_advisory_lock({keys})",
-            release=f"SELECT pg_advisory_unlock({keys})",
-            values={"package": package - 2**31},
+            take=f"SELECT pg_try_advisory_lock({_LOCK_PACKAGE}, {_LOCK_SCHEMA})",
+            release=f"SELECT pg_advisory_unlock({_LOCK_PACKAGE}, {_LOCK_SCHEMA})",
+            values={},
         )
+
+    def is_migrating(self, connection: Connection) -> bool:
+        """Look at the locks: one that is taken through a pooler may never be released."""
+        held = connection.exec_driver_sql(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_catalog.pg_database"
+            " WHERE datname = current_database())"
+            f" AND classid = CAST({_LOCK_PACKAGE} AS oid) AND objid = CAST({_LOCK_SCHEMA} AS oid)"
+            " AND objsubid = 2 AND granted)"
+        )
+        return bool(held.scalar_one())
 
 
 def _limit(connection: Any, name: str, seconds: float) -> str:

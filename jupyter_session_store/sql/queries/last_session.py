@@ -30,7 +30,7 @@ from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..models import SESSIONS
 from .rows import COLUMNS, to_record
-from .session_queries import IN_SCOPE, THIS, change, claim_if_free, find, scoped
+from .session_queries import CHANGED, IN_SCOPE, THIS, change, claim_if_free, find, scoped
 
 _KERNEL: Final[ColumnElement[Any]] = bindparam("is_kernel_id")
 #: As :attr:`.SessionRecord.keeps_kernel_alive`.
@@ -62,17 +62,19 @@ def _build_update(names: tuple[str, ...], where: ColumnElement[bool], returning:
     """Return an update of this session that changes nothing of the others it touches.
 
     MySQL may not read the table that it updates, and returns no rows: matched
-    rows are counted, and LAST_INSERT_ID(expr) comes back with the count, saying
-    whether this session was among them.
+    rows are counted, and LAST_INSERT_ID(expr) comes back with the count, with the
+    new version of this session if that was among them.
     """
-    values: list[tuple[Any, Any]] = []
+    version = SESSIONS.c.version
+    counted: ColumnElement[Any] = CHANGED["version"]
+    if not returning:
+        # Never 0, whatever a hand has written.
+        counted = func.last_insert_id(func.greatest(version, 0) + 1)
+    values: list[tuple[Any, Any]] = [(version, case((THIS, counted), else_=version))]
     for name in names:
-        this = THIS
-        if not returning and not values:
-            this = and_(THIS, func.last_insert_id(1) == 1)
         column = SESSIONS.c[name]
         new: ColumnElement[Any] = bindparam(f"new_{name}", type_=column.type)
-        values.append((column, case((this, new), else_=column)))
+        values.append((column, case((THIS, new), else_=column)))
     # In this order: MySQL's expressions see what those before them have assigned.
     statement = update(SESSIONS).where(IN_SCOPE, where).ordered_values(*values)
     return statement.returning(*COLUMNS, _KERNEL_OF_THIS) if returning else statement
@@ -123,7 +125,8 @@ def begin_close(
         (record,) = records
         result = connection.execute(statement, {**parameters, "is_kernel_id": record.kernel_id})
         if result.lastrowid:
-            return Closing(record.replace(**values), last=result.rowcount == 1)
+            changed = record.replace(**values, version=result.lastrowid)
+            return Closing(changed, last=result.rowcount == 1)
 
 
 def move(

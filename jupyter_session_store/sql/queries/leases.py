@@ -208,7 +208,9 @@ _REMOVE_LOCAL: Final = delete(SESSIONS).where(
     _IN_NAMESPACE, LOCAL, AUTHORITATIVE_SERVER.not_in(_REGISTERED)
 )
 _REOPEN: Final = (
-    update(SESSIONS).where(_OWNER_GONE, SESSIONS.c.state == CLOSING).values(state=READY)
+    update(SESSIONS)
+    .where(_OWNER_GONE, SESSIONS.c.state == CLOSING)
+    .values(state=READY, **session_queries.CHANGED)
 )
 _REMOVE_UNSTARTED: Final = delete(SESSIONS).where(
     _OWNER_GONE, SESSIONS.c.state == STARTING, SESSIONS.c.kernel_id.is_(None)
@@ -216,7 +218,7 @@ _REMOVE_UNSTARTED: Final = delete(SESSIONS).where(
 _TAKE_OVER: Final = (
     update(SESSIONS)
     .where(session_queries.IN_SCOPE, _OWNER_GONE, SESSIONS.c.state == STARTING)
-    .values(server_id=bindparam("new_server"))
+    .values(server_id=bindparam("new_server"), **session_queries.CHANGED)
 )
 _STARTED_BY: Final = select(*COLUMNS).where(
     session_queries.IN_SCOPE,

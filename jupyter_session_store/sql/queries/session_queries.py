@@ -56,6 +56,10 @@ IN_SCOPE: Final = and_(
     SESSIONS.c.namespace == bindparam("in_namespace"),
     SESSIONS.c.authority == bindparam("in_authority"),
 )
+#: What every change of a row sets beside what it changes.
+CHANGED: Final[Mapping[str, ColumnElement[Any]]] = MappingProxyType(
+    {"version": SESSIONS.c.version + 1}
+)
 #: The session that a statement is about, within a scope.
 THIS: Final = SESSIONS.c.session_id == bindparam("this_id")
 
@@ -149,8 +153,7 @@ def add(connection: Connection, record: SessionRecord) -> Added:
         rivals = [to_record(row) for row in connection.execute(_RIVALS, parameters).all()]
         for rival in rivals:
             if rival.session_id == record.session_id:
-                same = rival.replace(updated_at=record.updated_at, state=record.state) == record
-                return Added.DONE if same else Added.ID_TAKEN
+                return Added.DONE if rival.is_repeated_by(record) else Added.ID_TAKEN
         return Added.PATH_CLAIMED
     return Added.DONE
 
@@ -160,7 +163,7 @@ def _update(names: tuple[str, ...], expected: tuple[str, ...], returning: bool) 
     statement = (
         update_statement(SESSIONS)
         .where(IN_SCOPE, THIS, *(SESSIONS.c[name] == bindparam(f"was_{name}") for name in expected))
-        .values({name: bindparam(f"new_{name}") for name in names})
+        .values({**{name: bindparam(f"new_{name}") for name in names}, **CHANGED})
     )
     return statement.returning(*COLUMNS) if returning else statement
 

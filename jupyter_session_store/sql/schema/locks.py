@@ -46,6 +46,19 @@ def migration_lock(
         process_lock.release()
 
 
+def wait_for_migration(
+    connection: Connection, *, timeout: float = LOCK_TIMEOUT, log: logging.Logger | None = None
+) -> None:
+    """Wait until nobody holds the lock, without taking it, or fail after `timeout` seconds.
+
+    Not on SQLite, where nobody sees a migration half way.
+    """
+    deadline = time.monotonic() + timeout
+    for _attempt in _poll(deadline, timeout, log or logging.getLogger("jupyter_session_store")):
+        if not backend_of(connection).is_migrating(connection):
+            return
+
+
 def _lock_unavailable(timeout: float) -> StoreUnavailable:
     return StoreUnavailable(
         f"another process has held the migration lock for {timeout:g} s; expected it to "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
@@ -15,10 +14,11 @@ from ...errors import SchemaMismatch
 from ..engine.backend import backend_of
 from ..engine.url import describe
 from ..models import SERVERS, SESSIONS, Base, Meta
+from .locks import wait_for_migration
 from .migrating import known_revisions, upgrade
 
 #: The revision that this code was written for: the newest migration.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 #: The generation of this code. A migration that takes something away raises the
 #: database's floor (``oldest_compatible_code``) above the code that needs it.
 CODE: Final = 1
@@ -92,16 +92,16 @@ def status(connection: Connection) -> Status:
         meta = Meta.__tablename__
         if error.connection_invalidated or _has(connection, meta, {"name", "value"}):
             raise
-        missing = tuple(_missing(connection))
+        missing: tuple[str, ...] = _missing(connection, revision)
         # A downgrade to base that was killed leaves it, and so does a hand.
         state = State.FOREIGN
         if meta in missing and revision in known_revisions():
             state = State.DAMAGED
         return Status(state, revision, missing=missing)
     found = _judge(revision, {row.name: row.value for row in rows})
-    if not found.usable or rows[0].found in (None, _COLUMNS):
-        return found
-    missing = tuple(_missing(connection))
+    missing = ()
+    if found.state is State.BEHIND or (found.usable and rows[0].found not in (None, _COLUMNS)):
+        missing = _missing(connection, revision)
     return replace(found, state=State.DAMAGED, missing=missing) if missing else found
 
 
@@ -119,15 +119,20 @@ def _meta(connection: Connection) -> Select[Any]:
     return select(*selected)
 
 
-def _missing(connection: Connection) -> Iterator[str]:
-    """Yield the tables and columns of this code that a database lacks."""
+def _missing(connection: Connection, revision: str) -> tuple[str, ...]:
+    """Return the tables and columns that a database of a revision lacks.
+
+    An older one has not all columns yet; each of our tables is as old as the first.
+    """
     inspector = inspect(connection)
+    missing: list[str] = []
     for name, table in Base.metadata.tables.items():
         if not inspector.has_table(name):
-            yield name
-            continue
-        found = {column["name"] for column in inspector.get_columns(name)}
-        yield from (f"{name}.{one.name}" for one in table.columns if one.name not in found)
+            missing.append(name)
+        elif revision == HEAD or revision not in known_revisions():
+            found = {column["name"] for column in inspector.get_columns(name)}
+            missing += (f"{name}.{one.name}" for one in table.columns if one.name not in found)
+    return tuple(missing)
 
 
 def _has(connection: Connection, table: str, columns: set[str]) -> bool:
@@ -160,17 +165,21 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
 
     With ``"safe"`` an empty database and a SQLite file that is behind are
     upgraded, with ``"always"`` a server database that is behind, too, with ``"never"``
-    none. What does not fit then is a SchemaMismatch.
+    none. What does not fit then is a SchemaMismatch. Where another process is upgrading it, that
+    is waited for: between two of its revisions, a new database looks like an old one.
     """
-    with engine.connect() as connection:
-        found = status(connection)
-    if found.usable:
-        return found
     local = backend_of(engine).is_embedded
     may = {
         State.EMPTY: auto_upgrade != "never",
         State.BEHIND: auto_upgrade == "always" or (auto_upgrade == "safe" and local),
     }
+    with engine.connect() as connection:
+        found = status(connection)
+        if not may.get(found.state, True):
+            wait_for_migration(connection, log=log)
+            found = status(connection)
+    if found.usable:
+        return found
     if not may.get(found.state, False):
         raise SchemaMismatch(explain(found, describe(engine.url)))
     try:

@@ -110,7 +110,7 @@ class JSONFileSessionRepository(SessionRepository):
                 if _is_claimed(sessions, record):
                     raise PathClaimed(record.path)
                 sessions[key] = record
-            elif there.replace(updated_at=record.updated_at, state=record.state) != record:
+            elif not there.is_repeated_by(record):
                 raise SessionConflict(record.session_id)
 
         await self._run(unit)
@@ -331,11 +331,11 @@ def _release(sessions: Sessions, scope: Scope, ids: set[str], by: str) -> list[S
         elif record.server_id in ids:
             continue
         elif record.state == CLOSING:
-            sessions[key] = record.replace(state=READY)
+            sessions[key] = record.replace(state=READY, version=record.version + 1)
         elif record.state == STARTING and record.kernel_id is None:
             del sessions[key]
         elif record.state == STARTING and record.scope == scope:
-            sessions[key] = record.replace(server_id=by)
+            sessions[key] = record.replace(server_id=by, version=record.version + 1)
     started = (scope, STARTING, by)
     return [r for r in sessions.values() if (r.scope, r.state, r.server_id) == started]
 
@@ -346,7 +346,9 @@ def _update(
     there = sessions.get((scope.namespace, session_id))
     if there is None or there.scope != scope:
         return None
-    record = there.replace(**changes, updated_at=datetime.now(timezone.utc))
+    record = there.replace(
+        **changes, updated_at=datetime.now(timezone.utc), version=there.version + 1
+    )
     if "path" in changes:
         path = changes["path"]
         record = record.replace(claim=None if path is None else claim_of(scope, path))
