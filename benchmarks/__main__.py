@@ -16,7 +16,9 @@ from typing import Final
 
 from .databases import DATABASES, Databases
 from .http_suites import run_rest, run_stall, run_startup
+from .idle import run_idle
 from .machine import describe, file_system
+from .memory import run_memory
 from .operations import run_growth, run_operations
 from .peers import peers
 from .plot import draw
@@ -31,10 +33,12 @@ SUITES: Final = (
     "growth",
     "rest",
     "startup",
+    "memory",
     "stall",
     "prune",
     "transfer",
     "replicas",
+    "idle",
 )
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 
@@ -74,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"databases, of {', '.join(DATABASES)} (default: all)",
     )
     parser.add_argument("--quick", action="store_true", help="few samples: to try the tool")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="how long idle servers are watched, in each of three modes (default: 10)",
+    )
     parser.add_argument(
         "--json", type=Path, metavar="PATH", help="default: benchmarks/results/<time>.json"
     )
@@ -127,7 +138,12 @@ def main() -> None:
             asyncio.run(run_operations(who, databases, results, quick=options.quick))
         if "growth" in options.only:
             asyncio.run(run_growth(who, databases, results, quick=options.quick))
-        for name, run in (("rest", run_rest), ("startup", run_startup), ("stall", run_stall)):
+        for name, run in (
+            ("rest", run_rest),
+            ("startup", run_startup),
+            ("memory", run_memory),
+            ("stall", run_stall),
+        ):
             if name in options.only:
                 run(who, databases, directory, results, quick=options.quick)
         if "prune" in options.only:
@@ -136,6 +152,8 @@ def main() -> None:
             run_transfer(databases, results, quick=options.quick)
         if "replicas" in options.only:
             run_replicas(databases, results, quick=options.quick)
+        if "idle" in options.only:
+            run_idle(databases, results, quick=options.quick, minutes=options.minutes)
 
 
 def _report(options: argparse.Namespace, results: Results, machine: dict[str, str]) -> None:

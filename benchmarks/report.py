@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import psutil
 
+from . import idle, memory
 from .operations import GROWTH
 from .peers import BARE, NAIVE, OURS, STOCK
 from .replicas import CONNECTIONS, ROWS
@@ -290,6 +291,68 @@ def _replicas(results: Results) -> Iterable[Table]:
     )
 
 
+def _memory(results: Results) -> Table:
+    columns = _columns(results, "memory")
+    ours = [name for kind, name in columns if kind == OURS]
+    rows = []
+    for start in (memory.FIRST, memory.LATER):
+        for measure in memory.MEASURES:
+            title = f"{start}: {measure}"
+
+            def median(kind: str, name: str, title: str = title) -> float:
+                found = results.median("memory", kind, name, title)
+                return float("nan") if found is None else found
+
+            stock = median(STOCK, "sqlite")
+            shown = _UNITS[measure].format
+            row = [title, *(shown(median(*column)) for column in columns)]
+            for name in ours:
+                value = median(OURS, name)
+                is_ratio = measure == "processor"
+                row.append(f"{value / stock:.2f} times" if is_ratio else shown(value - stock))
+            rows.append(row)
+    header = ["median", *(f"{kind} {TITLES[name]}" for kind, name in columns)]
+    header += [f"{TITLES[name]} over stock" for name in ours]
+    remark = (
+        "Of a `jupyter server` after its first `GET /api/sessions`, with the bytecode compiled and "
+        "no extension but those that jupyter_server itself requires. Private is what no other "
+        "process shares. A first start finds an empty database, and makes the tables. "
+        f"{_count(results, 'memory')} starts of each."
+    )
+    return Table("Memory, threads and processor time of a start", header, rows, remark)
+
+
+_UNITS: Final = {
+    "private": "{:.1f} MiB",
+    "resident": "{:.1f} MiB",
+    "threads": "{:.0f}",
+    "processor": "{:.2f} s",
+}
+
+
+def _idle(results: Results) -> Table:
+    names = [name for _, name in _columns(results, "idle")]
+    rows = []
+    for mode in idle.MODES:
+        for measure in idle.MEASURES:
+            found = [results.median("idle", OURS, name, f"{mode}: {measure}") for name in names]
+            shown = ["-" if one is None else f"{one:.3f}" for one in found]
+            rows.append([f"{mode}: {measure}", *shown])
+    servers, minutes = (
+        max(results.get("idle", OURS, name, measure)[0] for name in names)
+        for measure in ("servers", "minutes")
+    )
+    remark = (
+        f"{servers:.0f} servers that nobody uses, each in a namespace of its own: a repository and "
+        "its heartbeat as a session manager opens them, all in one process, behind a proxy that "
+        f"counts. {minutes:g} minutes of each mode. The processor time is that of all processes of "
+        "the database server, which has work of its own: see the mode without anybody, whose time "
+        "is divided by as many servers."
+    )
+    header = ["a server and minute", *(TITLES[name] for name in names)]
+    return Table("Idle servers", header, rows, remark)
+
+
 def _targets(results: Results) -> Table:
     rows = []
     for target in TARGETS:
@@ -334,6 +397,8 @@ def tables(results: Results) -> list[Table]:
                 f"jupyter_server itself requires. {_count(results, 'startup')} starts of each.",
             )
         )
+    if "memory" in suites:
+        found.append(_memory(results))
     if "stall" in suites:
         found.append(_stall(results))
     if "prune" in suites:
@@ -342,6 +407,8 @@ def tables(results: Results) -> list[Table]:
         found.append(_transfer(results))
     if "replicas" in suites:
         found += _replicas(results)
+    if "idle" in suites:
+        found.append(_idle(results))
     targets = _targets(results)
     return [*found, targets] if targets.rows else found
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +63,16 @@ class Client:
     def close(self) -> None:
         """Disconnect."""
         self._connection.close()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process takes: memory in MiB, and seconds of processor time, its children's too."""
+
+    resident: float
+    private: float
+    threads: int
+    processor: float
 
 
 class JupyterServer:
@@ -178,6 +189,15 @@ class JupyterServer:
                 raise RuntimeError(f"GET /api/status was answered {status}")
             spent = psutil.Process(self._process.pid).cpu_times()
             return elapsed, spent.user + spent.system
+
+    def usage(self) -> Usage:
+        """Return what the process takes now."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        memory, times = process.memory_full_info(), process.cpu_times()
+        # What is gone with it, and shared with no other process: the kernel's `Private_*`.
+        mib = 1024 * 1024
+        return Usage(memory.rss / mib, memory.uss / mib, process.num_threads(), sum(times[:4]))
 
     def client(self) -> Client:
         """Return a new client."""

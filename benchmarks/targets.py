@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from .memory import FIRST, LATER
 from .operations import GROWTH
 from .peers import BARE, OURS, STOCK
 from .results import Results
@@ -84,6 +85,31 @@ def _replicas(
         if not results.get("replicas", *_POSTGRESQL, measure):
             return None
         return results.percentile("replicas", *_POSTGRESQL, measure, share) / unit
+
+    return calculate
+
+
+def _over_stock(start: str, database: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        ours, stock = (
+            results.median("memory", *peer, f"{start}: private")
+            for peer in ((OURS, database), _STOCK)
+        )
+        return None if ours is None or stock is None else ours - stock
+
+    return calculate
+
+
+def _idle(database: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        kept, nobody = (
+            results.median("idle", OURS, database, f"{mode}: processor ms")
+            for mode in ("connection kept", "nobody")
+        )
+        # A quick run renews far more often than servers do.
+        if kept is None or nobody is None:
+            return None
+        return None if results.get("idle", OURS, database, "servers") != [50.0] else kept - nobody
 
     return calculate
 
@@ -167,6 +193,41 @@ TARGETS: Final = (
             ("sqlite", "SQLite", 1.15),
             ("postgresql", "PostgreSQL", 1.35),
         )
+    ),
+    *(
+        Target(
+            f"processor time of a {start}, {title}: of stock's",
+            limit,
+            _ratio("memory", f"{start}: processor", (OURS, database), _STOCK),
+        )
+        for start in (FIRST, LATER)
+        for database, title, limit in (
+            ("sqlite", "SQLite", 1.15),
+            ("postgresql", "PostgreSQL", 1.2),
+        )
+    ),
+    *(
+        Target(
+            f"private memory after a {start}, {title}: over stock",
+            limit,
+            _over_stock(start, database),
+            unit=" MiB",
+        )
+        for start in (FIRST, LATER)
+        for database, title, limit in (
+            ("sqlite", "SQLite", 21.0),
+            ("postgresql", "PostgreSQL", 31.0),
+        )
+    ),
+    *(
+        Target(
+            f"an idle server, {title}, its connection kept: processor time of the database a "
+            "minute, over nobody's",
+            0.6,
+            _idle(database),
+            unit=" ms",
+        )
+        for database, title in (("postgresql", "PostgreSQL"), ("mysql", "MySQL/MariaDB"))
     ),
     *(
         Target(f"longest write beside a prune, {title}", 100.0, _prune(database), unit=" ms")

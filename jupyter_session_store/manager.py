@@ -110,16 +110,16 @@ class PersistentSessionManager(StoreSettings):
 
     def _make_repository(self) -> MeteredRepository:
         try:
-            return MeteredRepository(
-                self.repository_class()(
-                    self.database_filepath,
-                    options=self.engine_options,
-                    auto_upgrade=self.auto_upgrade,
-                    log=self.log,
-                )
+            repository = self.repository_class()(
+                self.database_filepath,
+                options=self.engine_options,
+                auto_upgrade=self.auto_upgrade,
+                log=self.log,
             )
         except ConfigurationError as error:
             raise TraitError(str(error)) from None
+        repository.connection_idle_seconds = self.connection_idle_seconds
+        return MeteredRepository(repository)
 
     def _open(self) -> None:
         sessions = self.sessions

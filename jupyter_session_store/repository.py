@@ -33,6 +33,8 @@ from .records import (
 )
 
 ENTRY_POINT_GROUP: Final = "jupyter_session_store.repositories"
+#: How long a connection is kept that nobody uses, unless a user says otherwise.
+CONNECTION_IDLE_SECONDS: Final = 15.0
 
 
 class SessionRepository(ABC):
@@ -91,6 +93,10 @@ class SessionRepository(ABC):
     ConfigurationError
         If the options are not usable.
     """
+
+    #: ``PersistentSessionManager.connection_idle_seconds``, set before :meth:`open`: seconds
+    #: without a call after which a repository that holds a connection gives it up.
+    connection_idle_seconds: float = CONNECTION_IDLE_SECONDS
 
     @abstractmethod
     def __init__(

@@ -65,6 +65,9 @@ def test_counts_the_connections_together(through: Database, tap: WireTap) -> Non
             with closing(connection.cursor()) as cursor:
                 cursor.execute("SELECT 1")
         assert tap.round_trips == 2
+        assert tap.logins == 0, "they had logged in before"
+        through.connect().close()
+        assert tap.logins == 1
 
 
 def test_authentication_is_not_counted(through: Database, tap: WireTap) -> None:

@@ -59,6 +59,8 @@ class WireTap:
     statements : list of str
         The SQL texts of the client: PostgreSQL's from Query and Parse, MySQL's
         from COM_QUERY and COM_STMT_PREPARE.
+    logins : int
+        Connections of clients that asked to log in, whether or not they could.
     """
 
     host: Final = "127.0.0.1"
@@ -88,6 +90,7 @@ class WireTap:
         self.round_trips = 0
         self.commands: list[str] = []
         self.statements: list[str] = []
+        self.logins = 0
 
     def pause(self) -> None:
         """Pass nothing on, as a network that lost its way: connections are accepted, and held."""
@@ -183,6 +186,7 @@ class WireTap:
             writers.append(server_writer)
             traffic = self._traffic(self)
             await traffic.begin(reader, writer, server_reader, server_writer)
+            self.logins += 1
             pumps = [
                 asyncio.ensure_future(self._pump(reader, server_writer, traffic.sent)),
                 asyncio.ensure_future(self._pump(server_reader, writer, traffic.received)),

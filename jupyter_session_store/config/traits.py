@@ -13,6 +13,7 @@ from traitlets import Enum, Float, Int, TraitError, Unicode, default, validate
 from ..errors import ConfigurationError, InvalidValue
 from ..kernels.gateway.naming import check_gateway_name, gateway_name_of
 from ..records import LIMITS, check_namespace
+from ..repository import CONNECTION_IDLE_SECONDS
 from .database import DatabaseSettings, SecretText
 from .secrets import hide_secrets
 
@@ -48,6 +49,16 @@ class StoreSettings(DatabaseSettings, SessionManager):
         Seconds after which the other servers of the namespace take this one
         for dead if it has not renewed its registration, which it does three
         times a lease. At least 3.
+        """,
+    ).tag(config=True)
+
+    connection_idle_seconds = Float(
+        CONNECTION_IDLE_SECONDS,
+        help="""
+        Seconds that the connection to the database is kept without use.
+        Above a third of ``lease_seconds`` it is kept for good, since each
+        renewal uses it: right behind a pooler, or with few servers, and
+        spares the database a log-in a renewal. More than 0.
         """,
     ).tag(config=True)
 
@@ -120,13 +131,13 @@ class StoreSettings(DatabaseSettings, SessionManager):
             )
         return seconds
 
-    @validate("claim_timeout")
-    def _validate_claim_timeout(self, proposal: Any) -> float:
+    @validate("claim_timeout", "connection_idle_seconds")
+    def _validate_seconds(self, proposal: Any) -> float:
         seconds: float = proposal["value"]
         if not 0 < seconds <= LONGEST_LEASE:
             raise TraitError(
-                f"c.PersistentSessionManager.claim_timeout is {seconds:g}; expected more than "
-                f"0 and at most {LONGEST_LEASE} seconds."
+                f"c.PersistentSessionManager.{proposal['trait'].name} is {seconds:g}; expected "
+                f"more than 0 and at most {LONGEST_LEASE} seconds."
             )
         return seconds
 

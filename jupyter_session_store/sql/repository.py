@@ -84,7 +84,12 @@ class SQLAlchemySessionRepository(SessionRepository):
         """Check the schema, upgrade it where that is allowed, adopt a stock file."""
         database = self._database
         database.serve(scope, server)
-        worker = Worker("jupyter_session_store", database.release, database.cut_if_overdue)
+        worker = Worker(
+            "jupyter_session_store",
+            database.release,
+            database.cut_if_overdue,
+            idle_seconds=self.connection_idle_seconds,
+        )
         self._worker = worker
         # A repository that is dropped without being closed leaves no thread behind.
         weakref.finalize(self, worker.stop, 0.0).atexit = False

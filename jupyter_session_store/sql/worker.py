@@ -11,14 +11,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..errors import StoreUnavailable
+from ..repository import CONNECTION_IDLE_SECONDS
 
 T = TypeVar("T")
-
-#: Seconds without a call after which ``on_idle`` is called.
-IDLE_SECONDS: Final = 15.0
 
 _Queue = queue.SimpleQueue["Callable[[], None] | None"]
 
@@ -33,7 +31,7 @@ class Worker:
     The thread knows the queue and not this object, nor its owner: both
     can be collected while it waits, and it ends when told so. It is a daemon,
     because a ``ThreadPoolExecutor`` whose call is stuck delays the exit of the
-    process. It calls `on_idle` after :data:`IDLE_SECONDS` without a call, and at its end.
+    process. It calls `on_idle` after `idle_seconds` without a call, and at its end.
 
     Whoever waits for a call watches over the one that is running: `watch` ends it if it is
     overdue, and returns the seconds after which to look again.
@@ -44,12 +42,14 @@ class Worker:
         name: str,
         on_idle: Callable[[], None],
         watch: Callable[[], float] = lambda: math.inf,
+        *,
+        idle_seconds: float = CONNECTION_IDLE_SECONDS,
     ) -> None:
         self._watch = watch
         self._queue: _Queue = queue.SimpleQueue()
         self._stopped = False
         self._thread = threading.Thread(
-            target=_serve, args=(self._queue, on_idle), name=name, daemon=True
+            target=_serve, args=(self._queue, on_idle, idle_seconds), name=name, daemon=True
         )
         self._thread.start()
 
@@ -161,11 +161,11 @@ class _Job(Generic[T]):
             how(what)
 
 
-def _serve(jobs: _Queue, on_idle: Callable[[], None]) -> None:
+def _serve(jobs: _Queue, on_idle: Callable[[], None], idle_seconds: float) -> None:
     idle = True
     while True:
         try:
-            job = jobs.get(timeout=None if idle else IDLE_SECONDS)
+            job = jobs.get(timeout=None if idle else idle_seconds)
         except queue.Empty:
             idle = True
             on_idle()

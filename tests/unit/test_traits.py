@@ -96,6 +96,13 @@ def test_the_repository_validates_its_url() -> None:
         make_manager(repository="memory", engine_options={"pool_size": 1})
 
 
+@pytest.mark.parametrize("name", ["claim_timeout", "connection_idle_seconds"])
+@pytest.mark.parametrize("seconds", [0, -1.5, float("nan"), 86_401, float("inf")])
+def test_seconds_that_no_wait_can_last_are_refused(name: str, seconds: float) -> None:
+    with pytest.raises(TraitError, match=rf"PersistentSessionManager\.{name} is .* more than 0"):
+        settings(**{name: seconds})
+
+
 @pytest.mark.parametrize(
     "namespace", ["", "x" * 256, "a\0b", " a", "a ", "a\n", "\u00a0a", "\ud800"], ids=ascii
 )

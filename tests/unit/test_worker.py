@@ -20,7 +20,6 @@ from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import Departure
 from jupyter_session_store.sql import database as databases
 from jupyter_session_store.sql import repository as repositories
-from jupyter_session_store.sql import worker as workers
 from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.queries import session_queries
@@ -95,10 +94,9 @@ async def test_a_stopped_worker_takes_no_calls() -> None:
         await worker.run(lambda: 1, 5)
 
 
-async def test_it_says_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.01)
+async def test_it_says_when_it_is_idle() -> None:
     idle = threading.Event()
-    worker = Worker("test", idle.set)
+    worker = Worker("test", idle.set, idle_seconds=0.01)
     assert not idle.wait(0.1)
     await worker.run(lambda: None, 5)
     assert await asyncio.to_thread(idle.wait, 10)
@@ -120,8 +118,10 @@ def test_a_stuck_call_does_not_delay_the_exit_of_the_process(tmp_path: Path) -> 
     assert done.stdout == "out\n"
 
 
-def open_repository(url: str) -> SQLAlchemySessionRepository:
+def open_repository(url: str, **settings: float) -> SQLAlchemySessionRepository:
     repository = SQLAlchemySessionRepository(url, options={}, auto_upgrade="safe", log=log)
+    for name, value in settings.items():
+        setattr(repository, name, value)
     repository.open(SCOPE, server("one"), timeout=60)
     return repository
 
@@ -143,11 +143,8 @@ async def test_a_dropped_repository_leaves_neither_thread_nor_connection(
     assert not mine.is_alive()
 
 
-async def test_an_idle_connection_is_dropped_and_made_again(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "IDLE_SECONDS", 0.02)
-    repository = open_repository(database.url)
+async def test_an_idle_connection_is_dropped_and_made_again(database: Database) -> None:
+    repository = open_repository(database.url, connection_idle_seconds=0.02)
     await repository.add(record("a"))
     for _ in range(500):
         if repository._database._connection is None:

@@ -49,6 +49,8 @@ class Driver:
     extra: ClassVar[str | None] = None
     #: Arguments of its connect function, where neither the URL nor the options give them.
     connect_args: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: The argument of its connect function by which the database knows the program.
+    program_argument: ClassVar[str | None] = None
     #: Arguments of :func:`sqlalchemy.create_engine`.
     engine_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
@@ -12,6 +14,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
+from ..._version import __version__
 from ...errors import ConfigurationError
 from ...locations import TRAIT, URL_FORM
 from .backend import Driver, backend_of
@@ -20,6 +23,8 @@ from .passwords import ARGUMENTS, OPTIONS, password_source, provide_password
 from .sqlite_files import refuse_unusable_file
 from .url import is_memory, parse, passwords_of, sqlite_file
 
+#: PostgreSQL keeps no more of a name.
+_NAME_BYTES: Final = 63
 _NUMBERS: Final = ("max_overflow", "pool_recycle", "pool_size", "pool_timeout")
 #: The store's statements commit by themselves, on a connection of a pool of its own.
 _RESERVED_OPTIONS: Final = frozenset({"isolation_level", "pool", "skip_autocommit_rollback"})
@@ -235,5 +240,13 @@ def _connect_args(driver: Driver, url: URL, given: object) -> dict[str, Any]:
                 f"{OPTIONS}['connect_args'][{name!r}] cannot be used; expected {expected}."
             )
     _check_passwords(driver, (given.get(name) for name in ARGUMENTS), OPTIONS)
-    ours = driver.connect_args
+    ours = dict(driver.connect_args)
+    if driver.program_argument is not None:
+        ours[driver.program_argument] = program_name()
     return {k: v for k, v in ours.items() if k not in url.query} | dict(given)
+
+
+def program_name() -> str:
+    """Return what a database shows its operators of this process, in as much as it shows."""
+    name = f"jupyter_session_store {__version__} {os.getpid()}@{socket.gethostname()}"
+    return name.encode("ascii", "replace")[:_NAME_BYTES].decode()

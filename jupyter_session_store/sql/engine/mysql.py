@@ -20,7 +20,6 @@ from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT
 #: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
 _READ_TIMEOUT_ARGS: Final = frozenset({"read_timeout", "write_timeout"})
 
-
 #: They are no texts, or what the store sets itself.
 _NOT_IN_URLS: Final = frozenset(
     {
@@ -57,7 +56,10 @@ class PyMySQL(Driver):
         "init_command": (
             f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
         ),
+        # Said before it connects, it costs no statement where the server has it so already.
+        "autocommit": True,
     }
+    program_argument = "program_name"
 
     def parameters(self) -> frozenset[str]:
         """Return what PyMySQL takes, and what SQLAlchemy makes of TLS."""
@@ -269,6 +271,10 @@ def _share_default_context(engine: Engine) -> None:
             finally:
                 # It puts it on its socket before the next statement.
                 self._read_timeout = wait
+
+        def set_character_set(self, charset: str, collation: str | None = None) -> None:
+            # It says it in a statement of each log-in, and SQLAlchemy in another.
+            pass
 
         def _create_ssl_ctx(self, sslp: Any) -> SSLContext:
             if sslp:

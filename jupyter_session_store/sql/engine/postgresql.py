@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -56,6 +57,12 @@ _LOCK_PACKAGE: Final = "CAST({} AS int)".format(
 _LOCK_SCHEMA: Final = "hashtext(coalesce(current_schema(), ''))"
 
 
+#: What is set with the log-in, in one word: some poolers split them in ways of their own.
+_OPTIONS: Final = f"-cstatement_timeout={timeouts.STATEMENT_TIMEOUT}s"
+#: What PgBouncer and RDS Proxy say to options.
+_OPTIONS_REFUSED: Final = re.compile(r"startup parameter|command-line options")
+
+
 class Psycopg(Driver):
     """psycopg 3, also where another dialect uses it."""
 
@@ -69,8 +76,9 @@ class Psycopg(Driver):
     }
 
     extra = "postgresql"
+    # The weakest of libpq's ways to give one: PGAPPNAME and a service file win.
+    program_argument = "fallback_application_name"
     connect_args = {  # noqa: RUF012
-        "application_name": "jupyter_session_store",
         # Whatever the database's is: in Latin-1 a text that it has not could not even be sent, and
         # of SQL_ASCII psycopg returns bytes.
         "client_encoding": "utf8",
@@ -105,13 +113,18 @@ class Psycopg(Driver):
         return f"{super().describe(module, release)} ({module.pq.__impl__}), libpq {major}.{minor}"
 
     def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
-        """Limit statements at each connect."""
+        """Limit statements at each connect, with the log-in itself where that is possible."""
         if not statement_timeout:
             return
+        # libpq takes options from one place: those of a user are not to be replaced.
+        places = {*engine.url.query, *given, *os.environ}
+        if places.isdisjoint(("options", "service", "PGOPTIONS", "PGSERVICE")):
+            _log_in_with_options(engine)
 
         @event.listens_for(engine, "connect")
         def _set(connection: Any, _record: Any) -> None:
-            # Not as a start-up parameter, which PgBouncer refuses.
+            if connection.info.options == _OPTIONS:
+                return
             autocommit, connection.autocommit = connection.autocommit, True
             limit = _limit(connection, "statement_timeout", timeouts.STATEMENT_TIMEOUT)
             connection.execute(limit)
@@ -206,6 +219,30 @@ class PostgreSQL(Backend):
             " AND objsubid = 2 AND granted)"
         )
         return bool(held.scalar_one())
+
+
+def _log_in_with_options(engine: Engine) -> None:
+    """Give options to each log-in of an engine, until one is refused for their sake.
+
+    PgBouncer, and other poolers, refuse them: what is set for one client would be set for the next.
+    """
+    connect = engine.dialect.connect
+    refused = False
+
+    def connect_with_options(*args: Any, **named: Any) -> Any:
+        nonlocal refused
+        if refused:
+            return connect(*args, **named)
+        try:
+            return connect(*args, **{"options": _OPTIONS, **named})
+        except Exception as error:
+            if not _OPTIONS_REFUSED.search(str(error)):
+                raise
+        made = connect(*args, **named)
+        refused = True
+        return made
+
+    engine.dialect.connect = connect_with_options  # type: ignore[method-assign]
 
 
 def _limit(connection: Any, name: str, seconds: float) -> str:
