@@ -24,7 +24,7 @@ from sqlalchemy import insert
 from jupyter_session_store.records import Scope
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.models import Session
-from jupyter_session_store.sql.schema import versions
+from jupyter_session_store.sql.schema import starting
 from tests.databases.database import parameters
 from tests.databases.server import NoDatabase
 
@@ -129,7 +129,7 @@ def _fill(place: Place, namespaces: list[str]) -> None:
     """Make the tables, and the sessions of every server in them."""
     engine = engines.create(place.text)
     try:
-        versions.ensure(engine, "safe")
+        starting.ensure(engine, "safe")
         rows = []
         for namespace in namespaces:
             scope = Scope(namespace, _authority(namespace))

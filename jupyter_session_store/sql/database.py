@@ -35,7 +35,7 @@ from .engine.faults import DriverFault
 from .engine.sqlite_files import identity_of
 from .engine.url import describe, is_memory, reason_of, sqlite_file
 from .queries import leases, session_queries
-from .schema import rights, versions
+from .schema import rights, starting, versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ ATTEMPTS: Final = 10
 
 
 class Database:
-    """One connection to a database whose schema fits, as :func:`.versions.ensure` has found."""
+    """One connection to a database whose schema fits, as :func:`.starting.ensure` has found."""
 
     def __init__(self, engine: Engine, auto_upgrade: str, log: Logger) -> None:
         self.engine = engine
@@ -241,7 +241,7 @@ class Database:
         if self._started:
             found = self._look_again()
         else:
-            found = versions.ensure(self.engine, self._auto_upgrade, self._log)
+            found = starting.ensure(self.engine, self._auto_upgrade, self._log)
         with self.engine.connect() as connection:
             backend_of(connection).keep_journal(connection)
             if self._serving is None:

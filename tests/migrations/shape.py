@@ -9,41 +9,43 @@ from jupyter_session_store.sql.models import Base
 from ..databases import Database
 
 #: Alembic's own table is left out: it stays after a downgrade, and the model has none.
-_NAMES: Final = ", ".join(f"'{name}'" for name in sorted(Base.metadata.tables))
+_OURS: Final = tuple(sorted(Base.metadata.tables))
 
-_SQLITE: Final = (
-    f"SELECT type, name, sql FROM sqlite_master WHERE tbl_name IN ({_NAMES}) ORDER BY 2"
-)
+_SQLITE: Final = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name IN ({names}) ORDER BY 2"
 _POSTGRESQL: Final = (
-    f"""
+    """
     SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod),
         (SELECT collname FROM pg_collation WHERE oid = attcollation), attnotnull, atthasdef
     FROM pg_attribute
-    WHERE attrelid::regclass::text IN ({_NAMES}) AND attnum > 0 AND NOT attisdropped
+    WHERE attrelid::regclass::text IN ({names}) AND attnum > 0 AND NOT attisdropped
     ORDER BY 1, attnum
     """,
-    f"SELECT indexname, indexdef FROM pg_indexes WHERE tablename IN ({_NAMES}) ORDER BY 1",
-    f"""
+    "SELECT indexname, indexdef FROM pg_indexes WHERE tablename IN ({names}) ORDER BY 1",
+    """
     SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
-    WHERE conrelid::regclass::text IN ({_NAMES}) ORDER BY 1
+    WHERE conrelid::regclass::text IN ({names}) ORDER BY 1
     """,
 )
-_MYSQL: Final = f"""
+_MYSQL: Final = """
     SELECT table_name FROM information_schema.tables
-    WHERE table_schema = database() AND table_name IN ({_NAMES}) ORDER BY 1
+    WHERE table_schema = database() AND table_name IN ({names}) ORDER BY 1
     """
 
 
-def shape(database: Database) -> list[tuple[object, ...]]:
-    """Return the definition of every table, column, index and constraint."""
+def shape(database: Database, *tables: str) -> list[tuple[object, ...]]:
+    """Return the definition of every table, column, index and constraint, or of some tables'."""
+    names = ", ".join(f"'{name}'" for name in tables or _OURS)
     if database.kind == "sqlite":
         # The text of the statement is kept, its layout included; an index of a key has none.
-        return [(*rest, " ".join((sql or "").split())) for *rest, sql in database.rows(_SQLITE)]
+        return [
+            (*rest, " ".join((sql or "").split()))
+            for *rest, sql in database.rows(_SQLITE.format(names=names))
+        ]
     if database.kind == "postgresql":
-        return [row for query in _POSTGRESQL for row in database.rows(query)]
-    tables = [str(name) for (name,) in database.rows(_MYSQL)]
+        return [row for query in _POSTGRESQL for row in database.rows(query.format(names=names))]
+    present = [str(name) for (name,) in database.rows(_MYSQL.format(names=names))]
     found: list[tuple[object, ...]] = []
-    for name in tables:
+    for name in present:
         [(_, text)] = database.rows(f"SHOW CREATE TABLE {name}")
         lines = [line.strip(" ,") for line in str(text).splitlines()]
         # In the order in which they were made, which means nothing.

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from jupyter_session_store.errors import StoreUnavailable
-from jupyter_session_store.sql.schema import locks, migrating, versions
+from jupyter_session_store.sql.schema import locks, migrating, starting
 from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database
@@ -138,22 +138,22 @@ def states_after_a_look(url: str, place: int, patch: pytest.MonkeyPatch) -> list
     """
     found: list[State | None] = []
     statements = count()
-    upgrade = migrating.upgrade
+    create = starting.create
     with engine_of(url) as engine, engine_of(url) as other:
 
         def before(*_: object) -> None:
             if next(statements) == place:
-                upgrade(other)
+                migrating.upgrade(other)
                 found.append(status(other).state)
 
-        def upgrade_alone(engine: Engine, **options: Any) -> None:
+        def create_alone(engine: Engine, log: Any) -> None:
             # The look is over, and the lock keeps the other out.
             event.remove(engine, "before_cursor_execute", before)
-            upgrade(engine, **options)
+            create(engine, log)
 
-        patch.setattr(versions, "upgrade", upgrade_alone)
+        patch.setattr(starting, "create", create_alone)
         event.listen(engine, "before_cursor_execute", before)
-        found.append(versions.ensure(engine, "safe").state)
+        found.append(starting.ensure(engine, "safe").state)
         patch.undo()
     return found
 
@@ -255,7 +255,7 @@ def test_threads_that_upgrade_one_database_each(
         with engine_of(database.url) as engine:
             barrier.wait()
             try:
-                outcomes[database.url] = versions.ensure(engine, "safe").state
+                outcomes[database.url] = starting.ensure(engine, "safe").state
             except BaseException as error:
                 outcomes[database.url] = error
 
@@ -319,7 +319,7 @@ def test_who_would_be_refused_waits_for_an_upgrade_that_is_between_two_revisions
         try:
             assert between.wait(_PATIENCE)
             assert status(engine).state is State.BEHIND
-            waiting = threads.submit(versions.ensure, engine, "safe")
+            waiting = threads.submit(starting.ensure, engine, "safe")
             until(lambda: WAITING in caplog.text or waiting.done(), lambda: caplog.text)
         finally:
             go_on.set()

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Index, Table, event, inspect
 from sqlalchemy.schema import ColumnCollectionConstraint
 
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import migrating, versions
+from jupyter_session_store.sql.schema import migrating, starting, versions
 
 from ..databases import Database
 from .shape import model_url, shape
@@ -232,7 +232,7 @@ def test_migrations_that_crashed_are_repaired_by_running_again(
         with engine_of(broken.url) as other:
             stop = crash_before(other, crashes + 1)
             try:
-                versions.ensure(other, "safe")
+                starting.ensure(other, "safe")
                 break
             except Crash:
                 crashes += 1
@@ -240,11 +240,30 @@ def test_migrations_that_crashed_are_repaired_by_running_again(
                 stop()
             assert not status(other).usable
             # A server database that got as far as the first revision is one that is behind.
-            assert versions.ensure(other, "always").state is versions.State.CURRENT
+            assert starting.ensure(other, "always").state is versions.State.CURRENT
         assert shape(broken) == whole
     # The version table, three tables, two indexes, the floor twice, and the version; a column, an
     # index, which PostgreSQL first drops if it is there, and the version.
     assert crashes == 12 + (database.kind == "postgresql")
+
+
+def test_a_server_makes_what_the_migrations_make(
+    database: Database, engine: Engine, new_database: Callable[[], Database]
+) -> None:
+    """To the letter, with what Alembic and the revisions note of themselves."""
+    migrating.upgrade(engine)
+    made = new_database()
+    with engine_of(made.url) as other:
+        assert starting.ensure(other, "safe") == status(engine)
+        alembic(command.check, other)
+    assert shape(made) == shape(database)
+    assert shape(made, versions.VERSION_TABLE) == shape(database, versions.VERSION_TABLE)
+    for table in (versions.VERSION_TABLE, "jupyter_session_store_meta"):
+        assert made.rows(f"SELECT * FROM {table}") == database.rows(f"SELECT * FROM {table}")
+
+
+def test_the_floor_of_the_code_is_that_of_the_newest_revision() -> None:
+    assert migrating.revisions()[-1].oldest_compatible_code == versions.FLOOR
 
 
 def test_a_downgrade_that_crashed_is_repaired_by_running_again(
@@ -273,10 +292,10 @@ def test_an_interrupt_is_not_hidden_and_frees_the_lock(engine: Engine) -> None:
     stop = crash_before(engine, 3, KeyboardInterrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            versions.ensure(engine, "safe")
+            starting.ensure(engine, "safe")
     finally:
         stop()
-    assert versions.ensure(engine, "safe").state is versions.State.CURRENT
+    assert starting.ensure(engine, "safe").state is versions.State.CURRENT
 
 
 def test_a_killed_migration_is_repaired_by_running_again(
@@ -285,12 +304,12 @@ def test_a_killed_migration_is_repaired_by_running_again(
     """What the database has seen of it is what a power cut or the OOM killer leaves."""
     code = """if True:
         import os, signal
-        from jupyter_session_store.sql.schema import versions
+        from jupyter_session_store.sql.schema import starting
         from tests.migrations.support import engine_of
         from tests.migrations.test_revisions import crash_before
         with engine_of(os.environ["DATABASE"]) as engine:
             crash_before(engine, 4, lambda: os.kill(os.getpid(), signal.SIGKILL))
-            versions.ensure(engine, "safe")
+            starting.ensure(engine, "safe")
     """
     killed = run_python("-c", code, home=tmp_path, DATABASE=database.url)
     assert killed.returncode == -9, killed.stdout

@@ -17,7 +17,7 @@ import pytest
 
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
 from jupyter_session_store.records import STARTING, Scope
-from jupyter_session_store.sql.schema import migrating, versions
+from jupyter_session_store.sql.schema import migrating, starting, versions
 from jupyter_session_store.sql.schema.versions import HEAD
 from jupyter_session_store.testing import server
 
@@ -166,7 +166,7 @@ def test_a_server_needs_no_right_to_change_the_schema(
             role.execute(statement)
     with later_code(tmp_path, 1, monkeypatch), engine_of(role.url) as engine:
         with pytest.raises(SchemaMismatch, match=f"at revision {HEAD}, which is behind") as refused:
-            versions.ensure(engine, "always")
+            starting.ensure(engine, "always")
         assert "This role may not change the schema (" in str(refused.value)
         assert "take the URL of such a role as: --url env:NAME" in str(refused.value)
         assert PASSWORD not in str(refused.value)

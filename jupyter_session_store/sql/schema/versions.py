@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Select, inspect, literal_column, select, text
+from sqlalchemy import Connection, Select, inspect, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
-from ...errors import SchemaMismatch
 from ..engine.backend import backend_of
-from ..engine.url import describe
 from ..models import SERVERS, SESSIONS, Base, Meta
-from .locks import wait_for_migration
-from .migrating import known_revisions, upgrade
+from .migrating import known_revisions
 
 #: The revision that this code was written for: the newest migration.
 HEAD: Final = "0002"
 #: The generation of this code. A migration that takes something away raises the
 #: database's floor (``oldest_compatible_code``) above the code that needs it.
 CODE: Final = 1
+#: The oldest generation that the newest migration leaves room for.
+FLOOR: Final = 1
 
 VERSION_TABLE: Final = "jupyter_session_store_version"
 OLDEST_COMPATIBLE_CODE: Final = "oldest_compatible_code"
@@ -160,39 +158,6 @@ def _judge(revision: str, meta: dict[str, str]) -> Status:
     return Status(state, revision, floor, adopted)
 
 
-def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None) -> Status:
-    """Check that the schema fits, and upgrade it where that is allowed.
-
-    With ``"safe"`` an empty database and a SQLite file that is behind are
-    upgraded, with ``"always"`` a server database that is behind, too, with ``"never"``
-    none. What does not fit then is a SchemaMismatch. Where another process is upgrading it, that
-    is waited for: between two of its revisions, a new database looks like an old one.
-    """
-    local = backend_of(engine).is_embedded
-    may = {
-        State.EMPTY: auto_upgrade != "never",
-        State.BEHIND: auto_upgrade == "always" or (auto_upgrade == "safe" and local),
-    }
-    with engine.connect() as connection:
-        found = status(connection)
-        if not may.get(found.state, True):
-            wait_for_migration(connection, log=log)
-            found = status(connection)
-    if found.usable:
-        return found
-    if not may.get(found.state, False):
-        raise SchemaMismatch(explain(found, describe(engine.url)))
-    try:
-        upgrade(engine, log=log)
-    except SchemaMismatch as error:
-        raise SchemaMismatch(f"{_describe_lack(found, describe(engine.url))}. {error}") from error
-    with engine.connect() as connection:
-        found = status(connection)
-    if not found.usable:
-        raise SchemaMismatch(explain(found, describe(engine.url)))
-    return found
-
-
 def explain(found: Status, database: str) -> str:
     """Return what was found, what is expected and what to run."""
     where = f"The database ({database})"
@@ -200,7 +165,7 @@ def explain(found: Status, database: str) -> str:
     if found.state in (State.EMPTY, State.BEHIND):
         value = "safe" if found.state is State.EMPTY else "always"
         return (
-            f"{_describe_lack(found, database)}. Run: jupyter session-store upgrade\n"
+            f"{describe_lack(found, database)}. Run: jupyter session-store upgrade\n"
             "or let a server do it when it starts: "
             f'c.PersistentSessionManager.auto_upgrade = "{value}"'
         )
@@ -232,7 +197,8 @@ def explain(found: Status, database: str) -> str:
     )
 
 
-def _describe_lack(found: Status, database: str) -> str:
+def describe_lack(found: Status, database: str) -> str:
+    """Return what an empty database lacks, or one that is behind."""
     has = "holds no session tables"
     if found.state is State.BEHIND:
         has = f"is at revision {found.revision}, which is behind"

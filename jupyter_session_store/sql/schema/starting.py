@@ -1,0 +1,122 @@
+"""What a server does about the schema when it starts.
+
+In an empty database it makes the tables that the migrations make, to the letter, and records them
+as theirs. But it is the model that is asked, and not Alembic, which would stay in the memory of
+the server: 12 MiB, and a quarter of a second of its start.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.exc import DBAPIError
+
+from ...errors import SchemaMismatch
+from ..engine.backend import backend_of
+from ..engine.url import describe
+from ..models import Base, Meta
+from . import backup, locks, migrating, versions
+from .versions import State
+
+#: As Alembic makes it.
+_VERSION: Table = Table(
+    versions.VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{versions.VERSION_TABLE}_pkc"),
+)
+
+
+def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None) -> versions.Status:
+    """Check that the schema fits, and upgrade it where that is allowed.
+
+    With ``"safe"`` an empty database and a SQLite file that is behind are
+    upgraded, with ``"always"`` a server database that is behind, too, with ``"never"``
+    none. What does not fit then is a SchemaMismatch. Where another process is upgrading it, that
+    is waited for: between two of its revisions, a new database looks like an old one.
+    """
+    local = backend_of(engine).is_embedded
+    may = {
+        State.EMPTY: auto_upgrade != "never",
+        State.BEHIND: auto_upgrade == "always" or (auto_upgrade == "safe" and local),
+    }
+    with engine.connect() as connection:
+        found = versions.status(connection)
+        if not may.get(found.state, True):
+            locks.wait_for_migration(connection, log=log)
+            found = versions.status(connection)
+    if found.usable:
+        return found
+    if not may.get(found.state, False):
+        raise SchemaMismatch(versions.explain(found, describe(engine.url)))
+    try:
+        if found.state is State.EMPTY:
+            create(engine, log)
+            found = _look(engine)
+        if may.get(found.state, False):
+            # Also where an older server was faster.
+            migrating.upgrade(engine, log=log)
+            found = _look(engine)
+    except SchemaMismatch as error:
+        lack = versions.describe_lack(found, describe(engine.url))
+        raise SchemaMismatch(f"{lack}. {error}") from error
+    if not found.usable:
+        raise SchemaMismatch(versions.explain(found, describe(engine.url)))
+    return found
+
+
+def _look(engine: Engine) -> versions.Status:
+    with engine.connect() as connection:
+        return versions.status(connection)
+
+
+def create(engine: Engine, log: logging.Logger | None = None) -> None:
+    """Make the tables under the migration lock, unless another process was faster.
+
+    A SQLite file that has other tables is backed up first. What was killed half way is made
+    whole. Raises what :func:`.migrating.refusal` says.
+    """
+    try:
+        with (
+            locks.process_lock,
+            migrating.migration_connection(engine) as connection,
+            locks.migration_lock(connection, log=log),
+        ):
+            _create(connection, log)
+            if not backend_of(connection).is_embedded:
+                connection.commit()
+    except DBAPIError as error:
+        raise migrating.refusal(error, engine.url) from error
+
+
+def _create(connection: Connection, log: logging.Logger | None) -> None:
+    is_there = inspect(connection).has_table(_VERSION.name)
+    if is_there and connection.scalar(select(func.count()).select_from(_VERSION)):
+        return
+    if backend_of(connection).is_embedded:
+        backup.back_up(connection, None, log)
+    # First: without it, what is half made would be taken for another program's.
+    _VERSION.create(connection, checkfirst=True)
+    for table in Base.metadata.sorted_tables:
+        table.create(connection, checkfirst=True)
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            # A table that was there is not looked at.
+            index.create(connection, checkfirst=True)
+    floor = {"name": versions.OLDEST_COMPATIBLE_CODE, "value": str(versions.FLOOR)}
+    connection.execute(delete(Meta).where(Meta.name == floor["name"]))
+    connection.execute(insert(Meta), floor)
+    connection.execute(insert(_VERSION), {"version_num": versions.HEAD})
