@@ -466,7 +466,7 @@ def test_a_timeout_in_the_url_wins(database: Database) -> None:
         expected = {"connect_timeout": "7" if database.kind == "postgresql" else 7}
     engine = engines.create(url)
     arguments = engine.dialect.create_connect_args(engine.url)[1]
-    ours = engines._connect_args(backend_of(engine).driver, engine.url, {})
+    ours = engines._connect_args(backend_of(engine).driver, engine.url, {}, limiting=True)
     engine.dispose()
     for name, value in expected.items():
         assert arguments[name] == value

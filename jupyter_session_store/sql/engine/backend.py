@@ -51,6 +51,8 @@ class Driver:
     connect_args: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     #: The argument of its connect function by which the database knows the program.
     program_argument: ClassVar[str | None] = None
+    #: As those, and in their place, where a long statement is given up.
+    limiting_args: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     #: Arguments of :func:`sqlalchemy.create_engine`.
     engine_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 

@@ -157,7 +157,7 @@ def create(
     defaults: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
         "hide_parameters": True,
-        "connect_args": _connect_args(backend.driver, url, given),
+        "connect_args": _connect_args(backend.driver, url, given, limiting=statement_timeout),
         **backend.driver.engine_options,
     }
     if dialect.detect_autocommit_setting is not DefaultDialect.detect_autocommit_setting:
@@ -220,7 +220,7 @@ def _check_options(settings: Mapping[str, Any], in_memory: bool) -> None:
         )
 
 
-def _connect_args(driver: Driver, url: URL, given: object) -> dict[str, Any]:
+def _connect_args(driver: Driver, url: URL, given: object, *, limiting: bool) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ConfigurationError(
             f"{OPTIONS}['connect_args'] is of type {type(given).__name__}; expected a dict of "
@@ -240,7 +240,7 @@ def _connect_args(driver: Driver, url: URL, given: object) -> dict[str, Any]:
                 f"{OPTIONS}['connect_args'][{name!r}] cannot be used; expected {expected}."
             )
     _check_passwords(driver, (given.get(name) for name in ARGUMENTS), OPTIONS)
-    ours = dict(driver.connect_args)
+    ours = {**driver.connect_args, **(driver.limiting_args if limiting else {})}
     if driver.program_argument is not None:
         ours[driver.program_argument] = program_name()
     return {k: v for k, v in ours.items() if k not in url.query} | dict(given)

@@ -15,10 +15,17 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from .backend import Backend, Driver, listed
-from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT
+from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT, STATEMENT_TIMEOUT
 
 #: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
 _READ_TIMEOUT_ARGS: Final = frozenset({"read_timeout", "write_timeout"})
+
+#: The first is for rows, the second for tables.
+_LOCK_LIMITS: Final = (
+    f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
+)
+#: Goes on with a SET. Only MariaDB reads it: MySQL has a limit for SELECT alone.
+_STATEMENT_LIMIT: Final = "/*M!100101 , max_statement_time={} */"
 
 #: They are no texts, or what the store sets itself.
 _NOT_IN_URLS: Final = frozenset(
@@ -52,12 +59,12 @@ class PyMySQL(Driver):
         "connect_timeout": CONNECT_TIMEOUT,
         "read_timeout": SILENCE_TIMEOUT,
         "write_timeout": SILENCE_TIMEOUT,
-        # The first is for rows, the second for tables.
-        "init_command": (
-            f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
-        ),
+        "init_command": _LOCK_LIMITS,
         # Said before it connects, it costs no statement where the server has it so already.
         "autocommit": True,
+    }
+    limiting_args = {  # noqa: RUF012
+        "init_command": f"{_LOCK_LIMITS} {_STATEMENT_LIMIT.format(STATEMENT_TIMEOUT)}",
     }
     program_argument = "program_name"
 
@@ -114,7 +121,9 @@ class PyMySQL(Driver):
         """Lift the time-outs: the wait for a table was limited at connect."""
         _lift_timeouts(connection.connection.dbapi_connection, _READ_TIMEOUT_ARGS)
         # For Alembic's own table, which names no storage engine.
-        connection.exec_driver_sql("SET SESSION default_storage_engine = InnoDB")
+        connection.exec_driver_sql(
+            f"SET SESSION default_storage_engine = InnoDB {_STATEMENT_LIMIT.format(0)}"
+        )
         connection.commit()
         return True
 
@@ -178,6 +187,10 @@ class MySQL(Backend):
         1665: (
             "The server's binary log takes no such writes at its isolation level: "
             "SET GLOBAL binlog_format = 'MIXED';"
+        ),
+        1969: (
+            "If it was too slow: look for long statements and locks (SHOW FULL PROCESSLIST), and "
+            "at the server's disk and load."
         ),
     }
 

@@ -175,6 +175,10 @@ class PostgreSQL(Backend):
 
     cures = {  # noqa: RUF012
         "53100": "Make room on the disk of the database server.",
+        "57014": (
+            "If it was too slow: look for long statements and locks (SELECT * FROM "
+            "pg_stat_activity), and at the server's disk and load."
+        ),
         "3F000": "GRANT USAGE, CREATE ON SCHEMA public TO this role; or mend its search_path.",
     }
 

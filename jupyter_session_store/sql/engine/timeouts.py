@@ -6,9 +6,9 @@ from typing import Final
 
 #: To connect.
 CONNECT_TIMEOUT: Final = 5
-#: For one statement of a server. PostgreSQL itself gives up a longer one: a change that was
-#: refused to a client must not happen later. On MySQL and MariaDB one that waits for no lock may
-#: go on after its connection was cut.
+#: For one statement of a server. PostgreSQL and MariaDB themselves give up a longer one: a change
+#: that was refused to a client must not happen later. On MySQL one that waits for no lock may go
+#: on after its connection was cut.
 STATEMENT_TIMEOUT: Final = 5
 #: From the time at which the database gives a statement up to its answer that says so. Whoever
 #: has not answered by then does not speak any more.
