@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from traitlets import Float
 
 from ..errors import SchemaMismatch, StoreUnavailable
 from .command import ExitCode, StoreCommand
 from .schema import database_name, schema_status
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 #: Seconds between two looks of ``--wait``.
 _POLL_SECONDS: Final = 0.5
@@ -57,10 +60,22 @@ class Check(StoreCommand):
             with self.database(statement_timeout=True, writes=False) as engine:
                 found = schema_status(engine)
                 if found.state is versions.State.CURRENT:
-                    return (
-                        True,
-                        f"{database_name(engine)} is at revision {found.revision}, the newest.",
-                    )
+                    text = f"{database_name(engine)} is at revision {found.revision}, the newest"
+                    return self._compare_keys(engine, text)
                 return found.usable, versions.explain(found, database_name(engine))
         except (StoreUnavailable, SchemaMismatch) as error:
             return False, str(error)
+
+    def _compare_keys(self, engine: Engine, text: str) -> tuple[bool, str]:
+        """Return whether a database has all the keys that it needs, and what it lacks."""
+        from ..sql.admin import admin_connection
+        from ..sql.schema import keys
+
+        with admin_connection.connected(engine) as connection:
+            lacks = keys.lacking(connection)
+        if not lacks:
+            return True, f"{text}."
+        missing = ", ".join(lack.text for lack in lacks)
+        cure = "For the statements that make them, run: jupyter session-store doctor"
+        fits = not any(lack.is_key for lack in lacks)
+        return fits, f"{text}, and lacks {missing}. {cure}"

@@ -23,19 +23,28 @@ TABLES: Final = ["rights", "sessions", "strangers"]
 EXAMINED: Final = {
     "sqlite": [
         *GENERAL,
-        *("file", "file system", "disk space", "connection", "journal", "integrity", "revision"),
+        *(
+            "file",
+            "file system",
+            "disk space",
+            "connection",
+            "journal",
+            "integrity",
+            "revision",
+            "keys",
+        ),
         *TABLES,
     ],
     "postgresql": [
         *GENERAL,
         *("connection", "server", "writes", "encoding", "TLS", "pooler", "connections", "clock"),
-        *("revision", "schema rights"),
+        *("revision", "schema rights", "keys"),
         *TABLES,
     ],
     "mysql": [
         *GENERAL,
         *("connection", "server", "writes", "TLS", "pooler", "connections", "clock"),
-        *("revision", "schema rights"),
+        *("revision", "schema rights", "keys"),
         *TABLES,
         *("collation", "storage engine"),
     ],

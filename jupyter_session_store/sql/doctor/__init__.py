@@ -88,6 +88,9 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
         yield _examine("schema rights", engine, lambda c: common.schema_rights(may(c), status))
     if found is not None and not found.usable:
         return
+    if found is not None and found.state is versions.State.CURRENT:
+        # What a newer release has is not known here.
+        yield _examine("keys", engine, common.keys)
     # Those whose revision cannot be told have to be asked for the reason.
     for name, look in {**_TABLES, **examinations.tables}.items():
         yield _examine(name, engine, look)

@@ -19,6 +19,7 @@ from ..engine.backend import backend_of
 from ..engine.url import describe
 from ..models import SERVERS, SESSIONS, to_utc
 from ..queries.authorities import UNKNOWN_AUTHORITY, UNKNOWN_AUTHORITY_TEXT
+from ..schema import keys as schema_keys
 from ..schema import versions
 from ..schema.rights import grants, lacking
 from .findings import Outcome, failed, ok, unknown, warning
@@ -88,6 +89,22 @@ def revision(found: versions.Status, name: str) -> Outcome:
 
 #: Where an explanation turns to what mends it.
 _CURE: Final = re.compile(r"(?<=\.) (?:Run: |Nothing was changed\. )")
+
+
+def keys(connection: Connection) -> Outcome:
+    """Compare the keys and indexes with those of this code's revision."""
+    lacks = schema_keys.lacking(connection)
+    if not lacks:
+        return ok("All keys and indexes are there.")
+    text = f"Missing: {', '.join(lack.text for lack in lacks)}"
+    cure = " ".join(lack.cure for lack in lacks)
+    if not any(lack.is_key for lack in lacks):
+        return warning(f"{text}; expected that statements do not read whole tables.", cure)
+    return failed(
+        f"{text}; expected that the database refuses a second session at a path, and a second row "
+        "of one id. Where it has such rows already, delete them first.",
+        cure,
+    )
 
 
 def rights(connection: Connection) -> Outcome:

@@ -91,6 +91,12 @@ def _read_declaration(script: Script) -> Revision:
     )
 
 
+def floor_at(revision: str) -> int:
+    """Return the generation of code below which none can use a database at a known revision."""
+    known = revisions()
+    return max(one.oldest_compatible_code for one in known[: _position(known, revision)])
+
+
 def upgrade_plan(current: str | None, target: str = "head") -> list[Revision]:
     """Return the revisions that an upgrade would run, in order.
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..engine.backend import backend_of
 from ..models import SERVERS, SESSIONS, Base, Meta
-from .migrating import known_revisions
+from .migrating import floor_at, known_revisions
 
 #: The revision that this code was written for: the newest migration.
 HEAD: Final = "0002"
@@ -24,6 +24,8 @@ FLOOR: Final = 1
 VERSION_TABLE: Final = "jupyter_session_store_version"
 OLDEST_COMPATIBLE_CODE: Final = "oldest_compatible_code"
 STOCK_ADOPTED: Final = "stock_sessions_adopted_at"
+#: What a database lacks whose floor was deleted, or is no number.
+_FLOOR: Final = f"a number as {OLDEST_COMPATIBLE_CODE!r} in {Meta.__tablename__}"
 
 
 class State(Enum):
@@ -34,7 +36,7 @@ class State(Enum):
     CURRENT = "current"
     AHEAD_COMPATIBLE = "ahead but compatible"
     AHEAD_INCOMPATIBLE = "ahead and incompatible"
-    #: Its revision is recorded, and tables or columns of it are not there.
+    #: Its revision is recorded, and tables or columns of it, or its floor, are not there.
     DAMAGED = "damaged"
     FOREIGN = "foreign"
 
@@ -97,9 +99,10 @@ def status(connection: Connection) -> Status:
             state = State.DAMAGED
         return Status(state, revision, missing=missing)
     found = _judge(revision, {row.name: row.value for row in rows})
-    missing = ()
-    if found.state is State.BEHIND or (found.usable and rows[0].found not in (None, _COLUMNS)):
-        missing = _missing(connection, revision)
+    missing = found.missing
+    looked_at = found.state in (State.BEHIND, State.DAMAGED)
+    if looked_at or (found.usable and rows[0].found not in (None, _COLUMNS)):
+        missing = (*missing, *_missing(connection, revision))
     return replace(found, state=State.DAMAGED, missing=missing) if missing else found
 
 
@@ -145,7 +148,10 @@ def _judge(revision: str, meta: dict[str, str]) -> Status:
     try:
         floor = int(meta[OLDEST_COMPATIBLE_CODE])
     except (KeyError, ValueError):
-        return Status(State.FOREIGN, revision, None, adopted)
+        if revision not in known_revisions():
+            return Status(State.FOREIGN, revision, None, adopted)
+        # A hand has emptied the table, or a restore has left it out.
+        return Status(State.DAMAGED, revision, None, adopted, (_FLOOR,))
     if floor > CODE:
         # First of all: a contracting migration raises the floor before it begins.
         state = State.AHEAD_INCOMPATIBLE
@@ -184,8 +190,7 @@ def explain(found: Status, database: str) -> str:
         return (
             f"{where} is at revision {found.revision} and is damaged: it lacks "
             f"{', '.join(found.missing)}. {expected.capitalize()}, whole. Nothing was changed. "
-            "Restore a backup. Or give up what is left, and make the tables anew: jupyter "
-            "session-store downgrade base --yes, then jupyter session-store upgrade. If it is not "
+            f"{_cure_of_damage(found)} If it is not "
             "yours: Set c.SessionManager.database_filepath to another database."
         )
     at = f"revision {found.revision}" if found.revision else "no revision"
@@ -194,6 +199,19 @@ def explain(found: Status, database: str) -> str:
         f"longer knows ({at}); {expected}. Nothing was changed. Set "
         "c.SessionManager.database_filepath to another database or schema, or move those "
         f"tables away ({', '.join(sorted((VERSION_TABLE, *Base.metadata.tables)))})."
+    )
+
+
+def _cure_of_damage(found: Status) -> str:
+    if found.missing == (_FLOOR,):
+        meta, name = Meta.__tablename__, OLDEST_COMPATIBLE_CODE
+        return (
+            f"Put it back: DELETE FROM {meta} WHERE name = '{name}'; INSERT INTO {meta} "
+            f"(name, value) VALUES ('{name}', '{floor_at(str(found.revision))}');"
+        )
+    return (
+        "Restore a backup. Or give up what is left, and make the tables anew: jupyter "
+        "session-store downgrade base --yes, then jupyter session-store upgrade."
     )
 
 
