@@ -117,6 +117,15 @@ def test_a_setting_that_is_given_twice_is_not_repeated() -> None:
         ("postgresql://h/d?keepalives_idle=10s", "expected a whole number"),
         ("postgresql://h/d?sslmode=required", "expected disable or allow"),
         ("postgresql://h/d?target_session_attrs=master", "expected any or read-write"),
+        ("postgresql://h/d?sslmode=REQUIRE", "expected disable or allow"),
+        ("postgresql://h/d?require_auth=md5,scram", "expected some of password, md5"),
+        ("postgresql://h/d?require_auth=!none,md5", "all or none with a '!'"),
+        ("postgresql://h/d?port=abc", "expected a number from 1 to 65535"),
+        ("postgresql://h:70000/d", "expected a number from 1 to 65535"),
+        ("postgresql://h:0/d", "expected a number from 1 to 65535"),
+        ("postgresql://u@/d?host=a:5432&host=b:70000", "expected a number from 1 to 65535"),
+        ("postgresql://u@/d?host=a&host=b&port=1,2,3", "hosts and ports that do not belong"),
+        ("mysql://h:70000/d", "expected a number from 1 to 65535"),
         ("postgresql://h/d?client_encoding=latin1", "expected utf8"),
         ("sqlite:///x.db?foo=1", "which pysqlite does not know"),
         ("sqlite:///x.db?timeout=abc", "expected a number"),
@@ -132,6 +141,10 @@ def test_a_parameter_that_the_driver_refuses_is_refused_at_start(text: str, told
         "postgresql://h/d?sslmode=verify-full&sslrootcert=/x&connect_timeout=3",
         "postgresql://u@/d?host=h1:5432&host=h2:5432&target_session_attrs=read-write",
         "postgresql://h/d?options=-csearch_path%3Dfoo",
+        "postgresql://h/d?ssl_min_protocol_version=TLSV1.2&client_encoding=UTF8",
+        "postgresql://h/d?require_auth=!password,!md5",
+        "postgresql://u@[::1]:5433/d",
+        "postgresql://u@/d?host=h1,h2&port=5433,5434",
         "mysql://h/d?ssl_ca=/x&ssl_verify_identity=true&charset=utf8mb4&read_timeout=3",
         "sqlite:///x.db?timeout=3",
         "sqlite:///file:x.db?mode=ro&uri=true",
@@ -139,6 +152,50 @@ def test_a_parameter_that_the_driver_refuses_is_refused_at_start(text: str, told
 )
 def test_what_the_drivers_know_is_taken(text: str) -> None:
     check(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments", "told"),
+    [
+        ("postgresql://h/d", {"sslmod": SECRET}, "knows no argument 'sslmod'. Write: sslmode"),
+        ("postgresql://h/d", {"schema": SECRET}, "Write: options=-csearch_path=SCHEMA"),
+        ("postgresql://h/d", {"prepare_treshold": 5}, "Write: prepare_threshold"),
+        ("postgresql://h/d", {"password=" + SECRET: ""}, "knows not all of them"),
+        ("postgresql://h/d", {5: SECRET}, "knows not all of them"),
+        ("postgresql://h/d", {"port": 70000}, "expected a number from 1 to 65535"),
+        ("mysql://h/d", {"sslmode": SECRET}, "no argument 'sslmode'. Write: ssl_ca=PATH"),
+        ("mysql://h/d", {"conect_timeout": 3}, "Write: connect_timeout"),
+        ("mysql://h/d", {"port": 0}, "expected a number from 1 to 65535"),
+        ("mysql://h/d", {"read_timeout": "3"}, "expected a number, and not a text"),
+        ("x.db", {"timout": 3}, "the driver pysqlite knows no argument 'timout'. Write: timeout"),
+        ("x.db", {"database": SECRET}, "no argument 'database'"),
+        ("x.db", {"timeout": "3"}, "expected a number, and not a text"),
+    ],
+)
+def test_arguments_that_the_driver_refuses_are_refused_at_start(
+    url: str, arguments: dict[Any, Any], told: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        create(url, {"connect_args": arguments})
+    assert told in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments"),
+    [
+        ("postgresql://h/d", {"sslmode": "require", "prepare_threshold": 5, "row_factory": None}),
+        ("mysql://h/d", {"ssl": {"ca": "/x"}, "cursorclass": None, "read_timeout": 3}),
+        ("x.db", {"timeout": 3, "factory": None}),
+    ],
+)
+def test_arguments_that_the_drivers_know_are_taken(url: str, arguments: dict[str, Any]) -> None:
+    create(url, {"connect_args": arguments}).dispose()
+
+
+def test_arguments_of_a_driver_of_ones_own_are_left_to_it() -> None:
+    options = {"connect_args": {"anything": 1}, "creator": lambda: None}
+    create("postgresql://h/d", options).dispose()
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", " \n"])

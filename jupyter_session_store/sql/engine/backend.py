@@ -7,6 +7,7 @@ dialect that is not named here gets the defaults of :class:`Backend`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -63,6 +64,13 @@ class Driver:
     def parameters(self) -> frozenset[str] | None:
         """Return the parameters that a URL may have; ``None`` if that is not known."""
         return None
+
+    def arguments(self) -> frozenset[str] | None:
+        """Return what its connect function takes by name; ``None`` if that is not known."""
+        return None
+
+    #: Those of them that it takes as numbers alone, where a URL has texts.
+    numbers: ClassVar[frozenset[str]] = frozenset()
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Return what a known parameter's value has to be, if it is not; never the value."""
@@ -315,6 +323,13 @@ def _import(name: str) -> Any:
     # Late: a process imports what belongs to its own database alone.
     module, _, attribute = name.partition(":")
     return getattr(import_module(f".{module}", __package__), attribute)
+
+
+def fault_of_port(value: str) -> str | None:
+    """Return what the number of a port has to be, if it is not."""
+    if re.fullmatch(r"\d{1,5}", value.strip()) and 1 <= int(value) <= 65535:
+        return None
+    return "a number from 1 to 65535"
 
 
 def listed(names: Collection[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
+from urllib.parse import unquote
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, Dialect
@@ -17,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 from ..._version import __version__
 from ...errors import ConfigurationError
 from ...locations import TRAIT, URL_FORM
-from .backend import Driver, backend_of
+from .backend import Backend, Driver, backend_of
 from .faults import guard, guarded
 from .passwords import ARGUMENTS, OPTIONS, password_source, provide_password
 from .sqlite_files import refuse_unusable_file
@@ -41,8 +43,10 @@ def check(text: str, *, writes: bool = True) -> URL:
     a file that is not SQLite's, or an unusable folder.
     """
     url = parse(text)
-    driver = backend_of(_dialect(url)).driver
+    dialect = _dialect(url)
+    driver = backend_of(dialect).driver
     _check_parameters(driver, url)
+    _check_places(driver, dialect, url)
     _check_passwords(driver, passwords_of(url), TRAIT)
     path = sqlite_file(url)
     if path is not None:
@@ -62,10 +66,9 @@ def _check_parameters(driver: Driver, url: URL) -> None:
         )
     for name, values in url.query.items():
         if name not in known:
-            near = driver.instead.get(name) or next(iter(get_close_matches(name, known, 1)), None)
-            hint = f" Write: {near}" if near else " Remove it."
             raise ConfigurationError(
-                f"{TRAIT} has the parameter {name!r}, which {driver.name} does not know.{hint}"
+                f"{TRAIT} has the parameter {name!r}, which {driver.name} does not know. "
+                f"{_instead_of(driver, name, known)}"
             )
         for value in (values,) if isinstance(values, str) else values:
             expected = driver.fault_of_parameter(name, value)
@@ -73,6 +76,28 @@ def _check_parameters(driver: Driver, url: URL) -> None:
                 raise ConfigurationError(
                     f"The parameter {name!r} of {TRAIT} cannot be used; expected {expected}."
                 )
+
+
+def _instead_of(driver: Driver, name: str, known: frozenset[str]) -> str:
+    near = driver.instead.get(name) or next(iter(get_close_matches(name, known, 1)), None)
+    return f"Write: {near}" if near else "Remove it."
+
+
+def _check_places(driver: Driver, dialect: type[Dialect], url: URL) -> None:
+    """Refuse hosts and ports that the driver would refuse only when it connects."""
+    if driver.parameters() is None:
+        return
+    try:
+        _, arguments = dialect().create_connect_args(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            f"{TRAIT} has hosts and ports that do not belong together; expected one host and one "
+            "port, or as many of each: ?host=A:5432&host=B:5432"
+        ) from None
+    port = arguments.get("port", url.port)
+    expected = None if port is None else driver.fault_of_parameter("port", str(port))
+    if expected is not None:
+        raise ConfigurationError(f"The port in {TRAIT} cannot be used; expected {expected}.")
 
 
 def _check_passwords(driver: Driver, passwords: Iterable[object], setting: str) -> None:
@@ -154,6 +179,8 @@ def create(
     dialect = url.get_dialect()
     backend = backend_of(dialect)
     given = settings.pop("connect_args", {})
+    if isinstance(given, Mapping) and not {"creator", "module"} & settings.keys():
+        _check_arguments(backend, given)
     defaults: dict[str, Any] = {
         "isolation_level": "AUTOCOMMIT",
         "hide_parameters": True,
@@ -220,6 +247,24 @@ def _check_options(settings: Mapping[str, Any], in_memory: bool) -> None:
         )
 
 
+def _check_arguments(backend: Backend, given: Mapping[Any, Any]) -> None:
+    """Refuse arguments that the driver would refuse only when it connects."""
+    driver = backend.driver
+    known = driver.arguments()
+    if known is None:
+        return
+    for name in given.keys() - known - {"autocommit"}:
+        # What is no name may be anything that was put in a wrong place.
+        is_name = isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]{0,40}", name)
+        shown = f"no argument {name!r}" if is_name else "not all of them"
+        hint = f" {_instead_of(driver, name, known)}" if is_name else ""
+        raise ConfigurationError(
+            f"{OPTIONS} cannot be used for {backend.name}: the driver {driver.name} knows "
+            f"{shown}.{unquote(hint)} Expected keyword arguments of its connect function in "
+            "connect_args; they are the configured ones, whatever database is named."
+        )
+
+
 def _connect_args(driver: Driver, url: URL, given: object, *, limiting: bool) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ConfigurationError(
@@ -235,6 +280,8 @@ def _connect_args(driver: Driver, url: URL, given: object, *, limiting: bool) ->
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             continue
         expected = driver.fault_of_parameter(name, str(value))
+        if isinstance(value, str) and name in driver.numbers:
+            expected = "a number, and not a text"
         if expected is not None:
             raise ConfigurationError(
                 f"{OPTIONS}['connect_args'][{name!r}] cannot be used; expected {expected}."

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from .backend import Backend, Driver, listed
+from .backend import Backend, Driver, fault_of_port, listed
 from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT, STATEMENT_TIMEOUT
 
 #: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
@@ -75,10 +75,20 @@ class PyMySQL(Driver):
         own = inspect.signature(Connection).parameters.keys() - _NOT_IN_URLS
         return frozenset(own | {"ssl_capath", "ssl_cipher", "ssl_check_hostname"})
 
+    def arguments(self) -> frozenset[str]:
+        """Return what PyMySQL takes."""
+        from pymysql.connections import Connection
+
+        return frozenset(inspect.signature(Connection).parameters)
+
+    numbers = _NUMBERS | {"port"}
+
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Check numbers, and that text is sent as all of Unicode."""
         if name in _NUMBERS and not re.fullmatch(r"[1-9]\d*", value):
             return "a whole number"
+        if name == "port":
+            return fault_of_port(value)
         if name == "charset" and value.lower() != "utf8mb4":
             return "utf8mb4"
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event
 from sqlalchemy.types import TypeEngine
 
 from . import timeouts
-from .backend import Backend, Driver, Rows, listed
+from .backend import Backend, Driver, Rows, fault_of_port, listed
 
 #: Of libpq: it looks at values only when it connects.
 _NUMBERS: Final = frozenset(
@@ -35,6 +36,8 @@ _WORDS: Final = {
     "client_encoding": ("utf8", "utf-8"),
     "gssencmode": ("disable", "prefer", "require"),
     "load_balance_hosts": ("disable", "random"),
+    "max_protocol_version": ("", "3.0", "3.2", "latest"),
+    "min_protocol_version": ("", "3.0", "3.2", "latest"),
     "ssl_max_protocol_version": ("", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3"),
     "ssl_min_protocol_version": ("", "tlsv1", "tlsv1.1", "tlsv1.2", "tlsv1.3"),
     "sslcertmode": ("disable", "allow", "require"),
@@ -49,6 +52,11 @@ _WORDS: Final = {
         "prefer-standby",
     ),
 }
+#: Those that libpq, or PostgreSQL, knows in any case of letters.
+_ANY_CASE: Final = frozenset(
+    {"client_encoding", "ssl_max_protocol_version", "ssl_min_protocol_version"}
+)
+_LOGINS: Final = ("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none")
 
 #: The keys of the migration lock, as SQL.
 _LOCK_PACKAGE: Final = "CAST({} AS int)".format(
@@ -100,12 +108,28 @@ class Psycopg(Driver):
 
         return frozenset(one.keyword.decode() for one in pq.Conninfo.get_defaults())
 
+    def arguments(self) -> frozenset[str]:
+        """Return what libpq knows, and what psycopg takes besides."""
+        from psycopg import Connection
+
+        return self.parameters() | inspect.signature(Connection.connect).parameters.keys()
+
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Check numbers, and words of which there are few."""
         if name in _NUMBERS and not re.fullmatch(r"\s*-?\d+\s*", value):
             return "a whole number"
-        if name in _WORDS and value.lower() not in _WORDS[name]:
-            return " or ".join(_WORDS[name])
+        if name in _WORDS:
+            word = value.lower() if name in _ANY_CASE else value
+            return None if word in _WORDS[name] else " or ".join(filter(None, _WORDS[name]))
+        if name == "port":
+            # One a host; an empty one is the usual.
+            return next(filter(None, map(fault_of_port, filter(None, value.split(",")))), None)
+        if name == "require_auth" and value:
+            logins = value.split(",")
+            unwanted = [one.startswith("!") for one in logins]
+            known = all(one.removeprefix("!") in _LOGINS for one in logins)
+            if not known or any(unwanted) != all(unwanted):
+                return f"some of {', '.join(_LOGINS)}, separated by commas, all or none with a '!'"
         return None
 
     def describe(self, module: Any, release: str | None) -> str:

@@ -35,6 +35,7 @@ _SCHEMA_CHANGED: Final = ("no such table", "no such column", "has no column name
 _OF_PYTHON: Final = frozenset(
     {"cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"}
 )
+_NUMBERS: Final = frozenset({"cached_statements", "timeout"})
 _PARAMETERS: Final = _OF_PYTHON | {
     *("cache", "immutable", "mode", "modeof", "nolock", "psow", "uri", "vfs"),
 }
@@ -52,9 +53,15 @@ class PySQLite(Driver):
         """Return what sqlite3 takes, and what SQLite takes of a URI."""
         return _PARAMETERS
 
+    def arguments(self) -> frozenset[str]:
+        """Return what sqlite3 takes; not the file, which is the URL's."""
+        return _OF_PYTHON | {"factory", "uri"}
+
+    numbers = _NUMBERS
+
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Check numbers."""
-        if name in ("timeout", "cached_statements") and not re.fullmatch(r"\d+(\.\d+)?", value):
+        if name in _NUMBERS and not re.fullmatch(r"\d+(\.\d+)?", value):
             return "a number"
         return None
 
