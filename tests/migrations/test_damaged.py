@@ -45,7 +45,6 @@ def test_a_damaged_schema_is_told(database: Database, at_head: Engine, run: Run,
     before = shape(database)
     found = status(at_head)
     assert (found.state, found.usable, found.missing) == (State.DAMAGED, False, (missing,))
-    # Who looks at a SQLite file, as a start does, takes the locks of this process off it.
     at_head.dispose()
     for auto_upgrade in ("safe", "always"):
         with (

@@ -123,8 +123,10 @@ class SQLite(Backend):
             try:
                 if not path.exists():
                     # SQLite would create it readable to all; its -wal and -shm files follow its
-                    # mode.
-                    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+                    # mode. Not one that another thread has made meanwhile: its locks would go.
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            except FileExistsError:
+                pass
             except OSError as error:
                 raise DriverFault(f"{type(error).__name__}: {error.strerror}") from error
 

@@ -1,15 +1,25 @@
-"""What can be known of a SQLite file before it is opened."""
+"""What can be known of a SQLite file before it is opened.
+
+Nothing here opens and closes a file that this process may have open as a database: whoever
+closes any descriptor of a file takes all locks of the process off it, and another process
+would write between, or delete the write-ahead log (https://www.sqlite.org/howtocorrupt.html).
+SQLite itself knows what the process has open, and waits with the closing.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from ...errors import ConfigurationError
 
 _HEADER: Final = b"SQLite format 3\x00"
+#: No database has fewer bytes, but an empty one.
+_SMALLEST: Final = 512
 #: Where the header says how a file may be read: 1 as it is, 2 with a write-ahead log beside it.
 _READ_VERSION: Final = 19
 
@@ -53,16 +63,18 @@ def refuse_unusable_file(path: Path, trait: str, *, writes: bool = True) -> None
             f"{trait} names a file in {str(folder)!r}, which is not a folder. Create it "
             "first, or name another."
         )
-    if not writes and _can_be_read_alone(path):
+    folder_writable = os.access(folder, os.W_OK | os.X_OK)
+    writable = folder_writable and (not path.exists() or os.access(path, os.R_OK | os.W_OK))
+    if not writes and not writable and _can_be_read_alone(path):
         return
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not folder_writable:
         raise ConfigurationError(
             f"{trait} names a file in {str(folder)!r}, where this user may not write; "
             "SQLite keeps its journal beside the file. Name a file in a writable folder."
         )
     if not path.exists():
         return
-    if not os.access(path, os.R_OK | os.W_OK):
+    if not writable:
         raise ConfigurationError(
             f"{trait} names {str(path)!r}, which this user may not read and write. "
             "Change its mode or name another file."
@@ -84,7 +96,10 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def _can_be_read_alone(path: Path) -> bool:
-    """Return whether a file is a database that needs nothing beside itself to be read."""
+    """Return whether a file is a database that needs nothing beside itself to be read.
+
+    For a file that this process cannot write, and has no lock of that could matter.
+    """
     try:
         with path.open("rb") as file:
             header = file.read(_READ_VERSION + 1)
@@ -94,9 +109,26 @@ def _can_be_read_alone(path: Path) -> bool:
 
 
 def is_sqlite_file(path: Path) -> bool:
-    """Return whether a file is a SQLite database, or empty, which is one too."""
-    with path.open("rb") as file:
-        return file.read(len(_HEADER)) in (b"", _HEADER)
+    """Return whether a file is a SQLite database, or empty, which is one too.
+
+    Raises :class:`OSError` if it may not be read.
+    """
+    # Imported late: who uses a server needs no SQLite.
+    import sqlite3
+
+    size = path.stat().st_size
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if size < _SMALLEST:
+        return size == 0
+    # Immutable: it locks nothing, and makes no file beside it.
+    uri = f"{path.absolute().as_uri()}?immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        return "not a database" not in str(error)
+    return True
 
 
 def is_on_network_file_system(path: Path) -> bool:
