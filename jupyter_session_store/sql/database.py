@@ -309,7 +309,9 @@ class Database:
             with self.engine.connect() as connection:
                 lacks = rights.lacking(connection)
                 return rights.grants(connection, lacks) if lacks else None
-        except SQLAlchemyError:
+        except Exception:
+            # It may be anything, such as a password that cannot be read any more. What is told is
+            # the fault that it was asked about.
             return None
         finally:
             self.release()

@@ -17,7 +17,7 @@ import pytest
 
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
 from jupyter_session_store.records import STARTING, Scope
-from jupyter_session_store.sql.schema import migrating, starting, versions
+from jupyter_session_store.sql.schema import migrating, rights, starting, versions
 from jupyter_session_store.sql.schema.versions import HEAD
 from jupyter_session_store.testing import server
 
@@ -265,3 +265,25 @@ async def test_a_role_that_may_not_even_connect_is_told_its_grant(own_server: In
                 pytest.raises(StoreUnavailable) if database.kind == "postgresql" else nullcontext()
             ):
                 assert await repository.find(SCOPE) == []
+
+
+@pytest.mark.only("postgresql", "mysql", reason="SQLite has no roles")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("another fault"), StoreUnavailable("the password cannot be read")]
+)
+async def test_a_look_for_the_grant_that_fails_does_not_hide_the_fault(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    upgrade(database)
+
+    def fail(_connection: object) -> None:
+        raise error
+
+    monkeypatch.setattr(rights, "lacking", fail)
+    with another_user(database) as url:
+        for table in sorted(TABLES):
+            database.execute(f"GRANT SELECT ON {table} TO {role_of(database, url)}")
+        with opened(url, auto_upgrade="never") as repository:
+            with pytest.raises(StoreUnavailable, match=r"(?i)denied") as failed:
+                await repository.find(SCOPE)
+            assert str(error) not in str(failed.value)
