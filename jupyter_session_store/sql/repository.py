@@ -191,10 +191,20 @@ class SQLAlchemySessionRepository(SessionRepository):
     async def mirror(
         self, scope: Scope, wanted: Callable[[], Collection[SessionRecord]]
     ) -> Mirrored:
-        """None, if the last renewal has found what is wanted; else one transaction."""
-        records = wanted()
-        if self._neighbours.has_found(scope, records):
-            return Mirrored({one.session_id: one for one in records})
+        """No statement if the last renewal has found what is wanted; one if rows differ.
+
+        Where rows are missing, or are too many, or the database refuses any: one transaction.
+        """
+        found = self._neighbours.own_versions(scope)
+        records = {one.session_id: one for one in wanted()}
+        if found is not None and found.keys() == records.keys():
+            changed = [
+                mirroring.newer_than(found[key], one)
+                for key, one in records.items()
+                if found[key] != one.version
+            ]
+            if not changed or await self._run(lambda c: mirroring.try_change(c, scope, changed)):
+                return Mirrored(records | {one.session_id: one for one in changed})
         return await self._run(lambda c: mirroring.mirror(c, scope, wanted))
 
     def renew(

@@ -154,13 +154,13 @@ class Neighbours:
         self._known[namespace] = found
         return list(found.values())
 
-    def has_found(self, scope: Scope, sessions: Collection[SessionRecord]) -> bool:
-        """Return whether the last renewal has found a server's own sessions to be these.
+    def own_versions(self, scope: Scope) -> dict[str, int] | None:
+        """Return the versions of a server's own sessions, as the last renewal has found them.
 
-        It is told once: what was found is old by the next time. From any thread.
+        They are told once: what was found is old by the next time. From any thread.
         """
         own, self._own_versions = self._own_versions, None
-        return own == (scope, {one.session_id: one.version for one in sessions})
+        return None if own is None or own[0] != scope else own[1]
 
 
 def _servers(

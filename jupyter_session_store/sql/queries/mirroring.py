@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from datetime import datetime, timezone
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, case, insert, literal, update
@@ -17,10 +16,10 @@ from ..models import SESSIONS
 from . import session_queries
 from .rows import to_row
 
-#: Sessions that one statement names.
-_BATCH: Final = 100
-#: What the state of a kernel changes, and nothing else does.
-_OF_KERNEL: Final = ("kernel_name", "kernel_model")
+#: Sessions that one statement names, two parameters for each of their columns: SQLite before
+#: 3.32 takes 999.
+_BATCH: Final = 30
+_KEY: Final = frozenset({"namespace", "authority", "session_id"})
 
 
 def mirror(
@@ -79,9 +78,7 @@ def _make_equal(
     """Return the sessions as they are stored then."""
     found = {one.session_id: one for one in session_queries.find(connection, scope, {})}
     _remove_others(connection, scope, found, records)
-    now = datetime.now(timezone.utc)
     stored: dict[str, SessionRecord] = {}
-    of_kernel: list[SessionRecord] = []
     changed: list[SessionRecord] = []
     for session_id, record in records.items():
         before = found.get(session_id)
@@ -90,37 +87,51 @@ def _make_equal(
         elif record.says_the_same(before):
             stored[session_id] = before
         else:
-            version = max(before.version + 1, record.version)
-            new = stored[session_id] = record.replace(version=version, updated_at=now)
-            same = before.replace(**{name: getattr(new, name) for name in _OF_KERNEL})
-            (of_kernel if new.says_the_same(same) else changed).append(new)
-    for start in range(0, len(of_kernel), _BATCH):
-        _change_kernels(connection, scope, of_kernel[start : start + _BATCH])
+            stored[session_id] = newer_than(before.version, record)
+            changed.append(stored[session_id])
     if any(one.claim != found[one.session_id].claim for one in changed):
         # One session may take what another gives up.
         for one in changed:
             session_queries.change(connection, scope, one.session_id, {"claim": None})
-    for one in changed:
-        session_queries.change(connection, scope, one.session_id, to_row(one))
+    change(connection, scope, changed)
     if added := [to_row(one) for one in stored.values() if one.session_id not in found]:
         connection.execute(insert(SESSIONS), added)
     return stored
 
 
-def _change_kernels(connection: Connection, scope: Scope, records: list[SessionRecord]) -> None:
-    """Change what is stored of kernels, in one statement."""
-    columns = SESSIONS.c
-    values: dict[str, Any] = {
-        name: case(
-            {one.session_id: literal(getattr(one, name), columns[name].type) for one in records},
-            value=columns.session_id,
+def newer_than(version: int, record: SessionRecord) -> SessionRecord:
+    """Return a record with a version that is above the store's."""
+    return record.replace(version=max(version + 1, record.version))
+
+
+def change(connection: Connection, scope: Scope, records: Sequence[SessionRecord]) -> int:
+    """Write whole rows that are there, in one statement for many; return how many were."""
+    count = 0
+    for start in range(0, len(records), _BATCH):
+        rows = [to_row(one) for one in records[start : start + _BATCH]]
+        values: dict[str, Any] = {
+            column.name: case(
+                {row["session_id"]: literal(row[column.name], column.type) for row in rows},
+                value=SESSIONS.c.session_id,
+            )
+            for column in SESSIONS.columns
+            if column.name not in _KEY
+        }
+        ids = [row["session_id"] for row in rows]
+        statement = (
+            update(SESSIONS)
+            .where(session_queries.IN_SCOPE, SESSIONS.c.session_id.in_(ids))
+            .values(values)
         )
-        for name in (*_OF_KERNEL, "version")
-    }
-    ids = [one.session_id for one in records]
-    statement = (
-        update(SESSIONS)
-        .where(session_queries.IN_SCOPE, columns.session_id.in_(ids))
-        .values(**values, updated_at=records[0].updated_at)
-    )
-    connection.execute(statement, session_queries.scoped(scope))
+        count += connection.execute(statement, session_queries.scoped(scope)).rowcount
+    return count
+
+
+def try_change(connection: Connection, scope: Scope, records: Sequence[SessionRecord]) -> bool:
+    """Write whole rows that are there, in one statement; return whether that was all."""
+    if len(records) > _BATCH:
+        return False
+    try:
+        return change(connection, scope, records) == len(records)
+    except (DataError, IntegrityError):
+        return False
