@@ -27,7 +27,7 @@ from .servers.heartbeat import Heartbeat, this_server
 from .servers.neighbours import NeighbourWatch
 from .servers.registered_store import RegisteredStore
 from .sessions.claims import PathLeaders, SessionCreator
-from .sessions.context import BackgroundTasks, NewSession, SessionContext, check_texts
+from .sessions.context import BackgroundTasks, NewSession, SessionContext, Store, check_texts
 from .sessions.hooks import Hooks
 from .sessions.http_errors import raises_http
 from .sessions.interface import Sessions
@@ -36,6 +36,7 @@ from .sessions.local_store import LocalStore
 from .sessions.mirror import mirror_of
 from .sessions.reading import check_columns
 from .sessions.shared import SharedSessions
+from .sessions.shared_store import SharedStore
 from .telemetry.events import CREATED, SessionEvents
 from .telemetry.metered import MeteredRepository
 
@@ -79,13 +80,17 @@ class PersistentSessionManager(StoreSettings):
             repository.on_servers = NeighbourWatch(server, self.log).look
         self._store = RegisteredStore(repository, self.scope, server, self.log)
         self.tasks = BackgroundTasks(self.parent)
+        store: Store
         mirror = None
-        if not authority.is_shared:
+        if authority.is_shared:
+            store = SharedStore(self._store, authority, self.log)
+        else:
             mirror = mirror_of(self.kernel_manager, self.scope, repository.identity, self.log)
+            store = LocalStore(self._store, mirror)
         self._context = context = SessionContext(
             scope=self.scope,
             server_id=self.server_id,
-            store=self._store if mirror is None else LocalStore(self._store, mirror),
+            store=store,
             kernel_manager=self.kernel_manager,
             authority=authority,
             usage=usage_of(self.kernel_manager),

@@ -121,7 +121,7 @@ class MemorySessionRepository(SessionRepository):
         session_id: str,
         changes: Mapping[str, str | None],
         *,
-        expected: Mapping[str, str] = MappingProxyType({}),
+        expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
         """Replace a session."""
         with self._lock:

@@ -189,7 +189,7 @@ class SessionRepository(ABC):
         session_id: str,
         changes: Mapping[str, str | None],
         *,
-        expected: Mapping[str, str] = MappingProxyType({}),
+        expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
         """Change a session.
 
@@ -201,7 +201,7 @@ class SessionRepository(ABC):
             Not empty. Of :data:`.records.STOCK_COLUMNS`, ``kernel_name``,
             ``kernel_model`` and ``state``.
         expected : mapping
-            Of ``state`` and ``server_id``: a session that does not equal it
+            Of ``state``, ``server_id`` and ``version``: a session that does not equal it
             is not changed.
 
         Returns

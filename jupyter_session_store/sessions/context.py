@@ -121,6 +121,9 @@ class Store(Protocol):
     async def current(self) -> Any:
         """Return the same once this server may use them."""
 
+    def kernels_in_memory(self) -> set[str]:
+        """Return the kernels of the sessions that this server has in memory."""
+
 
 @dataclass(frozen=True)
 class SessionContext:

@@ -114,7 +114,9 @@ class SessionKernels:
     async def in_use(self, kernel_ids: Collection[str]) -> set[str]:
         """Return those of some kernels that sessions name, the ones being created included."""
         records = await self._context.repository.find(self._context.scope)
-        return {str(record.kernel_id) for record in records} & set(kernel_ids)
+        used = {str(record.kernel_id) for record in records}
+        # A session that the store has lost, and whose kernel cannot be asked for, comes back.
+        return (used | self._context.store.kernels_in_memory()) & set(kernel_ids)
 
     async def is_closing(self, kernel_id: str) -> bool:
         """Return whether a session on a kernel is being closed."""

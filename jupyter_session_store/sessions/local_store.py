@@ -42,6 +42,10 @@ class LocalStore:
         """Return the verbs: what is in memory needs no lease."""
         return self.repository
 
+    def kernels_in_memory(self) -> set[str]:
+        """Return the kernels of all sessions."""
+        return {str(one.kernel_id) for one in self._records.all()}
+
     async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
         """Look into memory."""
         return self._records.find(criteria)

@@ -158,7 +158,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         session_id: str,
         changes: Mapping[str, str | None],
         *,
-        expected: Mapping[str, str] = MappingProxyType({}),
+        expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)

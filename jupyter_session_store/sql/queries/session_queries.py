@@ -49,7 +49,7 @@ T = TypeVar("T")
 _BATCH: Final = 500
 #: Characters.
 _TEST_SIZE: Final = 16_384
-_ANYTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_ANYTHING: Final[Mapping[str, str | int]] = MappingProxyType({})
 
 #: Parameters of a WHERE clause have a prefix: in an UPDATE the plain names are the new values.
 IN_SCOPE: Final = and_(
@@ -173,7 +173,7 @@ def update(
     scope: Scope,
     session_id: str,
     values: Mapping[str, Any],
-    expected: Mapping[str, str] = _ANYTHING,
+    expected: Mapping[str, str | int] = _ANYTHING,
 ) -> SessionRecord | None:
     """Update a session; without the claim to its new path if another holds that."""
     try:
@@ -199,7 +199,7 @@ def change(
     scope: Scope,
     session_id: str,
     values: Mapping[str, Any],
-    expected: Mapping[str, str] = _ANYTHING,
+    expected: Mapping[str, str | int] = _ANYTHING,
 ) -> SessionRecord | None:
     """Update a session as `values` say, if it is as `expected`."""
     returning = connection.dialect.update_returning

@@ -121,7 +121,7 @@ class JSONFileSessionRepository(SessionRepository):
         session_id: str,
         changes: Mapping[str, str | None],
         *,
-        expected: Mapping[str, str] = MappingProxyType({}),
+        expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
         """Change a session that is as expected."""
 
