@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 from uuid import uuid4
 
 from jupyter_server._tz import utcnow
@@ -16,11 +17,15 @@ from jupyter_session_store.kernels.authority import KernelAuthority
 from jupyter_session_store.kernels.gateway.api import is_over, may_have_arrived
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import Liveness, Scope, SessionRecord
+from jupyter_session_store.sessions.local import LocalSessions
 
 #: Whose sessions they are whose kernels a gateway hosts.
 SHARED = Scope("tenant", "gateway:g")
 #: What is asked for when a test wants just a session.
 NOTEBOOK: dict[str, Any] = {"path": "a.ipynb", "name": "", "type": "notebook"}
+#: Those of the repository's verbs that are coroutines, and those that are not.
+VERBS: Final = ("find", "add", "update", "begin_close", "move", "remove", "mirror", "revision")
+BLOCKING_VERBS: Final = ("renew", "evict")
 
 
 class DummyKernel:
@@ -117,8 +122,30 @@ async def settle(manager: PersistentSessionManager) -> None:
 
 
 async def stored(manager: PersistentSessionManager) -> list[SessionRecord]:
-    """Return the rows that the manager's store holds for it."""
-    return await manager.store.find(manager.scope)
+    """Return the rows that the manager's store holds for it, whatever a test makes of its verbs."""
+    repository: Any = manager.store
+    rows: list[SessionRecord] = await repository._measured.find(manager.scope)
+    return rows
+
+
+def in_memory(manager: PersistentSessionManager) -> list[SessionRecord]:
+    """Return the sessions that a manager over its own kernels has in memory."""
+    assert isinstance(manager.sessions, LocalSessions)
+    return manager.sessions._mirror.records.find({})
+
+
+async def renewed(manager: PersistentSessionManager) -> None:
+    """Wait for a renewal that succeeds, and for what follows it."""
+    manager.tasks.use_running_loop()
+    await asyncio.wrap_future(manager.lease.renew_now())
+    await settle(manager)
+
+
+async def assert_equal_after_renewal(manager: PersistentSessionManager) -> None:
+    """Check that after one renewal the store has the sessions in memory, and nothing else."""
+    await renewed(manager)
+    assert await stored(manager) == in_memory(manager)
+    assert manager.sessions.unsynchronized == 0
 
 
 async def first_row(manager: PersistentSessionManager) -> SessionRecord:
@@ -139,6 +166,25 @@ def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> N
         raise error
 
     setattr(manager.store, verb, fail)
+
+
+@contextmanager
+def store_away(manager: PersistentSessionManager, error: Exception | None = None) -> Iterator[None]:
+    """Let every verb of the repository fail, the heartbeat's among them."""
+    error = StoreUnavailable("test") if error is None else error
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    for verb in VERBS:
+        failing(manager, verb, error)
+    for verb in BLOCKING_VERBS:
+        setattr(manager.store, verb, fail)
+    try:
+        yield
+    finally:
+        for verb in (*VERBS, *BLOCKING_VERBS):
+            vars(manager.store).pop(verb, None)
 
 
 def losing_answers(manager: PersistentSessionManager, verb: str) -> Callable[[], None]:

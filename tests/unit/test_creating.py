@@ -10,14 +10,17 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.multikernelmanager import DuplicateKernelError
 from tornado import web
 
-from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.errors import InvalidValue, SessionConflict
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import SessionRecord
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
+    assert_equal_after_renewal,
     failing,
+    in_memory,
     settle,
+    store_away,
     stored,
 )
 
@@ -53,7 +56,8 @@ async def test_who_loses_the_path_gets_the_holder(
     rival = await manager.create_session(path="b.ipynb", type="notebook")
     kernels.starting.clear()
     posting = asyncio.ensure_future(manager.get_or_create_session(**NOTEBOOK))
-    await asyncio.sleep(0.02)
+    while not kernels.starting._waiters:  # noqa: ASYNC110 (it has looked once it starts a kernel)
+        await asyncio.sleep(0)
     await manager.update_session(rival["id"], path="a.ipynb")
     kernels.starting.set()
     assert (await posting)["id"] == rival["id"]
@@ -127,24 +131,47 @@ async def test_a_cancelled_create_leaves_no_kernel(
     assert await stored(manager) == []
 
 
-async def test_a_kernel_whose_session_is_not_saved_is_shut_down(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+@pytest.mark.parametrize("error", [InvalidValue("path", "is odd", "another"), SessionConflict("s")])
+async def test_a_kernel_whose_session_is_refused_is_shut_down(
+    manager: PersistentSessionManager, kernels: DummyKernelManager, error: Exception
 ) -> None:
-    failing(manager, "add", StoreUnavailable("test"))
-    with pytest.raises(StoreUnavailable):
+    failing(manager, "add", error)
+    with pytest.raises(type(error)):
         await manager.create_session(**NOTEBOOK)
     assert len(kernels.started) == 1
     assert kernels.shut_down == kernels.started
     assert manager._pending_sessions._records == []
+    assert await manager.list_sessions() == []
+    assert not await manager.session_exists("a.ipynb")
+    del manager.store.add
+    await assert_equal_after_renewal(manager)
 
 
-async def test_an_attached_kernel_stays_when_its_session_is_not_saved(
+async def test_an_attached_kernel_stays_when_its_session_is_refused(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
     kernel_id = await kernels.start_kernel()
-    failing(manager, "add", StoreUnavailable("test"))
-    with pytest.raises(StoreUnavailable):
+    failing(manager, "add", SessionConflict("s"))
+    with pytest.raises(SessionConflict):
         await manager.create_session(**NOTEBOOK, kernel_id=kernel_id)
+    assert kernels.shut_down == []
+    assert await manager.list_sessions() == []
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_a_session_is_created_while_the_store_is_away(
+    manager: PersistentSessionManager, kernels: DummyKernelManager, attached: bool
+) -> None:
+    kernel_id = await kernels.start_kernel() if attached else None
+    with store_away(manager):
+        model = await manager.create_session(**NOTEBOOK, kernel_id=kernel_id)
+        assert await manager.list_sessions() == [model]
+        assert (await manager.get_or_create_session(**NOTEBOOK))["id"] == model["id"]
+        assert manager.sessions.unsynchronized == 1
+        assert await stored(manager) == []
+    await assert_equal_after_renewal(manager)
+    assert [row.session_id for row in await stored(manager)] == [model["id"]]
+    assert kernels.started == [model["kernel"]["id"]]
     assert kernels.shut_down == []
 
 
@@ -201,20 +228,27 @@ async def test_a_failed_create_leaves_its_kernel_to_who_attached_to_it(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
     add = manager.store.add
-    attached: list[dict[str, Any]] = []
+    attaching: list[asyncio.Future[dict[str, Any]]] = []
 
     async def attach_then_fail(record: SessionRecord) -> None:
         manager.store.add = add  # type: ignore[method-assign]
-        attached.append(
-            await manager.create_session(path="b", type="file", kernel_id=record.kernel_id)
+        # Not waited for: its own change of the store comes after this one.
+        attaching.append(
+            asyncio.ensure_future(
+                manager.create_session(path="b", type="file", kernel_id=record.kernel_id)
+            )
         )
-        raise StoreUnavailable("test")
+        while len(in_memory(manager)) < 2:  # noqa: ASYNC110 (steps of the loop are what counts)
+            await asyncio.sleep(0)
+        raise SessionConflict(record.session_id)
 
     manager.store.add = attach_then_fail  # type: ignore[method-assign]
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(SessionConflict):
         await manager.create_session(**NOTEBOOK)
+    (other,) = attaching
     assert kernels.shut_down == []
-    assert await manager.list_sessions() == attached
+    assert await manager.list_sessions() == [await other]
+    await assert_equal_after_renewal(manager)
 
 
 async def test_a_given_kernel_id_is_reserved_until_its_session_is_saved(

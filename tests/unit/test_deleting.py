@@ -18,10 +18,13 @@ from jupyter_session_store.sessions.shared import SharedSessions
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
+    assert_equal_after_renewal,
     failing,
     losing_answers,
+    renewed,
     settle,
     shared_manager,
+    store_away,
     stored,
 )
 
@@ -90,36 +93,34 @@ async def test_a_failed_shutdown_keeps_the_session(
     assert await stored(manager) == []
 
 
-async def test_a_store_that_cannot_be_written_keeps_the_kernel(
+async def test_a_session_is_deleted_while_the_store_is_away(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
-    """It can be read: a SQLite file that another process has locked, a database that only reads."""
     model = await manager.create_session(**NOTEBOOK)
-    update = manager.store.update
-    failing(manager, "update", StoreUnavailable("test"))
-    with pytest.raises(StoreUnavailable):
+    other = await manager.create_session(path="b", type="file")
+    with store_away(manager):
         await manager.delete_session(model["id"])
-    assert kernels.shut_down == []
-    assert await manager.list_sessions() == [model]
-    manager.store.update = update  # type: ignore[method-assign]
-    await manager.delete_session(model["id"])
-    assert await stored(manager) == []
+        assert kernels.shut_down == [model["kernel"]["id"]]
+        assert await manager.list_sessions() == [other]
+        assert manager.sessions.unsynchronized == 1
+        assert len(await stored(manager)) == 2
+    await assert_equal_after_renewal(manager)
+    assert [row.session_id for row in await stored(manager)] == [other["id"]]
 
 
-async def test_a_refused_delete_leaves_the_kernel_to_the_other_session(
+async def test_sessions_on_one_kernel_are_counted_while_the_store_is_away(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
     first, second, kernel_id = await two_on_one_kernel(manager)
-    remove = manager.store.remove
-    failing(manager, "remove", StoreUnavailable("test"))
-    with pytest.raises(StoreUnavailable):
+    with store_away(manager):
         await manager.delete_session(first["id"])
-    manager.store.remove = remove  # type: ignore[method-assign]
-    await manager.delete_session(second["id"])
-    assert kernels.shut_down == []
-    assert await manager.list_sessions() == [first]
-    await manager.delete_session(first["id"])
-    assert kernels.shut_down == [kernel_id]
+        assert kernels.shut_down == []
+        assert await manager.list_sessions() == [second]
+        await manager.delete_session(second["id"])
+        assert kernels.shut_down == [kernel_id]
+        assert await manager.list_sessions() == []
+    await assert_equal_after_renewal(manager)
+    assert await stored(manager) == []
 
 
 @pytest.fixture(params=["sqlalchemy", "memory"])
@@ -137,6 +138,21 @@ def shut_down(manager: PersistentSessionManager) -> list[str]:
     """Return the kernels that were shut down."""
     assert isinstance(manager.kernel_manager, DummyKernelManager)
     return manager.kernel_manager.shut_down
+
+
+async def test_a_store_that_cannot_be_written_keeps_a_shared_kernel(
+    sharing: PersistentSessionManager,
+) -> None:
+    """It can be read: a SQLite file that another process has locked, a database that only reads."""
+    model = await sharing.create_session(**NOTEBOOK)
+    failing(sharing, "begin_close", StoreUnavailable("test"))
+    with pytest.raises(StoreUnavailable):
+        await sharing.delete_session(model["id"])
+    assert shut_down(sharing) == []
+    assert await sharing.list_sessions() == [model]
+    del sharing.store.begin_close
+    await sharing.delete_session(model["id"])
+    assert await stored(sharing) == []
 
 
 async def test_a_refused_delete_leaves_a_shared_kernel_to_the_other_session(
@@ -181,9 +197,7 @@ async def test_a_mark_whose_answer_was_lost_is_taken_back_after_the_next_renewal
     with pytest.raises(StoreUnavailable):
         await sharing.delete_session(first["id"])
     assert {row.state for row in await stored(sharing)} == {CLOSING, READY}
-    await asyncio.wrap_future(sharing.lease.renew_now())
-    await asyncio.sleep(0.01)
-    await settle(sharing)
+    await renewed(sharing)
     assert {row.state for row in await stored(sharing)} == {READY}
 
 
@@ -278,19 +292,18 @@ async def test_a_cancelled_delete_is_finished(
     assert kernels.list_kernel_ids() == []
 
 
-async def test_a_session_whose_removal_failed_still_uses_its_kernel(
-    manager: PersistentSessionManager, kernels: DummyKernelManager
+async def test_a_session_whose_removal_failed_still_uses_its_shared_kernel(
+    sharing: PersistentSessionManager,
 ) -> None:
     """Its delete was refused: another's must not take the kernel with it."""
-    first, second, kernel_id = await two_on_one_kernel(manager)
-    remove = manager.store.remove
-    failing(manager, "remove", StoreUnavailable("test"))
+    first, second, kernel_id = await two_on_one_kernel(sharing)
+    failing(sharing, "remove", StoreUnavailable("test"))
     with pytest.raises(StoreUnavailable):
-        await manager.delete_session(first["id"])
-    manager.store.remove = remove  # type: ignore[method-assign]
-    await manager.delete_session(second["id"])
-    assert kernels.shut_down == []
-    assert await manager.list_sessions() == [first]
-    await manager.delete_session(first["id"])
-    assert kernels.shut_down == [kernel_id]
-    assert await stored(manager) == []
+        await sharing.delete_session(first["id"])
+    del sharing.store.remove
+    await sharing.delete_session(second["id"])
+    assert shut_down(sharing) == []
+    assert await sharing.list_sessions() == [first]
+    await sharing.delete_session(first["id"])
+    assert shut_down(sharing) == [kernel_id]
+    assert await stored(sharing) == []

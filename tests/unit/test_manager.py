@@ -17,9 +17,10 @@ from jupyter_session_store.records import READY
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
-    failing,
+    assert_equal_after_renewal,
     make_manager,
     settle,
+    store_away,
     stored,
 )
 
@@ -151,14 +152,13 @@ async def test_a_failed_removal_is_made_up_for(
 ) -> None:
     model = await manager.create_session(**NOTEBOOK)
     kernels.die(model["kernel"]["id"])
-    remove = manager.store.remove
-    failing(manager, "remove", StoreUnavailable("test"))
-    assert await manager.list_sessions() == []
-    await settle(manager)
-    assert len(await stored(manager)) == 1
-    manager.store.remove = remove  # type: ignore[method-assign]
-    assert await manager.list_sessions() == []
-    await settle(manager)
+    with store_away(manager):
+        for _ in range(2):
+            assert await manager.list_sessions() == []
+            await settle(manager)
+        assert len(await stored(manager)) == 1
+        assert manager.sessions.unsynchronized == 1
+    await assert_equal_after_renewal(manager)
     assert await stored(manager) == []
 
 

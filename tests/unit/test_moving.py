@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 from tornado import web
 
-from jupyter_session_store.errors import KernelNotStarted, StoreUnavailable
+from jupyter_session_store.errors import InvalidValue, KernelNotStarted, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sessions import moving
-from jupyter_session_store.sessions.shared import SharedSessions
 from jupyter_session_store.testing import record
 from tests.unit.dummies import (
     NOTEBOOK,
     DummyKernelManager,
+    assert_equal_after_renewal,
     failing,
+    in_memory,
     losing_answers,
     settle,
     shared_manager,
+    store_away,
     stored,
 )
 
@@ -38,14 +40,17 @@ def each(
     sharing.close()
 
 
+@pytest.fixture
+def sharing(manager: PersistentSessionManager) -> Iterator[PersistentSessionManager]:
+    """A manager over kernels that others use too, on each repository."""
+    sharing = shared_manager(":memory:", repository=manager.repository)
+    yield sharing
+    sharing.close()
+
+
 def kernels_of(manager: PersistentSessionManager) -> DummyKernelManager:
     assert isinstance(manager.kernel_manager, DummyKernelManager)
     return manager.kernel_manager
-
-
-def storing_verb(manager: PersistentSessionManager) -> str:
-    """Return the verb that stores a move: the store counts only where others use kernels too."""
-    return "move" if isinstance(manager.sessions, SharedSessions) else "update"
 
 
 async def test_a_rename_tells_the_kernel(
@@ -112,13 +117,57 @@ async def test_two_moves_that_race_leave_no_kernel_behind(each: PersistentSessio
     assert len(kernels.shut_down) == 5
 
 
-async def test_a_move_that_is_not_saved_leaves_no_kernel(each: PersistentSessionManager) -> None:
-    manager, kernels = each, kernels_of(each)
-    model = await manager.create_session(**NOTEBOOK)
-    failing(manager, storing_verb(manager), StoreUnavailable("test"))
+async def test_a_move_that_is_not_saved_leaves_no_kernel(sharing: PersistentSessionManager) -> None:
+    kernels = kernels_of(sharing)
+    model = await sharing.create_session(**NOTEBOOK)
+    failing(sharing, "move", StoreUnavailable("test"))
     with pytest.raises(StoreUnavailable):
-        await manager.change_session(model["id"], kernel_name="other")
+        await sharing.change_session(model["id"], kernel_name="other")
     assert list(kernels.list_kernel_ids()) == [model["kernel"]["id"]]
+
+
+async def test_a_move_that_the_store_refuses_leaves_no_kernel(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    before = await stored(manager)
+    failing(manager, "update", InvalidValue("name", "is odd", "another"))
+    with pytest.raises(InvalidValue):
+        await manager.change_session(model["id"], kernel_name="other", name="n")
+    assert list(kernels.list_kernel_ids()) == [model["kernel"]["id"]]
+    assert await manager.list_sessions() == [model]
+    assert in_memory(manager) == before
+    del manager.store.update
+    await assert_equal_after_renewal(manager)
+    assert await stored(manager) == before
+
+
+async def test_a_session_moves_while_the_store_is_away(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    with store_away(manager):
+        moved = await manager.change_session(model["id"], kernel_name="other")
+        assert moved["kernel"]["name"] == "other"
+        assert await manager.list_sessions() == [moved]
+        assert kernels.shut_down == [model["kernel"]["id"]]
+        assert list(kernels.list_kernel_ids()) == [moved["kernel"]["id"]]
+        assert [row.kernel_id for row in await stored(manager)] == [model["kernel"]["id"]]
+    await assert_equal_after_renewal(manager)
+    (row,) = await stored(manager)
+    assert (row.kernel_id, row.kernel_name) == (moved["kernel"]["id"], "other")
+
+
+async def test_a_local_move_whose_answer_is_lost_is_made_once(
+    manager: PersistentSessionManager, kernels: DummyKernelManager
+) -> None:
+    model = await manager.create_session(**NOTEBOOK)
+    losing_answers(manager, "update")
+    moved = await manager.change_session(model["id"], kernel_name="other")
+    assert await manager.list_sessions() == [moved]
+    assert kernels.shut_down == [model["kernel"]["id"]]
+    await assert_equal_after_renewal(manager)
+    assert [row.kernel_id for row in await stored(manager)] == [moved["kernel"]["id"]]
 
 
 async def test_a_move_of_a_session_that_is_deleted_meanwhile_leaves_no_kernel(
@@ -200,12 +249,12 @@ async def test_a_session_that_another_server_moves_first_moves_on(
 
 
 async def test_a_move_whose_answer_was_lost_leaves_one_kernel(
-    each: PersistentSessionManager,
+    sharing: PersistentSessionManager,
 ) -> None:
-    manager, kernels = each, kernels_of(each)
     """The row was changed: the session is on the new kernel, and the old one ends."""
+    manager, kernels = sharing, kernels_of(sharing)
     model = await manager.create_session(**NOTEBOOK)
-    answer = losing_answers(manager, storing_verb(manager))
+    answer = losing_answers(manager, "move")
     with pytest.raises(StoreUnavailable):
         await manager.change_session(model["id"], kernel_name="other")
     answer()
@@ -216,15 +265,12 @@ async def test_a_move_whose_answer_was_lost_leaves_one_kernel(
 
 @pytest.mark.parametrize("saved", [True, False])
 async def test_a_move_in_an_outage_is_settled_after_it(
-    each: PersistentSessionManager,
-    monkeypatch: pytest.MonkeyPatch,
-    saved: bool,
+    sharing: PersistentSessionManager, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
-    manager, kernels = each, kernels_of(each)
+    manager, kernels = sharing, kernels_of(sharing)
     monkeypatch.setattr(moving, "_SETTLE_SECONDS", 0.001)
     model = await manager.create_session(**NOTEBOOK)
-    verb = storing_verb(manager)
-    move, find = getattr(manager.store, verb), manager.store.find
+    move = manager.store.move
 
     async def lost(*arguments: Any) -> None:
         if saved:
@@ -232,13 +278,12 @@ async def test_a_move_in_an_outage_is_settled_after_it(
         failing(manager, "find", StoreUnavailable("test"))
         raise StoreUnavailable("test")
 
-    setattr(manager.store, verb, lost)
+    manager.store.move = lost  # type: ignore[method-assign, assignment]
     with pytest.raises(StoreUnavailable):
         await manager.change_session(model["id"], kernel_name="other")
     await asyncio.sleep(0.05)
     assert len(kernels.list_kernel_ids()) == 2, "which of them is needed is not known"
-    setattr(manager.store, verb, move)
-    manager.store.find = find  # type: ignore[method-assign]
+    del manager.store.move, manager.store.find
     await settle(manager)
     (listed,) = await manager.list_sessions()
     assert listed["kernel"]["name"] == ("other" if saved else model["kernel"]["name"])
