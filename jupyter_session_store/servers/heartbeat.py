@@ -138,6 +138,9 @@ class Heartbeat:
         #: When the store went away, on the clock of :func:`now`; ``None`` while it is there.
         self.failing_since: float | None = None
         self._retry = _FIRST_RETRY
+        self._noted = float("-inf")
+        #: Whether the store failed again soon after a renewal, which had succeeded.
+        self._in_vain = False
         self._took_over = False
         self._wake = threading.Event()
         self._stopped = False
@@ -183,10 +186,16 @@ class Heartbeat:
         return None if since is None else now() - since
 
     def note_failure(self) -> None:
-        """Hold the store for away until a renewal succeeds, which is tried soon."""
-        if self.failing_since is None:
-            self.failing_since = now()
-            self._wake.set()
+        """Hold the store for away until a renewal succeeds, which is tried soon.
+
+        Less soon each time, if renewals succeed and what is done after them fails.
+        """
+        if self.failing_since is not None:
+            return
+        self.failing_since, last, self._noted = now(), self._noted, now()
+        self._in_vain = self._noted - last < 2 * self._interval
+        self._retry = 2 * self._retry if self._in_vain else _FIRST_RETRY
+        self._wake.set()
 
     def renew_now(self) -> Future[None]:
         """Have the thread renew now; the future has the outcome, or the error."""
@@ -200,10 +209,13 @@ class Heartbeat:
         while True:
             pause = min(self._retry, self._interval) if self.failing else self._interval
             # A little early each time, so that servers that start together do not stay together.
-            self._wake.wait(pause * random.uniform(0.9, 1.0))  # noqa: S311
+            woken = self._wake.wait(pause * random.uniform(0.9, 1.0))  # noqa: S311
             self._wake.clear()
             if self._stopped or self._local_sessions() is None:
                 return
+            in_vain, self._in_vain = self._in_vain, False
+            if woken and in_vain and not self._waiting:
+                continue
             with self._lock:
                 waiting, self._waiting = self._waiting, []
             try:
@@ -221,7 +233,7 @@ class Heartbeat:
 
     def _fail(self, waiting: list[Future[None]], error: SessionStoreError) -> None:
         if self.failing_since is None:
-            self.failing_since = now()
+            self.failing_since, self._retry = now(), _FIRST_RETRY
         else:
             self._retry *= 2
         for future in waiting:
@@ -262,7 +274,7 @@ class Heartbeat:
                     server.hostname,
                     server.lease_seconds,
                 )
-        self.failing_since, self._retry = None, _FIRST_RETRY
+        self.failing_since = None
         on_renewed(unfinished)
 
 
