@@ -269,7 +269,8 @@ class Mirrored:
     Parameters
     ----------
     stored : mapping of str to SessionRecord
-        The sessions as the store has them now, by their ids.
+        The sessions as the store has them now, by their ids; a refused one as it was, if
+        it was there.
     refused : mapping of str to SessionStoreError
         Those that it cannot store, by their ids, and why: :class:`.InvalidValue` or
         :class:`.SessionConflict`.

@@ -290,29 +290,34 @@ class SessionRepository(ABC):
         """
         found = {one.session_id: one for one in await self.find(scope)}
         records = {one.session_id: one for one in wanted()}
-        await self.remove(scope, [one for one in found.values() if one.session_id not in records])
+        kept = {
+            session_id: one
+            for session_id, one in found.items()
+            if session_id in records and _updates_lead_to(one, records[session_id])
+        }
+        # First, with those that change their path: what one session gives up, another may take.
+        await self.remove(scope, [one for name, one in found.items() if name not in kept])
         stored: dict[str, SessionRecord] = {}
         refused: dict[str, SessionStoreError] = {}
         for session_id, record in records.items():
             try:
-                stored[session_id] = await self._mirror_one(found.get(session_id), record)
+                stored[session_id] = await self._mirror_one(kept.get(session_id), record)
             except (InvalidValue, SessionConflict) as error:
                 refused[session_id] = error
+                if session_id in kept:
+                    stored[session_id] = kept[session_id]
         return Mirrored(stored, refused)
 
     async def _mirror_one(
         self, found: SessionRecord | None, record: SessionRecord
     ) -> SessionRecord:
-        scope = record.scope
-        if found is not None and record.says_the_same(found):
-            return found
         if found is not None:
+            if record.says_the_same(found):
+                return found
             changes = changed_columns(found, record)
-            if record.says_the_same(found.replace(claim=record.claim, **changes)):
-                updated = await self.update(scope, record.session_id, changes)
-                if updated is not None:
-                    return updated
-            await self.remove(scope, [found])
+            updated = await self.update(record.scope, record.session_id, changes)
+            if updated is not None:
+                return updated
         try:
             await self.add(record)
         except PathClaimed:
@@ -408,6 +413,15 @@ def changed_columns(before: SessionRecord, after: SessionRecord) -> dict[str, An
     if before.claim != after.claim:
         changes["path"] = after.path
     return changes
+
+
+def _updates_lead_to(before: SessionRecord, after: SessionRecord) -> bool:
+    """Return whether :meth:`SessionRepository.update` alone makes `after` of `before`.
+
+    A new path takes its claim if it is free, whatever is wanted.
+    """
+    changes = changed_columns(before, after)
+    return "path" not in changes and after.says_the_same(before.replace(**changes))
 
 
 def repository_names() -> list[str]:

@@ -165,7 +165,7 @@ class SessionContext:
 
     async def find(self, **criteria: Any) -> list[SessionRecord]:
         """Find sessions that are not just being started; what cannot be stored equals none."""
-        if self.records is not None:
+        if self.records is not None and not self.store.is_closed:
             return self.records.find(criteria)
         if not all(is_storable(field, value) for field, value in criteria.items()):
             return []

@@ -79,6 +79,8 @@ class Mirror:
         task = asyncio.get_running_loop().create_task(self._push(store, push))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Who asked may have gone away.
+        task.add_done_callback(lambda one: one.cancelled() or one.exception())
         done, _ = await asyncio.wait([task], timeout=PATIENCE)
         if done:
             task.result()
@@ -95,6 +97,7 @@ class Mirror:
                 stored = await self._store(store.repository, had, now)
             except (InvalidValue, SessionConflict) as error:
                 if self._take_back(push):
+                    self._compare(push)
                     raise
                 if now is not None:
                     self._set_aside(now, error)
@@ -119,12 +122,16 @@ class Mirror:
             elif now is not None:
                 # The store has lost what it had, or another has written to it.
                 self._ask_for_synchronization(store)
-            self._differing -= {
-                one.session_id
-                for one in (push.before, push.after)
-                if one is not None
-                and self.records.get(one.session_id) is self._stored.get(one.session_id)
-            }
+            self._compare(push)
+
+    def _compare(self, push: _Push) -> None:
+        """Note whether the store has the sessions of a change as they are."""
+        for one in (push.before, push.after):
+            if one is not None and self._is_stored(one.session_id):
+                self._differing.discard(one.session_id)
+
+    def _is_stored(self, session_id: str) -> bool:
+        return self.records.get(session_id) is self._stored.get(session_id)
 
     def _stored_of(self, push: _Push) -> SessionRecord | None:
         """Return what the store has of a session, under its old id or its new one."""
@@ -158,7 +165,6 @@ class Mirror:
         if push.acknowledged or after is None or not self._is_there(after):
             return False
         self.records.replace(after, before)
-        self._differing.discard(after.session_id)
         return True
 
     def _set_aside(self, record: SessionRecord, error: SessionStoreError) -> None:
@@ -215,14 +221,12 @@ class Mirror:
             self._set_aside(asked[session_id], error)
         self._stored = dict(mirrored.stored)
         for session_id, stored in self._stored.items():
+            if session_id in mirrored.refused:
+                continue
             if stored is not asked[session_id] and self._is_there(asked[session_id]):
                 self.records.replace(asked[session_id], stored)
-        now = {one.session_id: one for one in self.records.all()}
-        self._differing = {
-            key
-            for key in now.keys() | self._stored.keys()
-            if now.get(key) is not self._stored.get(key)
-        }
+        names = {one.session_id for one in self.records.all()} | self._stored.keys()
+        self._differing = {name for name in names if not self._is_stored(name)}
         self._in_step = self._differing <= self._refused.keys()
 
     def _is_there(self, record: SessionRecord) -> bool:

@@ -38,7 +38,7 @@ class SessionReader:
         `deadline`, on the event loop's clock, or for ``claim_timeout`` seconds.
         """
         context = self._context
-        local = context.records
+        local = None if context.store.is_closed else context.records
         while True:
             found = await context.find(path=path) if local is None else local.find({"path": path})
             for record in found:

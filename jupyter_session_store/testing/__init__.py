@@ -30,6 +30,7 @@ from ..records import CLOSING, STARTING, Departure, Scope
 from ..repository import SessionRepository
 from .closing import ClosingContract
 from .leases import LeaseContract
+from .mirroring import MirrorContract
 from .samples import AWKWARD, OTHER_SCOPES, SCOPE, add, record, run, server, there
 from .storing import StoringContract
 from .versions import VersionContract
@@ -49,7 +50,9 @@ __all__ = [
 MakeRepository = Callable[[], SessionRepository]
 
 
-class RepositoryContract(StoringContract, ClosingContract, LeaseContract, VersionContract):
+class RepositoryContract(
+    StoringContract, ClosingContract, LeaseContract, MirrorContract, VersionContract
+):
     """The contract of :class:`.SessionRepository`, verb by verb."""
 
     @pytest.fixture

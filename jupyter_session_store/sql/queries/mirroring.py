@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import Connection, case, insert, literal, update
@@ -20,6 +21,7 @@ from .rows import to_row
 #: 3.32 takes 999.
 _BATCH: Final = 30
 _KEY: Final = frozenset({"namespace", "authority", "session_id"})
+_NO_CLAIM: Final = MappingProxyType({"claim": None})
 
 
 def mirror(
@@ -47,19 +49,34 @@ def _mirror_one_by_one(
     refused: dict[str, SessionStoreError] = {}
     with transaction(connection):
         _remove_others(connection, scope, found, records)
-    for session_id, record in records.items():
-        only = {name: one for name, one in stored.items() if name != session_id}
+        for name, one in stored.items():
+            if one.claim not in (None, records[name].claim):
+                # Another session may take it.
+                stored[name] = session_queries.change(connection, scope, name, _NO_CLAIM) or one
+    for record in records.values():
         try:
-            with transaction(connection):
-                stored = _make_equal(connection, scope, {**only, session_id: record})
+            stored = _mirror_one(connection, scope, stored, record)
         except DataError as error:
             reason = reason_of(error, connection.engine.url)
-            refused[session_id] = InvalidValue(
+            refused[record.session_id] = InvalidValue(
                 "value", f"was refused by the database ({reason})", "storable text"
             )
         except IntegrityError:
-            refused[session_id] = SessionConflict(session_id)
+            refused[record.session_id] = SessionConflict(record.session_id)
     return Mirrored(stored, refused)
+
+
+def _mirror_one(
+    connection: Connection, scope: Scope, stored: dict[str, SessionRecord], record: SessionRecord
+) -> dict[str, SessionRecord]:
+    """Make one session equal, without the claim to its path if that is not to be had."""
+
+    def unit(values: Mapping[str, Any]) -> dict[str, SessionRecord]:
+        wanted = record.replace(**values)
+        with transaction(connection):
+            return _make_equal(connection, scope, {**stored, record.session_id: wanted})
+
+    return session_queries.claim_if_free(unit, {"claim": record.claim})
 
 
 def _remove_others(
@@ -92,7 +109,7 @@ def _make_equal(
     if any(one.claim != found[one.session_id].claim for one in changed):
         # One session may take what another gives up.
         for one in changed:
-            session_queries.change(connection, scope, one.session_id, {"claim": None})
+            session_queries.change(connection, scope, one.session_id, _NO_CLAIM)
     change(connection, scope, changed)
     if added := [to_row(one) for one in stored.values() if one.session_id not in found]:
         connection.execute(insert(SESSIONS), added)
