@@ -144,7 +144,8 @@ async def renewed(manager: PersistentSessionManager) -> None:
 async def assert_equal_after_renewal(manager: PersistentSessionManager) -> None:
     """Check that after one renewal the store has the sessions in memory, and nothing else."""
     await renewed(manager)
-    assert await stored(manager) == in_memory(manager)
+    rows, wanted = await stored(manager), in_memory(manager)
+    assert rows == wanted, f"stored: {rows}\nin memory: {wanted}"
     assert manager.sessions.unsynchronized == 0
 
 
@@ -257,8 +258,8 @@ class SharedKernelManager(DummyKernelManager):
         See :class:`SharedAuthority`.
     """
 
-    def __init__(self, *, preassigned: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, preassigned: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.authority = SharedAuthority(self, preassigned=preassigned)
 
     def create_kernel_authority(self, settings: object) -> SharedAuthority:

@@ -23,7 +23,13 @@ from jupyter_session_store.sql.schema.migrating import migration_connection
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
 from tests.hanging import HangingProxy
-from tests.unit.dummies import NOTEBOOK, make_manager, shared_manager
+from tests.unit.dummies import (
+    NOTEBOOK,
+    assert_equal_after_renewal,
+    make_manager,
+    shared_manager,
+    stored,
+)
 
 log = logging.getLogger("tests")
 
@@ -141,6 +147,9 @@ async def test_a_manager_goes_on(proxy: HangingProxy, brief: None, shared: bool)
         await verb()
     assert [one["path"] for one in await manager.list_sessions()] == ["b.ipynb"]
     assert len(manager.kernel_manager.list_kernel_ids()) == 1
+    if not shared:
+        await assert_equal_after_renewal(manager)
+    assert [row.path for row in await stored(manager)] == ["b.ipynb"]
     manager.close()
 
 

@@ -1,4 +1,8 @@
-"""Rows that somebody has edited by hand fail nothing and are not made worse."""
+"""Rows that somebody has edited by hand fail nothing and are not made worse.
+
+Where other servers use the kernels too, and sessions are read from the store. Those on a server's
+own kernels are in its memory, which the rows are made to equal.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,14 @@ from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sessions.models import last_known_model
 from jupyter_session_store.testing import record
 from tests.databases.database import Database
-from tests.unit.dummies import make_manager
+from tests.unit.dummies import (
+    NOTEBOOK,
+    assert_equal_after_renewal,
+    in_memory,
+    make_manager,
+    shared_manager,
+    stored,
+)
 
 #: Dates that no clock wrote, as far as a database takes them.
 IMPOSSIBLE = {
@@ -26,7 +37,7 @@ IMPOSSIBLE = {
 
 @pytest.fixture
 def manager(database: Database) -> Iterator[PersistentSessionManager]:
-    manager = make_manager(database.url, log=logging.getLogger("test_edited_rows"))
+    manager = shared_manager(database.url, log=logging.getLogger("test_edited_rows"))
     yield manager
     manager.close()
 
@@ -128,3 +139,31 @@ async def test_an_unknown_authority_is_nobodys(
     assert await manager.list_sessions() == [mine]
     await manager.delete_session(mine["id"])
     assert database.rows("SELECT session_id, authority, path FROM jupyter_sessions") == before
+
+
+async def test_the_row_of_a_local_session_is_made_equal_to_memory(database: Database) -> None:
+    manager = make_manager(database.url)
+    model = await manager.create_session(**NOTEBOOK)
+    before = in_memory(manager)
+    for change in (
+        *(f"created_at = {date}" for date in IMPOSSIBLE[database.kind]),
+        *(f"updated_at = {date}" for date in IMPOSSIBLE[database.kind]),
+        "state = 'frozen'",
+        "kernel_id = NULL",
+        "kernel_model = '['",
+        "claim = NULL",
+        "path = 'b.ipynb'",
+    ):
+        # Who edits a row counts as all do; what differs is found by that.
+        edit(database, f"UPDATE jupyter_sessions SET {change}, version = version + 7")
+        assert await manager.list_sessions() == [model]
+        await assert_equal_after_renewal(manager)
+        (row,) = await stored(manager)
+        assert row.says_the_same(before[0]), change
+        assert await manager.list_sessions() == [model]
+    # A row that is nobody's is not this server's any more, and its own is made again.
+    edit(database, "UPDATE jupyter_sessions SET session_id = 'other', authority = 'somebody'")
+    await assert_equal_after_renewal(manager)
+    assert [row.session_id for row in await stored(manager)] == [model["id"]]
+    assert database.rows("SELECT count(*) FROM jupyter_sessions") == [(2,)]
+    manager.close()

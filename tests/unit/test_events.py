@@ -16,7 +16,7 @@ from jupyter_events.schema import EventSchema
 from tornado import web
 from traitlets.config import LoggingConfigurable
 
-from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.errors import InvalidValue, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING, Liveness
 from jupyter_session_store.telemetry import events
@@ -25,10 +25,12 @@ from tests.unit.dummies import (
     NOTEBOOK,
     SHARED,
     DummyKernelManager,
+    assert_equal_after_renewal,
     failing,
     make_manager,
     settle,
     shared_manager,
+    store_away,
     stored,
 )
 
@@ -178,15 +180,13 @@ async def test_what_was_not_saved_is_not_told(
 ) -> None:
     model = await manager.create_session(**NOTEBOOK)
     kept.take()
-    unavailable = StoreUnavailable("test")
     for verb, ask in (
         ("add", lambda: manager.create_session(path="b", type="notebook", name="")),
         ("update", lambda: manager.change_session(model["id"], path="c")),
         ("update", lambda: manager.change_session(model["id"], kernel_name="python3")),
-        ("remove", lambda: manager.delete_session(model["id"])),
     ):
-        failing(manager, verb, unavailable)
-        with pytest.raises(StoreUnavailable):
+        failing(manager, verb, InvalidValue("path", "is odd", "another"))
+        with pytest.raises(InvalidValue):
             await ask()
         delattr(manager.store, verb)
     await settle(manager)
@@ -194,6 +194,24 @@ async def test_what_was_not_saved_is_not_told(
     with pytest.raises(RuntimeError):
         await manager.create_session(path="d", type="notebook", name="")
     assert kept.take() == []
+
+
+async def test_what_is_done_while_the_store_is_away_is_told_once(
+    manager: PersistentSessionManager, kept: Kept
+) -> None:
+    with store_away(manager):
+        model = await manager.create_session(**NOTEBOOK)
+        await manager.change_session(model["id"], path="c")
+        await manager.change_session(model["id"], kernel_name="python3")
+        await manager.delete_session(model["id"])
+    await assert_equal_after_renewal(manager)
+    told = [(one["action"], one["session_id"], one["path"]) for one in kept.take()]
+    assert told == [
+        ("created", model["id"], "a.ipynb"),
+        ("moved", model["id"], "c"),
+        ("moved", model["id"], "c"),
+        ("closed", model["id"], "c"),
+    ]
 
 
 @pytest.mark.parametrize("liveness", list(Liveness))

@@ -25,9 +25,12 @@ from jupyter_session_store.records import STARTING
 from jupyter_session_store.sql.schema import versions
 from jupyter_session_store.testing import record
 from jupyter_session_store.web import extension
+from tests.unit.dummies import assert_equal_after_renewal, store_away
 
 HEALTH = ("api", "session-store", "health")
 STATUS = ("api", "session-store", "status")
+#: Kernels that other servers use too: what is asked of sessions is asked of the store.
+SHARED_KERNELS = {"ServerApp": {"kernel_manager_class": "tests.unit.dummies.SharedKernelManager"}}
 
 
 class OnlyContents(Authorizer):
@@ -162,12 +165,6 @@ async def test_status_is_told_to_a_user_who_may_read_sessions(
 async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_fetch: Any) -> None:
     for path in ("a.ipynb", "b.ipynb"):
         await manager.create_session(path=path, type="notebook", name="")
-    first, _ = await manager.store.find(manager.scope)
-    await manager.store.begin_close(manager.scope, first.session_id, manager.server_id)
-    starting = {"state": STARTING, "kernel_id": "k", "server_id": manager.server_id}
-    await manager.store.add(record("c", manager.scope, **starting))
-    # It only says which kernel to look for.
-    await manager.store.add(record("d", manager.scope, path=None, **starting))
     response = await jp_fetch(*STATUS)
     told = json.loads(response.body)
     assert response.headers["Cache-Control"] == "no-store"
@@ -175,6 +172,8 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
     assert 0 <= ago < manager.lease_seconds
     assert told == {
         "well": True,
+        "away_seconds": None,
+        "unsynchronized_sessions": 0,
         "version": __version__,
         "repository": "sqlalchemy",
         "backend": "SQLite in memory",
@@ -183,10 +182,29 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
         "authority": "server",
         "server_id": manager.server_id,
         "lease": {"seconds": 86_400, "overdue": False},
-        "sessions": {"starting": 1, "ready": 1, "closing": 1},
+        "sessions": {"starting": 0, "ready": 2, "closing": 0},
     }
 
 
+@pytest.mark.parametrize("more_config", [SHARED_KERNELS], ids=["a gateway's kernels"])
+async def test_status_counts_the_states_of_shared_sessions(
+    manager: PersistentSessionManager, jp_fetch: Any
+) -> None:
+    for path in ("a.ipynb", "b.ipynb"):
+        await manager.create_session(path=path, type="notebook", name="")
+    first, _ = await manager.store.find(manager.scope)
+    await manager.store.begin_close(manager.scope, first.session_id, manager.server_id)
+    starting = {"state": STARTING, "kernel_id": "k", "server_id": manager.server_id}
+    await manager.store.add(record("c", manager.scope, **starting))
+    # It only says which kernel to look for.
+    await manager.store.add(record("d", manager.scope, path=None, **starting))
+    told = json.loads((await jp_fetch(*STATUS)).body)
+    assert told["authority"] == "gateway"
+    assert told["sessions"] == {"starting": 1, "ready": 1, "closing": 1}
+    assert (told["away_seconds"], told["unsynchronized_sessions"]) == (None, 0)
+
+
+@pytest.mark.parametrize("more_config", [SHARED_KERNELS], ids=["a gateway's kernels"])
 async def test_a_state_that_nobody_writes_is_taken_as_ready(
     manager: PersistentSessionManager,
 ) -> None:
@@ -194,11 +212,15 @@ async def test_a_state_that_nobody_writes_is_taken_as_ready(
     assert await manager.count_sessions() == {"starting": 0, "ready": 1, "closing": 0}
 
 
-@pytest.mark.parametrize(
-    "error",
-    [StoreUnavailable("postgresql://u:s3cr3t@db"), SchemaMismatch("s3cr3t"), ValueError("s3cr3t")],
-    ids=lambda error: type(error).__name__,
-)
+FAULTS: list[Exception] = [
+    StoreUnavailable("postgresql://u:s3cr3t@db"),
+    SchemaMismatch("s3cr3t"),
+    ValueError("s3cr3t"),
+]
+
+
+@pytest.mark.parametrize("more_config", [SHARED_KERNELS], ids=["a gateway's kernels"])
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
 async def test_a_store_that_fails_is_unwell(
     manager: PersistentSessionManager, jp_fetch: Any, caplog: Any, error: Exception
 ) -> None:
@@ -221,8 +243,49 @@ async def test_a_store_that_fails_is_unwell(
     assert json.loads(status.body)["well"] is True
 
 
-async def test_a_store_that_does_not_answer_is_unwell(
-    manager: PersistentSessionManager, jp_fetch: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+async def test_a_store_that_fails_degrades_a_server_with_its_own_kernels(
+    manager: PersistentSessionManager,
+    jp_fetch: Any,
+    caplog: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    """A probe must not restart it: that ends its kernels, and mends nothing."""
+    monkeypatch.setattr(extension, "SHARED_SECONDS", -1)
+    await manager.create_session(path="a.ipynb", type="notebook", name="")
+    caplog.clear()
+    with store_away(manager, error):
+        await manager.create_session(path="b.ipynb", type="notebook", name="")
+        health = await jp_fetch(*HEALTH)
+        assert (health.code, json.loads(health.body)) == (200, {"status": "degraded"})
+        assert "Retry-After" not in health.headers
+        status = await jp_fetch(*STATUS)
+        told = json.loads(status.body)
+        assert (told["well"], told["revision"]) == (False, None)
+        assert told["sessions"] == {"starting": 0, "ready": 2, "closing": 0}
+        assert told["away_seconds"] >= 0
+        assert told["unsynchronized_sessions"] == 1
+        assert b"s3cr3t" not in status.body
+    await assert_equal_after_renewal(manager)
+    assert json.loads((await jp_fetch(*HEALTH)).body) == {"status": "well"}
+    told = json.loads((await jp_fetch(*STATUS)).body)
+    assert (told["well"], told["away_seconds"], told["unsynchronized_sessions"]) == (True, None, 0)
+
+
+async def test_a_manager_that_is_closed_is_unwell(
+    manager: PersistentSessionManager, jp_fetch: Any
+) -> None:
+    manager.close()
+    health = await answered(jp_fetch(*HEALTH))
+    assert (health.code, json.loads(health.body)) == (503, {"status": "unwell"})
+
+
+@pytest.mark.parametrize(
+    ("more_config", "code"), [({}, 200), (SHARED_KERNELS, 503)], ids=["local", "gateway"]
+)
+async def test_a_store_that_does_not_answer_is_not_well(
+    manager: PersistentSessionManager, jp_fetch: Any, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(extension, "TIMEOUT", 0.05)
 
@@ -230,7 +293,9 @@ async def test_a_store_that_does_not_answer_is_unwell(
         await asyncio.Event().wait()
 
     manager.store.find = hang  # type: ignore[method-assign, assignment]
-    assert (await answered(jp_fetch(*HEALTH))).code == 503
+    health = await answered(jp_fetch(*HEALTH))
+    assert health.code == code
+    assert json.loads(health.body) != {"status": "well"}
     assert json.loads((await jp_fetch(*STATUS)).body)["well"] is False
 
 
@@ -242,6 +307,10 @@ async def test_many_probes_ask_the_store_once(
 ) -> None:
     monkeypatch.setattr(extension, "SHARED_SECONDS", 3600)
     asked = counting_finds(manager)
+
+    async def told() -> Any:
+        return json.loads((await probe(http_server_client, jp_base_url)).body)
+
     answers = await asyncio.gather(*(probe(http_server_client, jp_base_url) for _ in range(100)))
     assert {answer.code for answer in answers} == {200}
     assert (await probe(http_server_client, jp_base_url)).code == 200
@@ -249,13 +318,13 @@ async def test_many_probes_ask_the_store_once(
     # A bad answer is as good as a good one.
     monkeypatch.setattr(extension, "SHARED_SECONDS", -1)
     failing(manager, "find", StoreUnavailable("test"))
-    assert (await probe(http_server_client, jp_base_url)).code == 503
+    assert await told() == {"status": "degraded"}
     monkeypatch.setattr(extension, "SHARED_SECONDS", 3600)
     del manager.store.find
-    assert (await probe(http_server_client, jp_base_url)).code == 503
+    assert await told() == {"status": "degraded"}
     # It is asked again when that is old.
     monkeypatch.setattr(extension, "SHARED_SECONDS", -1)
-    assert (await probe(http_server_client, jp_base_url)).code == 200
+    assert await told() == {"status": "well"}
 
 
 async def test_a_probe_that_goes_away_does_not_end_the_question_of_the_others(
@@ -271,8 +340,11 @@ async def test_a_probe_that_goes_away_does_not_end_the_question_of_the_others(
         await first
 
 
-async def test_a_store_that_cannot_be_written_is_unwell_though_it_can_be_read(
-    manager: PersistentSessionManager, jp_fetch: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("more_config", "code"), [({}, 200), (SHARED_KERNELS, 503)], ids=["local", "gateway"]
+)
+async def test_a_store_that_cannot_be_written_is_not_well_though_it_can_be_read(
+    manager: PersistentSessionManager, jp_fetch: Any, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(extension, "SHARED_SECONDS", -1)
 
@@ -283,11 +355,12 @@ async def test_a_store_that_cannot_be_written_is_unwell_though_it_can_be_read(
     with pytest.raises(StoreUnavailable):
         await asyncio.wrap_future(manager.lease.renew_now())
     assert (manager.lease.failing, manager.lease.overdue) == (True, False)
-    assert (await answered(jp_fetch(*HEALTH))).code == 503
+    health = await answered(jp_fetch(*HEALTH))
+    assert (health.code, json.loads(health.body)["status"] != "well") == (code, True)
     assert json.loads((await jp_fetch(*STATUS)).body)["well"] is False
     del manager.store.renew
     # At once, and not only with the next renewal.
-    assert (await jp_fetch(*HEALTH)).code == 200
+    assert json.loads((await jp_fetch(*HEALTH)).body) == {"status": "well"}
     assert (manager.lease.failing, manager.lease.overdue) == (False, False)
     assert json.loads((await jp_fetch(*STATUS)).body)["well"] is True
 

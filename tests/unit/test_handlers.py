@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,12 @@ from traitlets.config import Config
 
 from jupyter_session_store.errors import SchemaMismatch, SessionConflict, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
-from tests.unit.dummies import DummyKernelManager
+from tests.unit.dummies import (
+    DummyKernelManager,
+    assert_equal_after_renewal,
+    store_away,
+    stored,
+)
 
 BODY = {"path": "a.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
 
@@ -82,45 +88,75 @@ async def test_nobody_is_let_in_without_a_token(
             assert refused.value.code in (403, 405)
 
 
-REQUESTS: list[tuple[str, tuple[str, ...], Any]] = [
-    ("GET", (), None),
-    ("POST", (), BODY),
-    ("GET", ("a-b-c-d-e",), None),
-    ("PATCH", ("a-b-c-d-e",), {"path": "b"}),
-    ("PATCH", ("a-b-c-d-e",), {"kernel": {"name": "python3"}}),
-    ("DELETE", ("a-b-c-d-e",), None),
-]
+async def answers_of_a_day(jp_fetch: Any) -> list[tuple[int, str]]:
+    """Do with a session what can be done; return the answers, without ids and times."""
+    answers: list[HTTPResponse] = []
+    known: dict[str, str] = {}
+
+    async def ask(*parts: str, method: str = "GET", body: Any = None) -> Any:
+        answer = await fetch(jp_fetch, *parts, method=method, body=body)
+        answers.append(answer)
+        return json.loads(answer.body) if answer.body else None
+
+    def note(name: str, model: Any) -> str:
+        known[model["id"]] = name
+        known[model["kernel"]["id"]] = f"kernel of {name}"
+        return str(model["id"])
+
+    one = note("one", await ask(method="POST", body=BODY))
+    await ask(method="POST", body=BODY)
+    two = note("two", await ask(method="POST", body={**BODY, "path": "b.ipynb"}))
+    await ask()
+    await ask(one, method="PATCH", body={"path": "c.ipynb", "name": "c"})
+    note("one moved", await ask(one, method="PATCH", body={"kernel": {"name": "other"}}))
+    await ask(one)
+    await ask("a-b-c-d-e", method="PATCH", body={"path": "b"})
+    await ask(one, method="DELETE")
+    await ask(one)
+    await ask(one, method="DELETE")
+    await ask()
+    await ask(two, method="DELETE")
+    told = []
+    for answer in answers:
+        text = re.sub(r'"last_activity": "[^"]*"', "", answer.body.decode())
+        for found, name in known.items():
+            text = text.replace(found, name)
+        told.append((answer.code, text))
+    return told
 
 
 @pytest.mark.parametrize(
-    ("error", "retry_after"),
-    [(StoreUnavailable("db:5432", retry_after=7), "7"), (SchemaMismatch("db:5432"), "60")],
-    ids=["unavailable", "schema"],
+    "error",
+    [StoreUnavailable("db:5432", retry_after=7), SchemaMismatch("db:5432"), ValueError("odd")],
+    ids=["unavailable", "schema", "a fault of the repository's own"],
 )
-async def test_a_store_that_fails_is_a_503(
+async def test_a_store_that_fails_changes_no_answer(
     jp_fetch: Any,
     manager: PersistentSessionManager,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
-    retry_after: str,
 ) -> None:
-    async def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    for verb in ("find", "add", "update", "begin_close", "remove"):
-        setattr(manager.store, verb, fail)
-    caplog.set_level(logging.INFO)
-    for method, parts, body in REQUESTS:
-        answer = await fetch(jp_fetch, *parts, method=method, body=body)
-        assert (answer.code, answer.headers["Retry-After"]) == (503, retry_after)
-        # Where the database is stands in the log, once.
-        told = "The session store is unavailable; the server's log says why."
-        assert json.loads(answer.body)["message"] == told
-    assert "Traceback" not in caplog.text
-    assert manager._pending_sessions._records == []
+    expected = await answers_of_a_day(jp_fetch)
+    assert [code for code, _ in expected] == [
+        *(201, 201, 201, 200, 200, 200, 200, 404, 204, 404, 404, 200, 204)
+    ]
     kernels = manager.kernel_manager
     assert isinstance(kernels, DummyKernelManager)
-    assert kernels.list_kernel_ids() == []
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    with store_away(manager, error):
+        assert await answers_of_a_day(jp_fetch) == expected
+        made = json.loads((await fetch(jp_fetch, method="POST", body=BODY)).body)
+        assert await stored(manager) == []
+    if not isinstance(error, ValueError):
+        said = [one.getMessage() for one in caplog.records if one.levelno > logging.INFO]
+        # Of sessions that are not there, as ever.
+        assert [one for one in said if "Session not found" not in one and "404 " not in one] == []
+        assert "Traceback" not in caplog.text
+    assert manager._pending_sessions._records == []
+    assert kernels.list_kernel_ids() == [made["kernel"]["id"]]
+    await assert_equal_after_renewal(manager)
+    assert [row.session_id for row in await stored(manager)] == [made["id"]]
 
 
 async def test_a_conflict_is_a_409(jp_fetch: Any, manager: PersistentSessionManager) -> None:

@@ -22,7 +22,12 @@ from jupyter_session_store.errors import (
 )
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.memory import MemorySessionRepository
-from jupyter_session_store.records import READY, STARTING, Departure, StoreDescription
+from jupyter_session_store.records import (
+    READY,
+    STARTING,
+    Departure,
+    StoreDescription,
+)
 from jupyter_session_store.repository import SessionRepository
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import versions
@@ -30,7 +35,14 @@ from jupyter_session_store.telemetry import metrics
 from jupyter_session_store.telemetry.metered import MeteredRepository
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
-from tests.unit.dummies import NOTEBOOK, SHARED, DummyKernelManager, make_manager, shared_manager
+from tests.unit.dummies import (
+    NOTEBOOK,
+    SHARED,
+    DummyKernelManager,
+    make_manager,
+    renewed,
+    shared_manager,
+)
 from tests.unit.test_round_trips import ALLOWED, each_verb
 
 SETTINGS: dict[str, Any] = {
@@ -89,6 +101,7 @@ def verbs_of(store: SessionRepository) -> dict[str, Callable[[], Any]]:
         "remove": lambda: store.remove(SCOPE, [one]),
         "renew": lambda: store.renew(here, [], timeout=5),
         "evict": lambda: store.evict(SCOPE, [], "one", timeout=5),
+        "mirror": lambda: store.mirror(SCOPE, lambda: [one]),
     }
 
 
@@ -100,7 +113,16 @@ async def call(verb: Callable[[], Any]) -> Any:
 def test_every_verb_of_the_contract_is_measured_but_for_some() -> None:
     """Not those of its beginning and end, and those that describe; a default makes no exception."""
     contract = {name for name in vars(SessionRepository) if not name.startswith("_")}
-    unmeasured = {"default_url", "validate_url", "open", "close", "describe", "revision"}
+    unmeasured = {
+        "default_url",
+        "validate_url",
+        "open",
+        "close",
+        "identity",
+        "describe",
+        "revision",
+    }
+    unmeasured.add("connection_idle_seconds")
     assert contract - unmeasured == set(metrics.VERBS)
 
 
@@ -190,7 +212,7 @@ async def test_two_managers_are_added_up_and_nothing_counted_is_lost(tmp_path: A
     for manager in (one, two, two):
         await manager.create_session(**NOTEBOOK)
     for manager in (one, two):
-        await manager.list_sessions()
+        await renewed(manager)
     assert (shown("up"), shown("sessions")) == (1, 4)
     assert isinstance(two.store, MeteredRepository)
     two.store._meter.up = False
@@ -286,23 +308,23 @@ async def test_what_becomes_of_a_renewal_is_counted(database: Database) -> None:
     def renewals() -> list[float]:
         return [value("renewals_total", outcome=outcome) for outcome in metrics.RENEWALS]
 
-    renewed, registered, failed = renewals()
+    ok, registered, failed = renewals()
     await asyncio.wrap_future(manager.lease.renew_now())
-    assert renewals() == [renewed + 1, registered, failed]
+    assert renewals() == [ok + 1, registered, failed]
     # As if others had taken it for dead.
     me = [
         one
         for one in manager.store.renew(manager.lease.server, [], timeout=30)
         if one.server_id == manager.server_id
     ]
-    assert renewals() == [renewed + 2, registered, failed]
+    assert renewals() == [ok + 2, registered, failed]
     manager.store.evict(manager.scope, me, "another", timeout=30)
     await asyncio.wrap_future(manager.lease.renew_now())
-    assert renewals() == [renewed + 2, registered + 1, failed]
+    assert renewals() == [ok + 2, registered + 1, failed]
     manager.store.close()
     with pytest.raises(StoreUnavailable):
         await asyncio.wrap_future(manager.lease.renew_now())
-    assert renewals() == [renewed + 2, registered + 1, failed + 1]
+    assert renewals() == [ok + 2, registered + 1, failed + 1]
     manager.close()
 
 

@@ -141,8 +141,9 @@ async def test_a_row_without_a_kernel_can_be_deleted(hook: str) -> None:
         return await getattr(PersistentSessionManager, hook)(self, *args, **kwargs)
 
     setattr(Manager, hook, plain)
-    manager = local(Manager)
+    manager = local(Manager, kernels=SharedKernelManager())
     model = await manager.create_session(**NOTEBOOK)
+    # A row that was edited by hand, where sessions are read from the store.
     await manager.store.update(manager.scope, model["id"], {"kernel_id": None})
     with pytest.raises(web.HTTPError, match="404"):
         await manager.delete_session(model["id"])

@@ -99,14 +99,12 @@ def locking(manager: PersistentSessionManager, verb: str) -> asyncio.Event:
     return unlocked
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["local", "gateway"])
-async def test_a_refused_post_is_answered_before_it_is_undone(tmp_path: Path, shared: bool) -> None:
-    url = str(tmp_path / "sessions.db")
-    manager = shared_manager(url) if shared else make_manager(url)
+async def test_a_refused_post_is_answered_before_it_is_undone(tmp_path: Path) -> None:
+    manager = shared_manager(str(tmp_path / "sessions.db"))
     kernels = manager.kernel_manager
     assert isinstance(kernels, DummyKernelManager)
-    # With a gateway the kernel starts between the two.
-    unlocked = locking(manager, "update" if shared else "add")
+    # The kernel starts between the claim and this.
+    unlocked = locking(manager, "update")
     for _ in range(2):
         # The second while the first is being undone.
         with pytest.raises(StoreUnavailable) as refused:
@@ -118,7 +116,7 @@ async def test_a_refused_post_is_answered_before_it_is_undone(tmp_path: Path, sh
     unlocked.set()
     await settle(manager)
     assert kernels.shut_down == kernels.started
-    for verb in ("add", "update", "find", "remove"):
+    for verb in ("update", "find", "remove"):
         vars(manager.store).pop(verb, None)
     assert await manager.store.find(manager.scope) == []
     model = await manager.get_or_create_session(**NOTEBOOK)
@@ -131,7 +129,7 @@ async def test_a_post_waits_for_the_store_no_longer_than_it_says(
 ) -> None:
     """Each of its questions is answered late, as behind a renewal that waits for a lock."""
     monkeypatch.setattr(claims, "_REQUEST_SECONDS", 1.0)
-    manager = make_manager(str(tmp_path / "sessions.db"))
+    manager = shared_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
     repository: Any = manager.store
     worker = repository._measured._worker

@@ -20,7 +20,15 @@ from jupyter_session_store.servers import heartbeat, registered_store
 from jupyter_session_store.servers.heartbeat import Heartbeat, LeaseObserver
 from jupyter_session_store.servers.registered_store import RegisteredStore
 from jupyter_session_store.testing import SCOPE, record, server
-from tests.unit.dummies import NOTEBOOK, DummyKernelManager, make_manager, settle, stored
+from tests.unit.dummies import (
+    NOTEBOOK,
+    DummyKernelManager,
+    assert_equal_after_renewal,
+    make_manager,
+    shared_manager,
+    store_away,
+    stored,
+)
 
 LEASE = 90
 
@@ -303,12 +311,13 @@ async def test_a_server_is_registered_while_it_runs(tmp_path: Any) -> None:
     assert servers_of(manager) == {}
 
 
-async def test_who_was_evicted_has_its_sessions_back_before_the_next_answer(tmp_path: Any) -> None:
+async def test_who_was_evicted_answers_from_memory_and_has_its_rows_back(tmp_path: Any) -> None:
     """A client that reads right after a suspension must not find its sessions gone."""
     url = str(tmp_path / "sessions.db")
     kernels = DummyKernelManager()
     manager = make_manager(url, kernels)
     model = await manager.create_session(**NOTEBOOK)
+    before = await stored(manager)
     other = make_manager(url, namespace=manager.namespace)
     seen = [
         s
@@ -320,8 +329,9 @@ async def test_who_was_evicted_has_its_sessions_back_before_the_next_answer(tmp_
     # As if the whole process had stood still.
     manager.lease._renewed -= manager.lease_seconds + 1
     assert await manager.list_sessions() == [model]
+    await assert_equal_after_renewal(manager)
+    assert await stored(manager) == before
     assert sorted(servers_of(manager)) == sorted([manager.server_id, other.server_id])
-    await settle(manager)
     other.close()
     manager.close()
 
@@ -346,12 +356,14 @@ async def test_whatever_is_asked_first_after_a_suspension_finds_its_session(
     else:
         moved = await manager.change_session(model["id"], kernel_name="other")
         assert moved["kernel"]["name"] == "other"
-    await settle(manager)
+    await assert_equal_after_renewal(manager)
+    assert len(await stored(manager)) == (request_ != "delete")
     manager.close()
 
 
 async def test_without_the_store_an_overdue_lease_answers_unavailable(tmp_path: Any) -> None:
-    manager = make_manager(str(tmp_path / "sessions.db"))
+    """Where others use the kernels too: what it would say may not be so any more."""
+    manager = shared_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -366,6 +378,20 @@ async def test_without_the_store_an_overdue_lease_answers_unavailable(tmp_path: 
     manager.close()
 
 
+async def test_an_overdue_lease_is_nothing_to_local_kernels(tmp_path: Any) -> None:
+    manager = make_manager(str(tmp_path / "sessions.db"))
+    model = await manager.create_session(**NOTEBOOK)
+    with store_away(manager):
+        manager.lease._renewed -= manager.lease_seconds + 1
+        assert await manager.list_sessions() == [model]
+        renamed = await manager.change_session(model["id"], path="b")
+        other = await manager.create_session(path="c", type="file")
+        assert await manager.list_sessions() == [renamed, other]
+    await assert_equal_after_renewal(manager)
+    assert not manager.lease.overdue
+    manager.close()
+
+
 async def test_who_is_evicted_before_its_renewal_is_answered_knows_it(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +399,7 @@ async def test_who_is_evicted_before_its_renewal_is_answered_knows_it(
     passed = 0.0
     real = heartbeat.now
     monkeypatch.setattr(heartbeat, "now", lambda: real() + passed)
-    manager = make_manager(url, lease_seconds=3600)
+    manager = shared_manager(url, lease_seconds=3600)
     model = await manager.create_session(**NOTEBOOK)
     renew = manager.store.renew
 
@@ -386,11 +412,13 @@ async def test_who_is_evicted_before_its_renewal_is_answered_knows_it(
     manager.store.renew = late  # type: ignore[method-assign]
     await asyncio.wrap_future(manager.lease.renew_now())
     del manager.store.renew
-    other = make_manager(url, namespace=manager.namespace)
+    other = shared_manager(url)
     evicted = [one for one in servers_of(manager).values() if one.server_id == manager.server_id]
     other.store.evict(other.scope, evicted, other.server_id, timeout=5)
-    assert await stored(manager) == []
+    assert list(servers_of(manager)) == [other.server_id]
+    # Before it answers: what it writes from now on would be taken for left behind.
     assert await manager.list_sessions() == [model]
+    assert sorted(servers_of(manager)) == sorted([manager.server_id, other.server_id])
     other.close()
     manager.close()
 
@@ -402,7 +430,7 @@ async def test_a_renewal_that_fails_later_than_anybody_waits_is_not_told_twice(
     said: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: said.append(context["message"]))
-    manager = make_manager(str(tmp_path / "sessions.db"))
+    manager = shared_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
     monkeypatch.setattr(registered_store, "RENEWAL_TIMEOUT", 0.05)
     locked = threading.Event()

@@ -1,4 +1,7 @@
-"""A store that is away, as any handler of a server answers it: a 503, and a log that is quiet."""
+"""A store that is away, as any handler answers it that needs it: a 503, and a log that is quiet.
+
+With kernels that other servers use too; what local kernels need of it is in test_handlers.py.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from jupyter_session_store.errors import (
 )
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sessions.http_errors import HTTPStoreError, as_http
-from tests.unit.dummies import NOTEBOOK, make_manager
+from tests.unit.dummies import NOTEBOOK, shared_manager
 
 #: What the log may say of a database, and a client may not see.
 WHERE: Final = "postgresql jupyter@db.example.org:5432/jupyter: connection refused"
@@ -76,7 +79,7 @@ def jp_server_config(jp_server_config: Config) -> Config:
     return Config(
         ServerApp={
             "session_manager_class": "jupyter_session_store.PersistentSessionManager",
-            "kernel_manager_class": "tests.unit.dummies.DummyKernelManager",
+            "kernel_manager_class": "tests.unit.dummies.SharedKernelManager",
             "jpserver_extensions": {"jupyter_session_store": True},
         },
         SessionManager={"database_filepath": ":memory:"},
@@ -238,7 +241,7 @@ def test_an_error_is_both(error: SessionStoreError, status: int, text: str | Non
 
 
 async def test_each_method_of_the_manager_raises_what_tornado_understands() -> None:
-    manager = make_manager(repository="memory")
+    manager = shared_manager(":memory:", repository="memory")
     model = await manager.create_session(**NOTEBOOK)
     record = (await manager.store.find(manager.scope))[0]
     failing(manager, AWAY)

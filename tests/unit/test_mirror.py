@@ -1,0 +1,913 @@
+"""Sessions on a server's own kernels: memory is the truth, and the store its mirror."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import event
+from tornado import web
+
+from jupyter_session_store.errors import (
+    InvalidValue,
+    SchemaMismatch,
+    SessionConflict,
+    StoreUnavailable,
+)
+from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.records import SessionRecord, claim_of
+from jupyter_session_store.sessions import mirror as mirrors
+from jupyter_session_store.sessions.http_errors import raises_http
+from jupyter_session_store.sessions.local import LocalSessions
+from jupyter_session_store.sessions.mirror import mirror_of
+from jupyter_session_store.testing import record, server
+from tests.databases import Database
+from tests.unit.dummies import (
+    DummyKernelManager,
+    assert_equal_after_renewal,
+    failing,
+    in_memory,
+    make_manager,
+    renewed,
+    settle,
+    shared_manager,
+    store_away,
+    stored,
+)
+
+log = logging.getLogger("test_mirror")
+
+
+@pytest.fixture(params=["database", "memory"])
+def manager(request: pytest.FixtureRequest, database: Database) -> Iterator[Any]:
+    if request.param == "memory":
+        manager = make_manager(repository="memory", log=log)
+    else:
+        manager = make_manager(database.url, log=log)
+    yield manager
+    assert manager._pending_sessions._records == []
+    manager.close()
+
+
+@pytest.fixture
+def of_database(database: Database) -> Iterator[PersistentSessionManager]:
+    manager = make_manager(database.url, log=log)
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request wait for the store for less time than a server does."""
+    monkeypatch.setattr(mirrors, "PATIENCE", 0.05)
+
+
+async def create(manager: PersistentSessionManager, path: str, **how: Any) -> dict[str, Any]:
+    return await manager.create_session(path=path, type="notebook", name="", **how)
+
+
+@raises_http
+async def rename_id(manager: PersistentSessionManager, session_id: str, new: str) -> None:
+    """Give a session another id: a column that can be changed, if not through Jupyter's own API."""
+    await manager.sessions.update(session_id, {"session_id": new})
+
+
+def kernels_of(manager: PersistentSessionManager) -> DummyKernelManager:
+    kernels = manager.kernel_manager
+    assert isinstance(kernels, DummyKernelManager)
+    return kernels
+
+
+def ids(models: list[dict[str, Any]]) -> list[str]:
+    return [model["id"] for model in models]
+
+
+def sent_by(manager: PersistentSessionManager) -> int:
+    """Return how many statements the repository has sent so far."""
+    return manager.store.describe().statements
+
+
+# ------------------------------------------------------------------ what is sent
+
+
+async def test_changes_send_one_statement_and_reads_none(
+    database: Database, of_database: PersistentSessionManager
+) -> None:
+    manager = of_database
+    await create(manager, "first")
+    sent: dict[str, int] = {}
+
+    async def count(name: str, verb: Awaitable[Any]) -> Any:
+        before = sent_by(manager)
+        result = await verb
+        sent[name] = sent_by(manager) - before
+        return result
+
+    model = await count("create", create(manager, "a"))
+    one = model["id"]
+    await count("exists", manager.session_exists("a"))
+    for column in ("session_id", "path", "name", "type"):
+        value = {"session_id": one, "path": "a", "name": "", "type": "notebook"}[column]
+        await count(f"get by {column}", manager.get_session(**{column: value}))
+    await count("get by kernel_id", manager.get_session(kernel_id=model["kernel"]["id"]))
+    await count("list", manager.list_sessions())
+    await count("count", manager.count_sessions())
+    await count("update", manager.update_session(one, path="b", name="n"))
+    await count("update to the same", manager.update_session(one, path="b"))
+    await count("move", manager.change_session(one, kernel_name="other"))
+    await count("get or create", manager.get_or_create_session(path="b", type="notebook", name=""))
+    await count("delete", manager.delete_session(one))
+    # MariaDB has no UPDATE ... RETURNING.
+    update = 2 if database.kind == "mysql" else 1
+    changes = {"create": 1, "update": update, "update to the same": update, "move": update}
+    changes |= {"delete": 1}
+    assert sent == {name: changes.get(name, 0) for name in sent}
+    assert await stored(manager) == in_memory(manager)
+
+
+async def test_a_renewal_with_nothing_new_sends_two_statements(
+    of_database: PersistentSessionManager,
+) -> None:
+    manager = of_database
+    models = [await create(manager, f"{i}") for i in range(5)]
+    await manager.update_session(models[0]["id"], path="renamed")
+    await manager.delete_session(models[1]["id"])
+    # The first also looks for what servers left that were not evicted.
+    await renewed(manager)
+    for _ in range(3):
+        before = sent_by(manager)
+        await renewed(manager)
+        assert sent_by(manager) - before == 2
+    # Nor does it after a change: what that has stored is known.
+    await create(manager, "new")
+    await manager.update_session(models[2]["id"], name="n")
+    await manager.delete_session(models[3]["id"])
+    before = sent_by(manager)
+    await renewed(manager)
+    assert sent_by(manager) - before == 2
+    assert await stored(manager) == in_memory(manager)
+
+
+async def test_what_kernels_do_is_written_once_a_renewal_however_many_they_are(
+    of_database: PersistentSessionManager,
+) -> None:
+    manager, kernels = of_database, kernels_of(of_database)
+    for i in range(20):
+        await create(manager, f"{i}")
+    await renewed(manager)
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement.split(maxsplit=1)[0])
+
+    repository: Any = manager.store
+    engine = repository._measured._database.engine
+    for number in (1, 20):
+        for kernel_id in kernels.list_kernel_ids()[:number]:
+            kernel: Any = kernels.get_kernel(kernel_id)
+            kernel.execution_state = "busy" if number == 1 else "starting"
+        event.listen(engine, "before_cursor_execute", note)
+        sent.clear()
+        await renewed(manager)
+        event.remove(engine, "before_cursor_execute", note)
+        assert sent.count("UPDATE") == 2, "the renewal's, and one for all that kernels do"
+        assert not {"INSERT", "DELETE"} & set(sent), sent
+        rows = await stored(manager)
+        assert rows == in_memory(manager)
+        assert sum('"busy"' in str(row.kernel_model) for row in rows) == (number == 1)
+    assert all('"starting"' in str(row.kernel_model) for row in rows)
+    # Who looks on is no news.
+    kernels._kernel_connections[kernels.list_kernel_ids()[0]] = 5
+    before = sent_by(manager)
+    await renewed(manager)
+    assert sent_by(manager) - before == 2
+
+
+# ------------------------------------------------------- a store that fails or hangs
+
+
+async def a_day(manager: PersistentSessionManager) -> list[Any]:
+    """Do with sessions what can be done; return the answers, without ids and times."""
+    kernels = kernels_of(manager)
+    known: dict[str, str] = {}
+
+    def plain(model: dict[str, Any] | None) -> Any:
+        if model is None:
+            return None
+        kernel = model["kernel"]
+        known.setdefault(model["id"], f"session {len(known)}")
+        known.setdefault(kernel["id"], f"kernel {len(known)}")
+        shown = (known[model["id"]], model["path"], model["name"], model["type"])
+        return (*shown, known[kernel["id"]], kernel["name"], kernel["execution_state"])
+
+    told: list[Any] = []
+
+    async def ask(verb: Awaitable[Any]) -> Any:
+        try:
+            result = await verb
+        except web.HTTPError as error:
+            told.append(error.status_code)
+            return None
+        told.append([plain(m) for m in result] if isinstance(result, list) else plain(result))
+        return result
+
+    one = await ask(manager.get_or_create_session(path="a", type="notebook", name=""))
+    await ask(manager.get_or_create_session(path="a", type="notebook", name=""))
+    two = await ask(create(manager, "b", kernel_id=one["kernel"]["id"]))
+    await ask(manager.list_sessions())
+    await ask(manager.change_session(one["id"], path="c", name="c"))
+    await ask(manager.change_session(two["id"], path="c"))
+    await ask(manager.get_session(path="c"))
+    await ask(manager.change_session(one["id"], kernel_name="other"))
+    await ask(manager.get_session(session_id=one["id"]))
+    await ask(manager.delete_session(two["id"]))
+    await ask(manager.delete_session(two["id"]))
+    await ask(rename_id(manager, one["id"], f"{one['id']}-new"))
+    await ask(manager.get_session(session_id=one["id"]))
+    await ask(manager.list_sessions())
+    three = await ask(create(manager, "d"))
+    kernels.die(three["kernel"]["id"])
+    await ask(manager.list_sessions())
+    await ask(manager.get_session(session_id=three["id"]))
+    await ask(manager.delete_session(f"{one['id']}-new"))
+    await ask(manager.list_sessions())
+    told.append(sorted(known.get(one, one) for one in kernels.shut_down[-2:]))
+    await ask(create(manager, "left"))
+    return told
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable("test"), SchemaMismatch("test"), ValueError("test")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_store_that_fails_changes_no_answer(
+    manager: PersistentSessionManager, error: Exception
+) -> None:
+    expected = await a_day(manager)
+    for model in await manager.list_sessions():
+        await manager.delete_session(model["id"])
+    before = len(kernels_of(manager).started)
+    with store_away(manager, error):
+        assert await a_day(manager) == expected
+        await settle(manager)
+        assert await stored(manager) == []
+        assert manager.sessions.unsynchronized > 0
+    await assert_equal_after_renewal(manager)
+    assert [row.path for row in await stored(manager)] == ["left"]
+    assert len(kernels_of(manager).started) == 2 * before
+    assert len(kernels_of(manager).list_kernel_ids()) == 1
+
+
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Lock the sessions' table, so that who writes to it waits."""
+    with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        if database.kind == "sqlite":
+            cursor.execute("BEGIN IMMEDIATE")
+        elif database.kind == "postgresql":
+            cursor.execute("BEGIN")
+            cursor.execute("LOCK TABLE jupyter_sessions IN EXCLUSIVE MODE")
+        else:
+            cursor.execute("LOCK TABLES jupyter_sessions WRITE")
+        try:
+            yield
+        finally:
+            cursor.execute("UNLOCK TABLES" if database.kind == "mysql" else "ROLLBACK")
+
+
+async def until_equal(manager: PersistentSessionManager) -> None:
+    """Wait until what was locked is done, or given up, and a renewal has succeeded."""
+    for _ in range(100):
+        with suppress(StoreUnavailable):
+            await renewed(manager)
+            if manager.sessions.unsynchronized == 0:
+                break
+        await asyncio.sleep(0.1)
+    assert await stored(manager) == in_memory(manager)
+
+
+async def test_a_store_that_hangs_is_not_waited_for(
+    database: Database, of_database: PersistentSessionManager, impatient: None
+) -> None:
+    manager = of_database
+    kept = await create(manager, "kept")
+    gone = await create(manager, "gone")
+    with locked(database):
+        new = await create(manager, "new")
+        renamed = await manager.change_session(kept["id"], path="renamed")
+        await manager.delete_session(gone["id"])
+        assert await manager.list_sessions() == [renamed, new]
+        assert manager.sessions.unsynchronized == 3
+        assert manager.lease.failing
+        assert [model["id"] for model in await manager.list_sessions()] == [kept["id"], new["id"]]
+    await until_equal(manager)
+    assert [(row.session_id, row.path) for row in await stored(manager)] == [
+        (kept["id"], "renamed"),
+        (new["id"], "new"),
+    ]
+
+
+@pytest.mark.parametrize("made", [True, False])
+async def test_what_hangs_and_is_done_or_fails_later_is_put_right(
+    manager: PersistentSessionManager, impatient: None, made: bool
+) -> None:
+    go, add = asyncio.Event(), manager.store.add
+
+    async def hang(added: SessionRecord) -> None:
+        await go.wait()
+        if made:
+            await add(added)
+        raise StoreUnavailable("test")
+
+    manager.store.add = hang  # type: ignore[method-assign]
+    model = await create(manager, "a")
+    await manager.update_session(model["id"], path="b")
+    other = await create(manager, "c")
+    await manager.delete_session(other["id"])
+    assert manager.sessions.unsynchronized == 2
+    assert await stored(manager) == []
+    go.set()
+    del manager.store.add
+    await assert_equal_after_renewal(manager)
+    assert [row.path for row in await stored(manager)] == ["b"]
+
+
+async def test_who_goes_away_while_the_store_hangs_changes_nothing(
+    manager: PersistentSessionManager,
+) -> None:
+    go, add = asyncio.Event(), manager.store.add
+
+    async def hang(added: SessionRecord) -> None:
+        await go.wait()
+        await add(added)
+
+    manager.store.add = hang  # type: ignore[method-assign]
+    asked = asyncio.ensure_future(manager.get_or_create_session(path="a", type="notebook", name=""))
+    while not in_memory(manager):  # noqa: ASYNC110 (steps of the loop are what counts)
+        await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    del manager.store.add
+    await settle(manager)
+    await assert_equal_after_renewal(manager)
+    assert [model["path"] for model in await manager.list_sessions()] == ["a"]
+    assert kernels_of(manager).shut_down == []
+
+
+async def test_a_store_that_takes_renewals_and_no_sessions_is_not_asked_without_end(
+    manager: PersistentSessionManager,
+) -> None:
+    """As where the sessions' table alone cannot be written."""
+    renewals: list[int] = []
+    renew = manager.store.renew
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        renewals.append(1)
+        return renew(*arguments, **options)
+
+    manager.store.renew = counted  # type: ignore[method-assign]
+    for verb in ("add", "update", "remove", "mirror"):
+        failing(manager, verb, StoreUnavailable("test"))
+    model = await create(manager, "a")
+    # Time enough for hundreds, were there no pause between them.
+    await asyncio.sleep(1.5)
+    assert len(renewals) <= 3
+    assert manager.sessions.unsynchronized == 1
+    assert manager.lease.failing
+    for verb in ("add", "update", "remove", "mirror", "renew"):
+        delattr(manager.store, verb)
+    await assert_equal_after_renewal(manager)
+    assert ids(await manager.list_sessions()) == [model["id"]]
+
+
+# ----------------------------------------------------- what the store refuses for good
+
+
+def theirs(manager: PersistentSessionManager, session_id: str, **values: Any) -> SessionRecord:
+    """Return a session of another server in the manager's namespace."""
+    scope = type(manager.scope)(manager.scope.namespace, "server:another")
+    return record(session_id, scope, server_id="another", **values)
+
+
+async def put_theirs(manager: PersistentSessionManager, *records: SessionRecord) -> None:
+    """Store sessions of another server, which is registered and lives."""
+    manager.store.renew(server("another", manager.scope.namespace), [], timeout=30)
+    for one in records:
+        await manager.store.add(one)
+
+
+async def test_an_id_that_another_server_has_is_refused(
+    manager: PersistentSessionManager,
+) -> None:
+    model = await create(manager, "a")
+    kernel_id = model["kernel"]["id"]
+    other = theirs(manager, "taken")
+    await put_theirs(manager, other)
+    before = in_memory(manager)
+    with pytest.raises(SessionConflict) as refused:
+        await manager.save_session("taken", path="b", kernel_id=kernel_id)
+    error: Any = refused.value
+    assert error.status_code == 409
+    with pytest.raises(SessionConflict):
+        await rename_id(manager, model["id"], "taken")
+    assert in_memory(manager) == before
+    assert await manager.list_sessions() == [model]
+    assert not await manager.session_exists("b")
+    assert manager.sessions.unsynchronized == 0
+    # What was taken back is nobody's: its path can be had.
+    assert (await manager.get_or_create_session("b", "", "notebook"))["path"] == "b"
+    await assert_equal_after_renewal(manager)
+    assert await manager.store.find(other.scope) == [other]
+
+
+async def test_an_id_that_turns_out_to_be_anothers_is_set_aside(
+    manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = await create(manager, "a")
+    kernel_id = model["kernel"]["id"]
+    other = theirs(manager, "taken")
+    await put_theirs(manager, other)
+    with store_away(manager):
+        saved = await manager.save_session("taken", path="b", kernel_id=kernel_id)
+        beside = await create(manager, "c")
+    caplog.set_level(logging.INFO, log.name)
+    for _ in range(3):
+        await renewed(manager)
+        assert {row.session_id for row in await stored(manager)} == {model["id"], beside["id"]}
+        assert await manager.list_sessions() == [model, saved, beside]
+        assert manager.sessions.unsynchronized == 1
+    assert caplog.text.count("refuses the session taken") == 1
+    # Others are stored as ever meanwhile.
+    await manager.update_session(beside["id"], path="d")
+    assert {row.path for row in await stored(manager)} == {"a", "d"}
+    # It is tried again when it changes: refused, or, under an id that is free, stored.
+    with pytest.raises(SessionConflict):
+        await manager.update_session("taken", path="e")
+    assert (await manager.get_session(session_id="taken"))["path"] == "b"
+    assert manager.sessions.unsynchronized == 1
+    await rename_id(manager, "taken", "free")
+    await assert_equal_after_renewal(manager)
+    assert "free" in {row.session_id for row in await stored(manager)}
+    assert await manager.store.find(other.scope) == [other]
+
+
+@pytest.fixture
+def latin(database: Database) -> Iterator[Database]:
+    """A database of PostgreSQL that does not have every character."""
+    other = f"{urlsplit(database.url).path[1:]}_latin1"
+    database.execute(
+        f"CREATE DATABASE {other} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    yield Database("postgresql", urlsplit(database.url)._replace(path=f"/{other}").geturl())
+    database.execute(f"DROP DATABASE {other} WITH (FORCE)")
+
+
+EURO: Final = "\u20ac.ipynb"
+
+
+@pytest.mark.only("postgresql", reason="the others store every text")
+async def test_a_text_that_the_database_lacks_is_refused(latin: Database) -> None:
+    manager = make_manager(latin.url, namespace="n", log=log)
+    model = await create(manager, "a")
+    before = in_memory(manager)
+    with pytest.raises(InvalidValue) as refused:
+        await create(manager, EURO)
+    error: Any = refused.value
+    assert error.status_code == 400
+    with pytest.raises(InvalidValue):
+        await manager.change_session(model["id"], path=EURO)
+    with pytest.raises(InvalidValue):
+        await manager.change_session(model["id"], kernel_name="other", name=EURO)
+    assert in_memory(manager) == before
+    assert await manager.list_sessions() == [model]
+    assert kernels_of(manager).list_kernel_ids() == [model["kernel"]["id"]]
+    # Nor is that a store that fails.
+    assert not manager.lease.failing
+    await create(manager, "b")
+    assert [row.path for row in await stored(manager)] == ["a", "b"]
+    await assert_equal_after_renewal(manager)
+    manager.close()
+
+
+@pytest.mark.only("postgresql", reason="the others store every text")
+async def test_a_text_that_turns_out_to_be_lacking_is_set_aside(
+    latin: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = make_manager(latin.url, namespace="n", log=log)
+    old = await create(manager, "old")
+    with store_away(manager):
+        new = await create(manager, EURO)
+        renamed = await manager.change_session(old["id"], path=f"b {EURO}")
+        other = await create(manager, "other")
+    caplog.set_level(logging.INFO, log.name)
+    for _ in range(3):
+        await renewed(manager)
+        assert await manager.list_sessions() == [renamed, new, other]
+        assert manager.sessions.unsynchronized == 2
+        assert other["id"] in {row.session_id for row in await stored(manager)}
+    assert caplog.text.count("refuses the session") == 2
+    for one, path in ((old, "plain"), (new, "plain, too")):
+        await manager.change_session(one["id"], path=path)
+    await assert_equal_after_renewal(manager)
+    assert {row.path for row in await stored(manager)} == {"plain", "plain, too", "other"}
+    manager.close()
+
+
+# ---------------------------------------------------------- what happens to the rows
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["DELETE FROM jupyter_sessions WHERE path = '1'"],
+        ["TRUNCATE"],
+        ["TRUNCATE", "DELETE FROM jupyter_servers"],
+        ["UPDATE jupyter_sessions SET path = 'x', version = version - 1"],
+        ["UPDATE jupyter_sessions SET name = 'by hand', version = version + 1"],
+        ["UPDATE jupyter_sessions SET claim = NULL, state = 'closing', version = 77"],
+        ["UPDATE jupyter_sessions SET session_id = 'other' WHERE path = '2'"],
+        ["UPDATE jupyter_sessions SET authority = 'server:gone' WHERE path = '2'"],
+    ],
+    ids=["lost", "all lost", "registration too", "older", "newer", "state", "id", "authority"],
+)
+async def test_rows_are_made_equal_by_the_next_renewal(
+    database: Database, of_database: PersistentSessionManager, statements: list[str]
+) -> None:
+    manager = of_database
+    for i in range(4):
+        await create(manager, f"{i}")
+    await manager.update_session(in_memory(manager)[0].session_id, name="n")
+    await renewed(manager)
+    listed, before = await manager.list_sessions(), in_memory(manager)
+    truncate = "DELETE FROM" if database.kind == "sqlite" else "TRUNCATE"
+    for statement in statements:
+        database.execute(statement.replace("TRUNCATE", f"{truncate} jupyter_sessions"))
+    assert await manager.list_sessions() == listed
+    if "server:gone" in statements[0]:
+        # A row of the same id is another server's, until that is evicted.
+        await renewed(manager)
+        manager.store.evict(manager.scope, [], manager.server_id, timeout=30)
+        await manager.update_session(before[2].session_id, path="2")
+    await assert_equal_after_renewal(manager)
+    rows = await stored(manager)
+    assert [row.session_id for row in rows] == [row.session_id for row in before]
+    assert [(row.path, row.claim, row.state) for row in rows] == [
+        (row.path, claim_of(manager.scope, row.path), "ready") for row in before
+    ]
+    assert await manager.list_sessions() == listed
+    sent = sent_by(manager)
+    await renewed(manager)
+    assert sent_by(manager) - sent == 2
+
+
+async def test_a_row_that_nobody_here_made_goes(manager: PersistentSessionManager) -> None:
+    model = await create(manager, "a")
+    await manager.store.add(record("extra", manager.scope, path="b"))
+    assert await manager.list_sessions() == [model]
+    # It holds the claim, which is asked for: memory knows better.
+    created = await manager.get_or_create_session("b", "", "notebook")
+    assert ids(await manager.list_sessions()) == [model["id"], created["id"]]
+    await assert_equal_after_renewal(manager)
+    assert [row.session_id for row in await stored(manager)] == [model["id"], created["id"]]
+    assert all(row.claim for row in await stored(manager))
+
+
+async def test_a_change_of_a_row_that_is_lost_puts_it_back(
+    database: Database, of_database: PersistentSessionManager
+) -> None:
+    manager = of_database
+    model = await create(manager, "a")
+    database.execute("DELETE FROM jupyter_sessions")
+    renamed = await manager.change_session(model["id"], path="b")
+    assert await manager.list_sessions() == [renamed]
+    await assert_equal_after_renewal(manager)
+    assert [row.path for row in await stored(manager)] == ["b"]
+
+
+# ------------------------------------------------------- changes and synchronisations
+
+
+async def test_changes_made_during_a_synchronisation_are_not_undone(
+    manager: PersistentSessionManager,
+) -> None:
+    kept, gone, moved = [await create(manager, name) for name in ("kept", "gone", "moved")]
+    mirror = manager.store.mirror
+    made: list[asyncio.Future[Any]] = []
+
+    def change() -> None:
+        """Change everything, without waiting for the store."""
+        asked = [
+            create(manager, "new"),
+            manager.update_session(kept["id"], path="renamed"),
+            manager.delete_session(gone["id"]),
+            manager.change_session(moved["id"], kernel_name="other"),
+        ]
+        made.extend(asyncio.ensure_future(one) for one in asked)
+
+    async def with_changes(*arguments: Any) -> Any:
+        del manager.store.mirror
+        await manager.store.remove(manager.scope, await stored(manager))
+        change()
+        while manager.sessions.unsynchronized < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return await mirror(*arguments)
+
+    manager.store.mirror = with_changes  # type: ignore[method-assign]
+    await renewed(manager)
+    await asyncio.gather(*made)
+    listed = await manager.list_sessions()
+    assert sorted(model["path"] for model in listed) == ["moved", "new", "renamed"]
+    await assert_equal_after_renewal(manager)
+    assert await manager.list_sessions() == listed
+    assert len(kernels_of(manager).list_kernel_ids()) == 3
+
+
+async def test_changes_made_after_the_snapshot_are_not_undone(
+    manager: PersistentSessionManager,
+) -> None:
+    kept, gone = [await create(manager, name) for name in ("kept", "gone")]
+    mirror, paths = manager.store.mirror, {"renamed", "new"}
+
+    async def then_changed(*arguments: Any) -> Any:
+        mirrored = await mirror(*arguments)
+        if not made:
+            made.append(asyncio.ensure_future(manager.update_session(kept["id"], path="renamed")))
+            made.append(asyncio.ensure_future(manager.delete_session(gone["id"])))
+            made.append(asyncio.ensure_future(create(manager, "new")))
+            while len(paths & {row.path for row in in_memory(manager)}) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        return mirrored
+
+    made: list[asyncio.Future[Any]] = []
+    manager.store.mirror = then_changed  # type: ignore[method-assign]
+    await manager.store.remove(manager.scope, await stored(manager))
+    await renewed(manager)
+    await asyncio.gather(*made)
+    del manager.store.mirror
+    assert [model["path"] for model in await manager.list_sessions()] == ["renamed", "new"]
+    assert await stored(manager) == in_memory(manager)
+    await assert_equal_after_renewal(manager)
+
+
+async def test_an_id_is_renamed_whether_the_store_is_there_or_not(
+    manager: PersistentSessionManager,
+) -> None:
+    model = await create(manager, "a")
+    other = await create(manager, "b")
+    await rename_id(manager, model["id"], "one")
+    assert {row.session_id for row in await stored(manager)} == {"one", other["id"]}
+    assert manager.sessions.unsynchronized == 0
+    with store_away(manager):
+        await rename_id(manager, "one", "two")
+        await rename_id(manager, other["id"], "one")
+        assert ids(await manager.list_sessions()) == ["two", "one"]
+        assert {row.session_id for row in await stored(manager)} == {"one", other["id"]}
+    await assert_equal_after_renewal(manager)
+    # Many at once.
+    renames = [
+        rename_id(manager, "two", "three"),
+        rename_id(manager, "one", "two"),
+        rename_id(manager, "three", "one"),
+    ]
+    await asyncio.gather(*renames)
+    assert ids(await manager.list_sessions()) == ["one", "two"]
+    await assert_equal_after_renewal(manager)
+    assert [(row.session_id, row.path) for row in await stored(manager)] == [
+        ("one", "a"),
+        ("two", "b"),
+    ]
+
+
+@pytest.mark.parametrize("_round", range(3))
+async def test_many_changes_with_many_failures_end_equal(  # noqa: PLR0915
+    manager: PersistentSessionManager,
+    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    _round: int,
+) -> None:
+    rng = random.Random(seed + _round)
+    kernels = kernels_of(manager)
+    real = {verb: getattr(manager.store, verb) for verb in ("add", "update", "remove", "mirror")}
+
+    def shaky(verb: str) -> Callable[..., Awaitable[Any]]:
+        async def ask(*arguments: Any, **options: Any) -> Any:
+            fate = rng.random()
+            if fate < 0.15:
+                raise StoreUnavailable("before")
+            if fate < 0.2:
+                await asyncio.sleep(0.08)
+            done = await real[verb](*arguments, **options)
+            if fate > 0.85:
+                raise StoreUnavailable("after")
+            return done
+
+        return ask
+
+    for verb in real:
+        monkeypatch.setattr(manager.store, verb, shaky(verb))
+    paths = [f"{i}.ipynb" for i in range(6)]
+    #: The sessions as their clients know them.
+    expected: dict[str, str | None] = {}
+
+    async def change() -> None:
+        choice = rng.random()
+        path = rng.choice(paths)
+        known = rng.choice(list(expected)) if expected else None
+        if choice < 0.35 or known is None:
+            model = await create(manager, path)
+            expected[model["id"]] = path
+        elif choice < 0.55:
+            expected[known] = path
+            await manager.update_session(known, path=path)
+        elif choice < 0.65:
+            await manager.change_session(known, kernel_name=rng.choice(["x", "y"]))
+        elif choice < 0.75:
+            renamed = f"id-{rng.randrange(10**9)}"
+            expected[renamed] = expected.pop(known)
+            await rename_id(manager, known, renamed)
+        elif choice < 0.9:
+            del expected[known]
+            await manager.delete_session(known)
+        elif choice < 0.95:
+            with suppress(StoreUnavailable):
+                await asyncio.wrap_future(manager.lease.renew_now())
+        else:
+            rows = await stored(manager)
+            await real["remove"](manager.scope, rows[: rng.randrange(3)])
+
+    for _ in range(40):
+        await change()
+    # And some at once, each to another session.
+    chosen = rng.sample(list(expected), min(4, len(expected)))
+    await asyncio.gather(*(manager.update_session(one, name="n") for one in chosen))
+    await settle(manager)
+    for verb, done in real.items():
+        monkeypatch.setattr(manager.store, verb, done)
+    await until_equal(manager)
+    listed = {model["id"]: model["path"] for model in await manager.list_sessions()}
+    assert listed == expected, f"seed {seed}"
+    assert {row.session_id: row.path for row in await stored(manager)} == expected, f"seed {seed}"
+    used = {row.kernel_id for row in in_memory(manager)}
+    assert set(kernels.list_kernel_ids()) == used, f"seed {seed}"
+    claimed = [row.path for row in await stored(manager) if row.claim]
+    assert len(claimed) == len(set(claimed)), f"seed {seed}"
+
+
+# -------------------------------------------------------------- who shares a memory
+
+
+async def test_two_managers_over_one_kernel_manager_share_their_memory(database: Database) -> None:
+    kernels = DummyKernelManager()
+    one, two = (make_manager(database.url, kernels) for _ in range(2))
+    model = await create(one, "a")
+    assert await two.list_sessions() == [model]
+    with store_away(one), store_away(two):
+        renamed = await two.change_session(model["id"], path="b")
+        assert await one.get_session(path="b") == renamed
+        created = await one.create_session(path="c", type="file", name="")
+        assert ids(await two.list_sessions()) == [model["id"], created["id"]]
+        await two.delete_session(created["id"])
+    await assert_equal_after_renewal(two)
+    assert ids(await one.list_sessions()) == [model["id"]]
+    assert one.sessions.unsynchronized == 0
+    two.close()
+    assert ids(await one.list_sessions()) == [model["id"]]
+    await create(one, "d")
+    await assert_equal_after_renewal(one)
+    one.close()
+
+
+@pytest.mark.parametrize("repository", ["sqlalchemy", "memory"])
+async def test_two_stores_in_memory_are_two(repository: str) -> None:
+    kernels = DummyKernelManager()
+    one, two = (make_manager(":memory:", kernels, repository=repository) for _ in range(2))
+    model = await create(one, "a")
+    assert await two.list_sessions() == []
+    assert await one.list_sessions() == [model]
+    one.close()
+    two.close()
+
+
+def test_who_shares_a_memory() -> None:
+    scope = record("a").scope
+    other = type(scope)(scope.namespace, "server:other")
+    one, two = DummyKernelManager(), DummyKernelManager()
+    mine = mirror_of(one, scope, "store", log)
+    assert mirror_of(one, record("b").scope, "store", log) is mine
+    for kernels, which, store in (
+        (two, scope, "store"),
+        (one, other, "store"),
+        (one, scope, "another store"),
+        (one, scope, None),
+    ):
+        assert mirror_of(kernels, which, store, log) is not mine
+    assert mirror_of(one, scope, None, log) is not mirror_of(one, scope, None, log)
+    # It ends with its kernels.
+    gone = mirrors._mirrors
+    assert one in gone
+    number = len(gone)
+    del one, kernels
+    gc.collect()
+    assert len(gone) < number
+
+
+async def test_sessions_of_a_gateway_are_in_no_memory(database: Database) -> None:
+    manager = shared_manager(database.url)
+    assert not isinstance(manager.sessions, LocalSessions)
+    assert not manager.works_without_store
+    assert manager.sessions.unsynchronized == 0
+    failing(manager, "find", StoreUnavailable("test"))
+    with pytest.raises(StoreUnavailable):
+        await manager.list_sessions()
+    manager.close()
+
+
+async def test_a_closed_manager_is_unavailable(manager: PersistentSessionManager) -> None:
+    model = await create(manager, "a")
+    assert manager.works_without_store
+    manager.close()
+    assert not manager.works_without_store
+    asked: dict[str, Awaitable[Any]] = {
+        "list": manager.list_sessions(),
+        "exists": manager.session_exists("a"),
+        "get": manager.get_session(session_id=model["id"]),
+        "create": create(manager, "b"),
+        "update": manager.update_session(model["id"], path="b"),
+        "delete": manager.delete_session(model["id"]),
+    }
+    outcomes = await asyncio.gather(*asked.values(), return_exceptions=True)
+    assert [
+        name
+        for name, outcome in zip(asked, outcomes, strict=True)
+        if not isinstance(outcome, StoreUnavailable)
+    ] == []
+    # One that was started in vain is not left.
+    assert kernels_of(manager).list_kernel_ids() == [model["kernel"]["id"]]
+
+
+# ---------------------------------------------------------------------- overrides
+
+
+async def test_overrides_are_honoured(database: Database) -> None:
+    called: list[str] = []
+
+    class Manager(PersistentSessionManager):
+        async def row_to_model(self, row: Any, tolerate_culled: bool = False) -> Any:
+            called.append("row_to_model")
+            model = await super().row_to_model(row, tolerate_culled)
+            return None if model is None else {**model, "extra": row.path}
+
+        async def kernel_culled(self, kernel_id: str) -> bool:
+            called.append("kernel_culled")
+            return await super().kernel_culled(kernel_id)
+
+        async def save_session(self, session_id: str, *args: Any, **kwargs: Any) -> Any:
+            called.append("save_session")
+            return await super().save_session(session_id, *args, **kwargs)
+
+        async def update_session(self, session_id: str, **kwargs: Any) -> None:
+            called.append("update_session")
+            await super().update_session(session_id, **kwargs)
+
+    plain = make_manager(database.url)
+    manager = Manager(
+        kernel_manager=DummyKernelManager(),
+        contents_manager=plain.contents_manager,
+        database_filepath=database.url,
+    )
+
+    async def calls_of(verb: Awaitable[Any]) -> tuple[set[str], Any]:
+        called.clear()
+        result = await verb
+        return set(called), result
+
+    for away in (False, True):
+        with store_away(manager) if away else nullcontext():
+            names, model = await calls_of(manager.get_or_create_session("a", "", "notebook"))
+            assert {"save_session", "row_to_model"} <= names
+            assert model["extra"] == "a"
+            names, listed = await calls_of(manager.list_sessions())
+            assert names == {"row_to_model", "kernel_culled"}
+            assert listed == [model]
+            names, changed = await calls_of(manager.change_session(model["id"], path="b"))
+            assert {"update_session", "row_to_model"} <= names
+            assert changed["extra"] == "b"
+            names, found = await calls_of(manager.get_session(path="b"))
+            assert "row_to_model" in names
+            assert found == changed
+            await manager.delete_session(model["id"])
+            assert await manager.list_sessions() == []
+    await assert_equal_after_renewal(manager)
+    assert await stored(manager) == []
+    manager.close()
+    plain.close()
