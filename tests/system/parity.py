@@ -197,7 +197,7 @@ class Pair:
         self._broken: BaseException | None = None
         for server in (stock, ours):
             for name in (LIGHT_KERNEL, OTHER_KERNEL):
-                _add_light_kernel(server, name)
+                add_light_kernel(server, name)
         self.on_both(JupyterServer.start)
 
     def close(self) -> None:
@@ -292,7 +292,7 @@ class Pair:
             ]
             for process in found:
                 os.killpg(process.pid, signal.SIGKILL)
-                until(partial(_is_dead, process), why="the kernel's process ends")
+                until(partial(is_dead, process), why="the kernel's process ends")
             return bool(found)
 
         stock, ours = self.on_both(kill)
@@ -352,14 +352,16 @@ class Asker(RuleBasedStateMachine):
         self._running = [kernel["id"] for kernel in self._pair.ask("GET", KERNELS).body]
 
 
-def _is_dead(process: psutil.Process) -> bool:
+def is_dead(process: psutil.Process) -> bool:
+    """Return whether a process has ended, whoever is to be told of it."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def _add_light_kernel(server: JupyterServer, name: str) -> None:
+def add_light_kernel(server: JupyterServer, name: str) -> None:
+    """Give a server a kernel specification that is light."""
     folder = server.data_dir / "kernels" / name
     folder.mkdir(parents=True, exist_ok=True)
     specification = {"argv": list(_LIGHT_ARGV), "display_name": name, "language": "none"}
