@@ -34,6 +34,10 @@ def ids(server: JupyterServer) -> list[str]:
     return [model["id"] for model in server.sessions()]
 
 
+def stored(database: Database) -> list[tuple[object, ...]]:
+    return database.rows("SELECT path FROM jupyter_sessions ORDER BY path")
+
+
 def restore(database: Database, rows: list[tuple[object, ...]]) -> None:
     mark = "?" if database.kind == "sqlite" else "%s"
     with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
@@ -57,15 +61,17 @@ def test_servers_write_back_what_a_database_has_lost(
     # A backup is restored, without the registrations.
     restore(database, rows)
     database.execute("DELETE FROM jupyter_servers")
-    until(lambda: ids(server) == [before, after], why="the next renewal")
-    found = database.rows("SELECT path FROM jupyter_sessions ORDER BY path")
-    assert found == [("after.ipynb",), ("before.ipynb",)]
+    assert ids(server) == [before, after]
+    paths = [("after.ipynb",), ("before.ipynb",)]
+    until(lambda: stored(database) == paths, why="the next renewal")
 
     # There is none, and the database is made anew.
     migrating.downgrade(engine, "base")
-    assert server.api.get("/api/sessions").status_code == 503
+    assert ids(server) == [before, after]
+    assert server.patch(after, path="a new name.ipynb").status_code == 200
     migrating.upgrade(engine)
     engine.dispose()
-    until(lambda: server.api.get("/api/sessions").status_code == 200, why="the tables are there")
-    until(lambda: ids(server) == [before, after], why="the next renewal")
+    paths = [("a new name.ipynb",), ("before.ipynb",)]
+    until(lambda: stored(database) == paths, why="the next renewal")
+    assert ids(server) == [before, after]
     assert server.uncaught() == []

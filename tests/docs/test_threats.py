@@ -107,18 +107,42 @@ def test_a_role_that_lies_about_its_namespace(
 ) -> None:
     ada = serve(as_role(walled, "ada"), "hub:ada/")
     session = ada.create("a.ipynb")
+    before = walled.rows("SELECT session_id, path FROM jupyter_sessions")
     liar = serve(as_role(walled, "bob"), "hub:ada/")
-    assert liar.get(session["id"]).status_code != 200
-    assert liar.post("a.ipynb").status_code == 503
-    assert liar.delete(session["id"]).status_code != 204
+    assert liar.get(session["id"]).status_code == 404
+    # Its own memory is its own affair.
+    own = liar.create("a.ipynb")
+    assert own["id"] != session["id"]
+    assert liar.delete(session["id"]).status_code == 404
+    assert [model["id"] for model in liar.sessions()] == [own["id"]]
     assert [model["id"] for model in ada.sessions()] == [session["id"]]
+    assert walled.rows("SELECT session_id, path FROM jupyter_sessions") == before
     namespaces = walled.rows("SELECT namespace FROM jupyter_servers")
     assert namespaces == [("hub:ada/",)]
 
 
-def test_what_a_role_can_do_by_hand(walled: Database, serve: Callable[..., JupyterServer]) -> None:
+def test_a_role_that_lies_about_its_namespace_and_has_a_gateway(
+    walled: Database, serve: Callable[..., JupyterServer], gateway: Gateway
+) -> None:
+    more = gateway.client_config + KERNEL_MANAGER
+    ada = serve(as_role(walled, "ada"), "hub:ada/", more)
+    session = ada.create("a.ipynb")
+    liar = serve(as_role(walled, "bob"), "hub:ada/", more)
+    assert liar.get(session["id"]).status_code != 200
+    assert liar.post("a.ipynb").status_code == 503
+    assert liar.delete(session["id"]).status_code != 204
+    assert [model["id"] for model in ada.sessions()] == [session["id"]]
+    assert gateway.kernels() == [session["kernel"]["id"]]
+
+
+def test_what_a_role_can_do_by_hand(
+    walled: Database, serve: Callable[..., JupyterServer], gateway: Gateway
+) -> None:
     ada = serve(as_role(walled, "ada"), "hub:ada/")
-    ada.create("a.ipynb")
+    with_a_gateway = serve(
+        as_role(walled, "ada"), "hub:ada/gateway/", gateway.client_config + KERNEL_MANAGER
+    )
+    session = ada.create("a.ipynb")
     serve(as_role(walled, "bob"), "hub:bob/").create("b.ipynb")
     bob = as_role(walled, "bob")
     before = walled.rows("SELECT * FROM jupyter_sessions ORDER BY namespace")
@@ -156,9 +180,12 @@ def test_what_a_role_can_do_by_hand(walled: Database, serve: Callable[..., Jupyt
         # The limit: one table for all can be locked by any of them.
         connection.autocommit = False
         connection.execute("LOCK TABLE jupyter_sessions IN ACCESS EXCLUSIVE MODE")
-        assert ada.api.get("/api/sessions").status_code == 503
+        assert with_a_gateway.api.get("/api/sessions").status_code == 503
+        assert [model["id"] for model in ada.sessions()] == [session["id"]]
         connection.rollback()
-    until(lambda: ada.api.get("/api/sessions").status_code == 200, why="the lock is gone")
+    until(
+        lambda: with_a_gateway.api.get("/api/sessions").status_code == 200, why="the lock is gone"
+    )
     assert walled.rows("SELECT * FROM jupyter_sessions ORDER BY namespace") == before
 
 
@@ -223,9 +250,11 @@ def test_forged_rows_and_a_gateway_that_users_share(
     assert bob.api.get(f"/api/kernels/{kernel}").status_code == 404
     execute_sql(
         database,
-        "INSERT INTO jupyter_sessions SELECT 'hub:bob/', 'forged', 'x.ipynb', path_digest, name,"
-        " type, kernel_id, kernel_name, kernel_model, authority, server_id, state, NULL,"
-        " created_at, updated_at FROM jupyter_sessions",
+        "INSERT INTO jupyter_sessions (namespace, session_id, path, path_digest, name, type,"
+        " kernel_id, kernel_name, kernel_model, authority, server_id, state, claim, created_at,"
+        " updated_at, version) SELECT 'hub:bob/', 'forged', 'x.ipynb', path_digest, name, type,"
+        " kernel_id, kernel_name, kernel_model, authority, server_id, state, NULL, created_at,"
+        " updated_at, version FROM jupyter_sessions",
     )
     assert bob.execute(kernel, "secret") == "'of ada'"
 
@@ -262,22 +291,35 @@ def test_forged_rows_and_kernels_beside_their_servers(
     ada, bob = (serve(database, f"hub:{name}/") for name in ("ada", "bob"))
     session, trap = ada.create("a.ipynb"), bob.create("trap.ipynb")["kernel"]["id"]
     other = ada.create("other.ipynb")
+    wanted = [(one["id"], one["kernel"]["id"]) for one in (session, other)]
+
+    def shown(server: JupyterServer) -> list[tuple[str, str]]:
+        return [(model["id"], model["kernel"]["id"]) for model in server.sessions()]
+
+    def stored() -> list[tuple[Any, ...]]:
+        return database.rows(
+            "SELECT session_id, kernel_id FROM jupyter_sessions WHERE namespace = 'hub:ada/'"
+            " ORDER BY created_at, session_id"
+        )
+
+    # Neither to another's kernel nor to another of the user's own.
+    for forged in (trap, other["kernel"]["id"]):
+        execute_sql(
+            database,
+            "UPDATE jupyter_sessions SET kernel_id = ? WHERE session_id = ?",
+            forged,
+            session["id"],
+        )
+        assert (session["id"], forged) in stored()
+        assert shown(ada) == wanted
+    execute_sql(database, "DELETE FROM jupyter_sessions WHERE session_id = ?", session["id"])
     execute_sql(
         database,
-        "UPDATE jupyter_sessions SET kernel_id = ? WHERE session_id = ?",
-        trap,
-        session["id"],
-    )
-    # A kernel that this server does not have is gone, and so is the session; its own runs on.
-    assert [model["id"] for model in ada.sessions()] == [other["id"]]
-    assert session["kernel"]["id"] in ada.kernels()
-    assert trap in bob.kernels()
-    # All that can be done is to tie a notebook to another of the user's own kernels.
-    execute_sql(
-        database,
-        "UPDATE jupyter_sessions SET kernel_id = ? WHERE session_id = ?",
-        session["kernel"]["id"],
+        "UPDATE jupyter_sessions SET session_id = 'forged' WHERE session_id = ?",
         other["id"],
     )
-    (model,) = ada.sessions()
-    assert model["kernel"]["id"] == session["kernel"]["id"]
+    assert shown(ada) == wanted
+    until(lambda: stored() == wanted, why="the next renewal puts it right")
+    assert shown(ada) == wanted
+    assert sorted(ada.kernels()) == sorted(kernel_id for _, kernel_id in wanted)
+    assert bob.kernels() == [trap]

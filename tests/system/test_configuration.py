@@ -12,10 +12,11 @@ import pytest
 from ..databases import Database, Instance
 from ..wire import WireTap
 from .conftest import stored_in
-from .faults import is_refusal
+from .faults import store_lines
 from .passwords import leaked, password_of, with_password, without_password
 from .rows import rows_of
 from .server import JupyterServer
+from .waiting import until
 
 pytestmark = pytest.mark.system
 
@@ -138,9 +139,17 @@ def test_a_password_that_rotates(
 
         _change_password(database, new)
         tap.cut()
-        assert is_refusal(server.api.get("/api/sessions")), "the file still holds the old one"
+        (session,) = server.sessions()
+        assert server.patch(session["id"], path="renamed.ipynb").status_code == 200
+        until(
+            lambda: store_lines(server.log) == ["away"], why="the file still holds the old password"
+        )
         file.write_text(f"{new}\n")
-        assert len(server.sessions()) == len(rows_of(rotated)) == 1
+        until(
+            lambda: [row.path for row in rows_of(rotated)] == ["renamed.ipynb"],
+            why="it is read again",
+        )
+        assert store_lines(server.log) == ["away", "back"]
         for password in (old, new):
             assert leaked(password, server.log) == set()
 

@@ -206,10 +206,11 @@ def test_a_server_that_is_suspended_for_longer_than_its_lease(
     database: Database, new_server: NewServer, tmp_path: Path
 ) -> None:
     config = config_of(database.url, 3)
-    suspended, witness = (light_server(new_server, config, root=tmp_path) for _ in range(2))
+    suspended, witness = (new_server(config, root=tmp_path) for _ in range(2))
     for server in (suspended, witness):
         server.start()
     sessions = [suspended.create(f"{place}.ipynb") for place in range(3)]
+    suspended.execute(sessions[0]["kernel"]["id"], "x = 42")
     before = stored(database)
     assert [one.session_id for one in before] == [one["id"] for one in sessions]
     os.kill(suspended.pid, signal.SIGSTOP)
@@ -218,7 +219,9 @@ def test_a_server_that_is_suspended_for_longer_than_its_lease(
         until(lambda: stored(database) == [], why="so are its sessions")
     finally:
         os.kill(suspended.pid, signal.SIGCONT)
+    # A front end disposes of what is missing from a list.
     assert [Known.of(one) for one in suspended.sessions()] == before, "at once"
+    assert suspended.execute(sessions[0]["kernel"]["id"], "print(x)") == "42\n"
     assert suspended.create("0.ipynb")["id"] == sessions[0]["id"]
     assert suspended.delete(sessions[1]["id"]).status_code == 204
     until(lambda: is_in_step(suspended, database), why="its rows are back")
