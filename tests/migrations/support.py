@@ -20,6 +20,7 @@ from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import migrating, versions
+from jupyter_session_store.sql.schema.versions import HEAD
 from jupyter_session_store.testing import server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -27,8 +28,8 @@ SCOPE: Final = Scope("dir:/home/alice", "server:1")
 #: The tables of the model and Alembic's own.
 TABLES: Final = frozenset({*Base.metadata.tables, versions.VERSION_TABLE})
 #: The revision that a release to come adds first, and the one after it.
-LATER: Final = f"{int(versions.HEAD) + 1:04}"
-AFTER: Final = f"{int(versions.HEAD) + 2:04}"
+LATER: Final = f"{int(HEAD) + 1:04}"
+AFTER: Final = f"{int(HEAD) + 2:04}"
 
 _LATER = '''"""Add {column} to sessions."""
 import sqlalchemy as sa
@@ -106,7 +107,7 @@ def release(folder: Path, *floors: int) -> Path:
         migrating.migrations_folder(), migrations, ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(migrating.migrations_folder().parent / "alembic.ini", folder)
-    previous, previous_floor = versions.HEAD, 1
+    previous, previous_floor = HEAD, 1
     for number, floor in enumerate(floors, start=int(LATER)):
         revision = f"{number:04}"
         column = "note" if revision == LATER else "second_note"

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from sqlalchemy import Engine
 
-from jupyter_session_store.sql.schema import versions
+from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.versions import State
 
 from ..databases import Database
@@ -78,6 +78,7 @@ def no_password(database: Database, output: str) -> bool:
 def test_from_the_first_to_the_last_command(
     database: Database, engine: Engine, tmp_path: Path
 ) -> None:
+    all_of_them = f"+{len(migrating.revisions())}"
     expected = {
         ("current",): "exit 0",
         ("upgrade", "head"): "Running upgrade  -> 0001, Create the tables",
@@ -85,7 +86,10 @@ def test_from_the_first_to_the_last_command(
         ("history",): "<base> -> 0001, Create the tables",
         ("check",): "No new upgrade operations detected.",
         ("downgrade", "base"): "Running downgrade 0001 -> ",
-        ("upgrade", "+1"): "Running upgrade  -> 0001, Create the tables",
+        (
+            "upgrade",
+            f"+{len(migrating.revisions())}",
+        ): "Running upgrade  -> 0001, Create the tables",
         ("upgrade", "heads"): "exit 0",
     }
     outputs = alembic_in_turn(*expected, home=tmp_path, JUPYTER_SESSION_STORE_URL=database.url)

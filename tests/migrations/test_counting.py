@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -16,10 +18,14 @@ from jupyter_session_store.records import Scope
 from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.schema import migrating
 
+from ..cli.conftest import home
+from ..cli.support import running
 from ..databases import Database
 from ..system.waiting import until
 from .shape import shape
 from .support import SCOPE, opened, record, status
+
+__all__ = ["home"]
 
 INDEX: Final = "ix_jupyter_sessions_namespace_authority_created_at"
 #: What the release before writes of a session.
@@ -175,3 +181,25 @@ async def test_the_index_waits_for_older_transactions_and_no_server_for_the_inde
     assert index_is_valid(database)
     assert limits == ["SET lock_timeout = 0", "SET lock_timeout = '500ms'"]
     assert status(at_first).revision == "0002"
+
+
+@pytest.mark.only("postgresql", reason="only there an index is made outside a transaction")
+def test_an_index_that_is_interrupted_is_made_by_the_next_upgrade(
+    database: Database, at_first: Engine, home: Path
+) -> None:
+    with (
+        older_transaction(database),
+        running("upgrade", home=home, url=database.url) as upgrade,
+    ):
+        until(
+            lambda: waits_for_index(database, 0) or upgrade.poll() is not None,
+            why="the index waits",
+        )
+        upgrade.send_signal(signal.SIGINT)
+        _, errors = upgrade.communicate(timeout=60)
+    assert (upgrade.returncode, "Interrupted" in errors) == (130, True), errors
+    assert "Traceback" not in errors
+    assert not index_is_valid(database)
+    assert status(at_first).revision == "0001"
+    migrating.upgrade(at_first)
+    assert index_is_valid(database)

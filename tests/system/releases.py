@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Final
 from zipfile import ZipFile
 
-from ..databases import Database
-from ..migrations.support import ROOT, run_python
+from jupyter_session_store.sql.schema.versions import HEAD
 
+from ..databases import Database
+from ..migrations.support import AFTER, LATER, ROOT, run_python
+
+#: The revisions of the releases to come.
+EXPANDING, CONTRACTING = LATER, AFTER
 FIRST_WHEEL: Final = "jupyter_session_store-0.1.0.dev0-py3-none-any.whl"
 
 _EXPANDING: Final = '''"""Make room for the last model of a kernel under another name."""
@@ -19,8 +23,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-revision = "0002"
-down_revision = "0001"
+revision = "{revision}"
+down_revision = "{previous}"
 
 KIND = "expanding"
 OLDEST_COMPATIBLE_CODE = "1"
@@ -35,8 +39,8 @@ def upgrade():
 _CONTRACTING: Final = '''"""Take away the column that was renamed."""
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "{revision}"
+down_revision = "{previous}"
 
 KIND = "contracting"
 OLDEST_COMPATIBLE_CODE = "2"
@@ -50,7 +54,10 @@ def upgrade():
     with op.batch_alter_table("jupyter_sessions") as batch:
         batch.drop_column("kernel_model")
 '''
-_REVISIONS: Final = {"0002": _EXPANDING, "0003": _CONTRACTING}
+_REVISIONS: Final = {
+    EXPANDING: _EXPANDING.format(revision=EXPANDING, previous=HEAD),
+    CONTRACTING: _CONTRACTING.format(revision=CONTRACTING, previous=EXPANDING),
+}
 #: What the next generation of the code has under another name.
 _COLUMN: Final = "kernel_model: Mapped[str | None] = mapped_column(ExactText)"
 _RENAMED: Final = (
@@ -60,7 +67,7 @@ _RENAMED: Final = (
 
 @dataclass(frozen=True)
 class Release:
-    """A release that is not the one of this checkout.
+    """A release, whichever is installed.
 
     Parameters
     ----------
@@ -102,6 +109,11 @@ def first(folder: Path) -> Release:
     return _made(folder)
 
 
+def current() -> Release:
+    """Return the release of this checkout, for a process that would find another installed."""
+    return Release(ROOT)
+
+
 def later(folder: Path, head: str) -> Release:
     """Make a release to come, of the next generation, from the code of this checkout.
 
@@ -110,7 +122,7 @@ def later(folder: Path, head: str) -> Release:
     folder : Path
         Made here.
     head : str
-        Its newest revision: ``"0002"``, which expands the schema, or ``"0003"``,
+        Its newest revision: :data:`EXPANDING`, which expands the schema, or :data:`CONTRACTING`,
         which takes away what this checkout's code needs, and that one no longer.
     """
     no_bytecode = shutil.ignore_patterns("__pycache__")
@@ -121,7 +133,7 @@ def later(folder: Path, head: str) -> Release:
         if revision <= head:
             (folder / "migrations" / "versions" / f"{revision}_later.py").write_text(text)
     sql = folder / "jupyter_session_store" / "sql"
-    _edit(sql / "schema" / "versions.py", r'^HEAD: Final = "0001"$', f'HEAD: Final = "{head}"')
+    _edit(sql / "schema" / "versions.py", rf'^HEAD: Final = "{HEAD}"$', f'HEAD: Final = "{head}"')
     _edit(sql / "schema" / "versions.py", r"^CODE: Final = 1$", "CODE: Final = 2")
     _edit(sql / "models.py", re.escape(_COLUMN), _RENAMED)
     return _made(folder)

@@ -1,4 +1,4 @@
-"""The first release, today's and the next one on one database, while it is upgraded under load."""
+"""The first release, today's and the next ones on one database, while it is upgraded under load."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Final
 
 import httpx
 import pytest
+
+from jupyter_session_store.sql.schema.versions import HEAD
 
 from ..databases import Database
 from . import releases
@@ -59,6 +61,7 @@ class Client:
     #: The sessions that were acknowledged, and their paths.
     paths: dict[str, str] = field(default_factory=dict)
     turns: int = 0
+    requests: int = 0
 
     def work(self, ended: threading.Event) -> None:
         """Take turns until the end; whatever is not as expected ends it at once."""
@@ -83,8 +86,10 @@ class Client:
             assert answer.status_code == 204, answer.text
             del self.paths[deleted]
             assert server.get(deleted).status_code == 404
+            self.requests += 2
         listed = {model["id"]: model["path"] for model in server.sessions()}
         assert self.paths.items() <= listed.items(), "a session was lost"
+        self.requests += 4
         self.turns += 1
 
 
@@ -140,6 +145,11 @@ class Load:
         return all(after - since >= TURNS for since, after in zip(before, now, strict=True))
 
     @property
+    def requests(self) -> int:
+        """How many requests its clients have made."""
+        return sum(client.requests for client in self.clients)
+
+    @property
     def sessions(self) -> dict[str, str]:
         """What was acknowledged: the paths by the sessions' ids."""
         return {**self.anchors, **{k: v for one in self.clients for k, v in one.paths.items()}}
@@ -155,6 +165,12 @@ def stored(database: Database) -> dict[str, tuple[object, ...]]:
 
 def paths_in(database: Database) -> dict[str, object]:
     return {session_id: row[1] for session_id, row in stored(database).items()}
+
+
+def counted_in(database: Database) -> dict[str, int]:
+    """Return how many changes of each session were counted."""
+    rows = database.rows("SELECT session_id, version FROM jupyter_sessions")
+    return {str(session_id): int(version) for session_id, version in rows}
 
 
 def revision_of(database: Database) -> str:
@@ -208,38 +224,93 @@ class Fleet:
 
     def upgrade(self, release: Release, revision: str) -> None:
         """Upgrade the database with a release."""
+        assert revision_of(self.database) != revision
         release.upgrade(self.database, self.home)
         assert revision_of(self.database) == revision
+
+
+#: Of the configuration of a server of the first release, which has no extension yet.
+WITHOUT: Final = 'c.ServerApp.jpserver_extensions["jupyter_session_store"] = False\n'
+
+
+def config_for(database: Database) -> str:
+    """Return what all servers have in their configuration."""
+    return f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = 60\n"
 
 
 @pytest.fixture
 def fleet(database: Database, new_server: NewServer, tmp_path: Path) -> Fleet:
     """The servers, none of which has been started."""
     oldest = releases.first(tmp_path / "first")
-    expanding = releases.later(tmp_path / "expanding", "0002")
-    contracting = releases.later(tmp_path / "contracting", "0003")
-    for release in (oldest, expanding, contracting):
+    expanding = releases.later(tmp_path / "expanding", releases.EXPANDING)
+    contracting = releases.later(tmp_path / "contracting", releases.CONTRACTING)
+    for release in (oldest, releases.current(), expanding, contracting):
         release.check(tmp_path)
     root = tmp_path / "root"
     root.mkdir()
-    config = f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = 60\n"
-    # It has no extension yet.
-    without = 'c.ServerApp.jpserver_extensions["jupyter_session_store"] = False\n'
+    config = config_for(database)
     return Fleet(
         database,
         tmp_path,
         expanding,
         contracting,
-        first=new_server(config + without, root=root, environment=oldest.environment),
+        first=new_server(config + WITHOUT, root=root, environment=oldest.environment),
         today=new_server(config, root=root),
         next=new_server(config, root=root, environment=expanding.environment),
         last=new_server(config, root=root, environment=contracting.environment),
     )
 
 
+def test_from_the_first_release_to_todays(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    """Upgrade under the load of old servers, let new ones join, and let the old ones leave."""
+    oldest, current = releases.first(tmp_path / "first"), releases.current()
+    for release in (oldest, current):
+        release.check(tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    config = config_for(database)
+    olds = [
+        new_server(config + WITHOUT, root=root, environment=oldest.environment) for _ in range(2)
+    ]
+    news = [new_server(config, root=root, environment=current.environment) for _ in range(2)]
+    for server in olds:
+        server.start()
+    assert revision_of(database) == "0001"
+    old = Load(olds, "old")
+    with old.running():
+        old.goes_on()
+        before = old.requests
+        current.upgrade(database, tmp_path)
+        assert revision_of(database) == HEAD
+        during = old.requests - before
+        old.goes_on()
+        for server in news:
+            server.start()
+        new = Load(news, "new")
+        with new.running():
+            old.goes_on()
+    assert paths_in(database) == old.sessions | new.sessions
+    with new.running():
+        for server in olds:
+            server.stop()
+        new.goes_on()
+    # Those of the old servers have gone with their kernels.
+    assert paths_in(database) == new.sessions
+    check_clean(*olds, *news)
+    # An anchor is as it was made; each of the others was renamed once.
+    assert counted_in(database) == {one: 1 + (one not in new.anchors) for one in new.sessions}
+    print(
+        f"{old.requests + new.requests} requests, {during} of them during the "
+        "upgrade: 0 errors, 0 sessions lost."
+    )
+
+
 def test_a_rolling_upgrade(fleet: Fleet) -> None:
     fleet.first.start()
     assert revision_of(fleet.database) == "0001"
+    fleet.upgrade(releases.current(), HEAD)
     fleet.today.start()
     newcomers = all_work_while_it_is_expanded(fleet)
     old = old_servers_restart(fleet, newcomers)
@@ -252,7 +323,7 @@ def all_work_while_it_is_expanded(fleet: Fleet) -> dict[str, str]:
     old = Load([fleet.first, fleet.today], "old")
     with old.running():
         old.goes_on()
-        fleet.upgrade(fleet.expanding, "0002")
+        fleet.upgrade(fleet.expanding, releases.EXPANDING)
         old.goes_on()
         fleet.next.start()
         newcomers = Load([fleet.next], "newcomer")
@@ -288,7 +359,7 @@ def the_new_code_works_while_it_is_contracted(fleet: Fleet, sessions: dict[str, 
     beyond = Load([fleet.next], "beyond")
     with beyond.running():
         beyond.goes_on()
-        fleet.upgrade(fleet.contracting, "0003")
+        fleet.upgrade(fleet.contracting, releases.CONTRACTING)
         beyond.goes_on()
     after = stored(fleet.database)
     assert {session_id: after.get(session_id) for session_id in before} == before
@@ -323,7 +394,7 @@ def the_old_code_is_refused(fleet: Fleet, sessions: list[str]) -> None:
     assert sessions[1] in others
     assert {session_id: after[session_id] for session_id in others} == others
     [line] = [line for line in fleet.today.log.splitlines() if TOLD in line]
-    assert "is at revision 0003" in line
+    assert f"is at revision {releases.CONTRACTING}" in line
     assert fleet.today.own_frames() == []
     ends = []
     for server in servers:
