@@ -12,7 +12,7 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import Departure
@@ -128,6 +128,34 @@ async def test_the_heartbeat_cuts_too(
     proxy.hang()
     (one,) = await asyncio.to_thread(repository.renew, server("one"), [], timeout=10)
     assert one.server_id == "one"
+
+
+@needs_network
+async def test_a_first_start_whose_connection_hangs_does_not_hang(
+    proxy: HangingProxy, brief: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it makes the tables: a migration of an empty database has no long statement."""
+    monkeypatch.setattr(timeouts, "SILENCE_TIMEOUT", 1)
+    repository = SQLAlchemySessionRepository(proxy.url, options={}, auto_upgrade="safe", log=log)
+    hung: list[str] = []
+
+    def hang(_cursor: object, statement: str, *_: object) -> None:
+        if "CREATE TABLE jupyter_sessions" in statement.replace("IF NOT EXISTS ", "") and not hung:
+            hung.append(statement)
+            proxy.hang()
+
+    for name in ("do_execute", "do_execute_no_params"):
+        event.listen(repository._database.engine, name, hang)
+    began = time.monotonic()
+    # It says in the log that the database is away, and goes on.
+    repository.open(SCOPE, server("one"), timeout=60)
+    assert time.monotonic() - began < 50
+    assert hung
+    # The database sees that its client has gone, and lets the lock of migrations go.
+    proxy.go_on()
+    assert await repository.find(SCOPE) == []
+    await repository.add(record("a"))
+    repository.close(timeout=10)
 
 
 @needs_network

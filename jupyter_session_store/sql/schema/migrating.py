@@ -288,13 +288,17 @@ def sql_script(url: str, start: str | None, target: str, *, downgrade: bool = Fa
 
 
 @contextmanager
-def migration_connection(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection whose transactions are real ones, as a migration needs."""
+def migration_connection(engine: Engine, *, brief: bool = False) -> Iterator[Connection]:
+    """Yield a connection whose transactions are real ones, as a migration needs.
+
+    It is not cut, unless each of its statements is `brief`.
+    """
     with engine.connect() as connection:
         backend = backend_of(connection)
         if backend.migration_isolation is not None:
             connection.execution_options(isolation_level=backend.migration_isolation)
-        cutting.spare(connection)
+        if not brief:
+            cutting.spare(connection)
         # A migration takes as long as it takes, but every server that uses a table waits behind
         # one that waits for it: so it gives up before they do.
         if not backend.driver.set_migration_limits(connection):

@@ -93,7 +93,8 @@ def create(engine: Engine, log: logging.Logger | None = None) -> None:
     try:
         with (
             locks.process_lock,
-            migrating.migration_connection(engine) as connection,
+            # Else a connection that hangs here would keep the server from its database for ever.
+            migrating.migration_connection(engine, brief=True) as connection,
             locks.migration_lock(connection, log=log),
         ):
             _create(connection, log)
