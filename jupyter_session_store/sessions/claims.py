@@ -21,8 +21,6 @@ from .reading import SessionReader
 Model = dict[str, Any]
 
 _CLAIM_ATTEMPTS: Final = 3
-#: Seconds that a request waits for the store, all in all.
-_REQUEST_SECONDS: Final = 10.0
 #: Seconds between two looks at a session that another server is creating.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
@@ -85,7 +83,7 @@ class PathLeaders:
                 await asyncio.wait([leader.task])
             # Its callback may be still to come, and this would ask a finished task for ever.
             self._forget(key, leader)
-        own = Patience(_REQUEST_SECONDS)
+        own = Patience.of_request()
         overridden = self._hooks.overrides("create_session", "save_session")
         leading = self._leaders[key] = _Leader(kernel, spawn(own), own, not overridden)
         leading.task.add_done_callback(lambda task: task.cancelled() or task.exception())

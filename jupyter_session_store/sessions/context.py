@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
@@ -89,9 +89,41 @@ class BackgroundTasks:
         task = asyncio.current_task() if self._patience else None
         return None if task is None else self._patience.get(task)
 
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Let the running task wait no longer for the store than a request does in all.
+
+        For what may be broken off anywhere. With a patience already it keeps that.
+        """
+        task = asyncio.current_task()
+        if task is None or task in self._patience:
+            yield
+            return
+        self._patience[task] = Patience.of_request()
+        try:
+            yield
+        finally:
+            del self._patience[task]
+
     async def finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, even if the task that waits for it is cancelled."""
         return await asyncio.shield(self.spawn(coroutine))
+
+    async def answer_in_time(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Do as :meth:`finish`, and raise as soon as it has waited too long for the store in all.
+
+        It goes on then. A part of what has a patience already is a part of that.
+        """
+        if self.patience is not None:
+            return await coroutine
+        own = Patience.of_request(goes_on=True)
+        task = self.spawn(coroutine, own)
+        either: list[asyncio.Future[Any]] = [task, own.failed]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise own.failed.result()
 
     def call_from_thread(self, function: Callable[[], object]) -> None:
         """Have the event loop call a function soon; from any thread."""

@@ -75,6 +75,12 @@ class SessionReader:
         if not criteria:
             raise TypeError("must specify a column to query")
         check_columns(criteria)
+        if self._context.records is not None:
+            return await self._get(criteria)
+        with self._context.tasks.bounded():
+            return await self._get(criteria)
+
+    async def _get(self, criteria: Mapping[str, Any]) -> dict[str, Any]:
         records = await self._context.find(**criteria)
         for model in await self.models_of(records):
             if model is not None:
@@ -94,11 +100,17 @@ class SessionReader:
 
     async def list(self) -> list[dict[str, Any]]:
         """Return the models of all sessions whose kernels are not gone, the oldest first."""
+        if self._context.records is not None:
+            return [one for one in await self._list() if one is not None]
+        with self._context.tasks.bounded():
+            return [one for one in await self._list() if one is not None]
+
+    async def _list(self) -> Models:
         records = await self._context.find()
         for record in records:
             if record.state != READY:
                 self._views.warn_if_invalid(record)
-        return [model for model in await self.models_of(records) if model is not None]
+        return await self.models_of(records)
 
     async def count(self) -> dict[str, int]:
         """Return how many sessions the store has, by their state."""

@@ -88,6 +88,9 @@ class SharedSessions(Sessions):
 
     async def update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the row."""
+        return await self._context.tasks.answer_in_time(self._update(session_id, changes))
+
+    async def _update(self, session_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         record = await self._writer.update(session_id, changes)
         return await self._writer.finish_update(record, changes)
 
@@ -95,11 +98,12 @@ class SharedSessions(Sessions):
         self, session_id: str, kernel_name: str | None, changes: dict[str, Any]
     ) -> dict[str, Any]:
         """Move, and count in the same unit of work."""
-        return await self._mover.move(session_id, kernel_name, changes)
+        moved = self._mover.move(session_id, kernel_name, changes)
+        return await self._context.tasks.answer_in_time(moved)
 
     async def close(self, session_id: str) -> None:
         """Mark, count, shut down, remove."""
-        await self._closer.close(session_id)
+        await self._context.tasks.answer_in_time(self._closer.close(session_id))
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Have recovery take them over."""
