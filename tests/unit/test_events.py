@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -180,11 +180,12 @@ async def test_what_was_not_saved_is_not_told(
 ) -> None:
     model = await manager.create_session(**NOTEBOOK)
     kept.take()
-    for verb, ask in (
+    refused: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
         ("add", lambda: manager.create_session(path="b", type="notebook", name="")),
         ("update", lambda: manager.change_session(model["id"], path="c")),
         ("update", lambda: manager.change_session(model["id"], kernel_name="python3")),
-    ):
+    ]
+    for verb, ask in refused:
         failing(manager, verb, InvalidValue("path", "is odd", "another"))
         with pytest.raises(InvalidValue):
             await ask()
