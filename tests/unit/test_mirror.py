@@ -494,8 +494,9 @@ async def test_a_text_that_the_database_lacks_is_refused(latin: Database) -> Non
 
 
 @pytest.mark.only("postgresql", reason="the others store every text")
+@pytest.mark.parametrize("evicted", [False, True])
 async def test_a_text_that_turns_out_to_be_lacking_is_set_aside(
-    latin: Database, caplog: pytest.LogCaptureFixture
+    latin: Database, caplog: pytest.LogCaptureFixture, evicted: bool
 ) -> None:
     manager = make_manager(latin.url, namespace="n", log=log)
     old = await create(manager, "old")
@@ -503,6 +504,10 @@ async def test_a_text_that_turns_out_to_be_lacking_is_set_aside(
         new = await create(manager, EURO)
         renamed = await manager.change_session(old["id"], path=f"b {EURO}")
         other = await create(manager, "other")
+    if evicted:
+        # Who comes back puts back what it has.
+        latin.execute("DELETE FROM jupyter_servers")
+        latin.execute("DELETE FROM jupyter_sessions")
     caplog.set_level(logging.INFO, log.name)
     for _ in range(3):
         await renewed(manager)

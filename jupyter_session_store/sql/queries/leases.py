@@ -8,6 +8,7 @@ and no faster: a row is looked up by its key, and many go in one statement.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from itertools import groupby, islice
 from operator import attrgetter
@@ -31,7 +32,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from ...records import (
     CLOSING,
@@ -183,8 +184,10 @@ def to_server(row: Mapping[Any, Any]) -> ServerRecord:
 
 
 def _put_back(connection: Connection, record: SessionRecord) -> None:
-    if session_queries.add(connection, record) is session_queries.Added.PATH_CLAIMED:
-        session_queries.add(connection, record.replace(claim=None))
+    # What the database cannot store keeps no server from coming back; its mirror tells of it.
+    with suppress(DataError):
+        if session_queries.add(connection, record) is session_queries.Added.PATH_CLAIMED:
+            session_queries.add(connection, record.replace(claim=None))
 
 
 def no_registered_server(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
