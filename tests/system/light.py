@@ -110,8 +110,10 @@ class LightUser:
         return new
 
     def _rename(self) -> None:
-        path = f"renamed-{self.changes.total()}.ipynb"
-        one = self._choose()
+        one, other = self._choose(), self._choose()
+        # Onto another's path too, whose claim that one keeps.
+        onto_another = self.chance.random() < 0.4
+        path = other.path if onto_another else f"renamed-{self.changes.total()}.ipynb"
         self._patch(one, {"path": path, "name": "n"}, one._replace(path=path, name="n"))
 
     def _move(self) -> None:
