@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from jupyter_session_store.records import CLOSING, STARTING, SessionRecord
+from jupyter_session_store.sql.admin.bulk_insert import NAMES
 
 from ..databases import Database, Instance
 from .conftest import Run
@@ -37,6 +38,7 @@ from .transfer_support import (
     servers,
 )
 
+CLAIM: Final = NAMES.index("claim")
 GOES_ON: Final = "run the same command again to go on"
 
 _UTC: Final = timezone.utc
@@ -150,10 +152,10 @@ def test_what_servers_have_written_stays(run: Run, database: Database, tmp_path:
     assert set(before) <= set(after)
     unclaimed = {one.session_id for one in held}
     claims = {
-        (row[0], row[1]): None if row[1] in unclaimed else row[-4] for row in contents(source)
+        (row[0], row[1]): None if row[1] in unclaimed else row[CLAIM] for row in contents(source)
     }
     copies = [row for row in after if row not in set(before)]
-    assert {(row[0], row[1]): row[-3] for row in copies}.items() <= claims.items()
+    assert {(row[0], row[1]): row[CLAIM] for row in copies}.items() <= claims.items()
     assert len(after) == len(sessions) + len(held)
 
 
