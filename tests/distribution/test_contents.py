@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from email.parser import Parser
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from jupyter_session_store import __version__
 
 from .building import ROOT, Distribution
+from .keep_wheel import WHEELS
 
 # Whichever test is first installs what builds, and builds three times.
 pytestmark = pytest.mark.timeout(900)
@@ -62,6 +64,19 @@ def configuration() -> str:
     """Return the file that enables the extension, as an installer puts it where Jupyter looks."""
     folder = "etc/jupyter/jupyter_server_config.d"
     return f"jupyter_session_store-{__version__}.data/data/{folder}/jupyter_session_store.json"
+
+
+def test_revisions_of_the_newest_kept_wheel_are_unchanged() -> None:
+    """Whoever has run one has its outcome in a database."""
+    newest = max(
+        WHEELS.glob("*.whl"), key=lambda wheel: [int(one) for one in re.findall(r"\d+", wheel.name)]
+    )
+    folder = "jupyter_session_store/migrations/versions/"
+    kept = {name: text for name, text in contents(newest).items() if name.startswith(folder)}
+    assert kept
+    here = ROOT / "migrations" / "versions"
+    changed = [name for name, text in kept.items() if text != (here / Path(name).name).read_bytes()]
+    assert changed == [], f"{newest.name} has other ones"
 
 
 def test_the_wheel_enables_the_extension(distribution: Distribution) -> None:
