@@ -65,8 +65,6 @@ _LOCK_PACKAGE: Final = "CAST({} AS int)".format(
 _LOCK_SCHEMA: Final = "hashtext(coalesce(current_schema(), ''))"
 
 
-#: What is set with the log-in, in one word: some poolers split them in ways of their own.
-_OPTIONS: Final = f"-cstatement_timeout={timeouts.STATEMENT_TIMEOUT}s"
 #: What PgBouncer and RDS Proxy say to options.
 _OPTIONS_REFUSED: Final = re.compile(r"startup parameter|command-line options")
 
@@ -142,12 +140,15 @@ class Psycopg(Driver):
             return
         # libpq takes options from one place: those of a user are not to be replaced.
         places = {*engine.url.query, *given, *os.environ}
+        options = None
         if places.isdisjoint(("options", "service", "PGOPTIONS", "PGSERVICE")):
-            _log_in_with_options(engine)
+            # In milliseconds: a whole number.
+            options = f"-cstatement_timeout={round(timeouts.STATEMENT_TIMEOUT * 1000)}"
+            _log_in_with(options, engine)
 
         @event.listens_for(engine, "connect")
         def _set(connection: Any, _record: Any) -> None:
-            if connection.info.options == _OPTIONS:
+            if options is not None and connection.info.options == options:
                 return
             autocommit, connection.autocommit = connection.autocommit, True
             limit = _limit(connection, "statement_timeout", timeouts.STATEMENT_TIMEOUT)
@@ -249,7 +250,7 @@ class PostgreSQL(Backend):
         return bool(held.scalar_one())
 
 
-def _log_in_with_options(engine: Engine) -> None:
+def _log_in_with(options: str, engine: Engine) -> None:
     """Give options to each log-in of an engine, until one is refused for their sake.
 
     PgBouncer, and other poolers, refuse them: what is set for one client would be set for the next.
@@ -262,7 +263,7 @@ def _log_in_with_options(engine: Engine) -> None:
         if refused:
             return connect(*args, **named)
         try:
-            return connect(*args, **{"options": _OPTIONS, **named})
+            return connect(*args, **{"options": options, **named})
         except Exception as error:
             if not _OPTIONS_REFUSED.search(str(error)):
                 raise
