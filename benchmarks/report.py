@@ -298,18 +298,13 @@ def _memory(results: Results) -> Table:
     for start in (memory.FIRST, memory.LATER):
         for measure in memory.MEASURES:
             title = f"{start}: {measure}"
-
-            def median(kind: str, name: str, title: str = title) -> float:
-                found = results.median("memory", kind, name, title)
-                return float("nan") if found is None else found
-
-            stock = median(STOCK, "sqlite")
-            shown = _UNITS[measure].format
-            row = [title, *(shown(median(*column)) for column in columns)]
-            for name in ours:
-                value = median(OURS, name)
-                is_ratio = measure == "processor"
-                row.append(f"{value / stock:.2f} times" if is_ratio else shown(value - stock))
+            medians = {
+                column: results.median("memory", *column, title)
+                for column in (*columns, (STOCK, "sqlite"))
+            }
+            stock = medians[STOCK, "sqlite"]
+            row = [title, *(_shown(measure, medians[column]) for column in columns)]
+            row += (_over(measure, medians[OURS, name], stock) for name in ours)
             rows.append(row)
     header = ["median", *(f"{kind} {TITLES[name]}" for kind, name in columns)]
     header += [f"{TITLES[name]} over stock" for name in ours]
@@ -320,6 +315,16 @@ def _memory(results: Results) -> Table:
         f"{_count(results, 'memory')} starts of each."
     )
     return Table("Memory, threads and processor time of a start", header, rows, remark)
+
+
+def _over(measure: str, value: float | None, stock: float | None) -> str:
+    if measure == "processor":
+        return f"{ratio(value, stock)} times"
+    return _shown(measure, None if value is None or stock is None else value - stock)
+
+
+def _shown(measure: str, value: float | None) -> str:
+    return "-" if value is None else _UNITS[measure].format(value)
 
 
 _UNITS: Final = {

@@ -146,6 +146,29 @@ async def test_behind_a_pooler_that_refuses_options_one_login_is_lost(database: 
         assert tap.logins == 2
 
 
+@pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
+@pytest.mark.parametrize(("query", "more"), [("", ["SET"]), ("?application_name=common", [])])
+def test_behind_a_pooler_one_name_for_all_servers_saves_a_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch, query: str, more: list[str]
+) -> None:
+    """PgBouncer passes a client's name on where a connection changes hands."""
+    with WireTap.to(database) as tap:
+        target = Database(database.kind, tap.url(database))
+        with closing(PgBouncer(target, connections=1)) as bouncer:
+            repositories = []
+            for host in ("one", "two"):
+                monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+                repositories.append(opened(bouncer.database.url + query, 3600))
+            tap.reset()
+            for repository in repositories:
+                repository.renew(server("one"), [], timeout=30)
+            sent = [text.split()[0] for text in tap.statements]
+            assert sent == [*more, "UPDATE", "SELECT"] * 2
+            assert tap.logins == 0
+            for repository in repositories:
+                repository.close(timeout=30)
+
+
 @pytest.mark.only("postgresql", reason="another database refuses no options")
 def test_another_refusal_of_a_login_is_not_tried_twice(database: Database) -> None:
     wrong = make_url(database.url).set(database="nowhere").render_as_string(hide_password=False)
