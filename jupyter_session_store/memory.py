@@ -119,7 +119,7 @@ class MemorySessionRepository(SessionRepository):
         self,
         scope: Scope,
         session_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
         *,
         expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
@@ -131,13 +131,13 @@ class MemorySessionRepository(SessionRepository):
             return self._change(scope, session_id, changes)
 
     def _change(
-        self, scope: Scope, session_id: str, changes: Mapping[str, str | None]
+        self, scope: Scope, session_id: str, changes: Mapping[str, Any]
     ) -> SessionRecord | None:
         record = self._get(scope, session_id)
         if record is None:
             return None
         changed = record.replace(
-            **changes, updated_at=datetime.now(timezone.utc), version=record.version + 1
+            **{"version": record.version + 1, **changes}, updated_at=datetime.now(timezone.utc)
         )
         if "path" in changes:
             path = changes["path"]
@@ -160,7 +160,7 @@ class MemorySessionRepository(SessionRepository):
             return Closing(record, last=self._is_unused(scope, record.kernel_id))
 
     async def move(
-        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
+        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, Any]
     ) -> Move | None:
         """Change, and count."""
         with self._lock:

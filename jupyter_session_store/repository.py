@@ -187,7 +187,7 @@ class SessionRepository(ABC):
         self,
         scope: Scope,
         session_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
         *,
         expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
@@ -199,7 +199,8 @@ class SessionRepository(ABC):
         ----------
         changes : mapping
             Not empty. Of :data:`.records.STOCK_COLUMNS`, ``kernel_name``,
-            ``kernel_model`` and ``state``.
+            ``kernel_model``, ``state`` and ``version``, which is one more than
+            before if it is not given.
         expected : mapping
             Of ``state``, ``server_id`` and ``version``: a session that does not equal it
             is not changed.

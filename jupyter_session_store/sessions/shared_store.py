@@ -103,9 +103,11 @@ class SharedStore:
     ) -> bool:
         changes = changed_columns(record, newest)
         if changes:
-            expected = {"version": record.version}
+            # The version, too: else a server that remembers a newer one takes what a client
+            # changes next for older than that.
+            changes["version"] = newest.version
             updated = await self._repository.update(
-                scope, record.session_id, changes, expected=expected
+                scope, record.session_id, changes, expected={"version": record.version}
             )
             if updated is None:
                 # Another server has changed it since it was read.
@@ -133,9 +135,8 @@ class SharedStore:
             # Closed by another server; or it has another id now.
             self.remembered.forget(record.session_id)
             return False
-        lost = record.replace(
-            state=READY, version=record.version + 1, claim=claim_of(scope, record.path)
-        )
+        # In the same version: another server may remember a newer one.
+        lost = record.replace(state=READY, claim=claim_of(scope, record.path))
         try:
             try:
                 await repository.add(lost)
@@ -165,7 +166,7 @@ class SharedStore:
         self,
         scope: Scope,
         session_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
         *,
         expected: Mapping[str, Any] = MappingProxyType({}),
     ) -> SessionRecord | None:
@@ -185,7 +186,7 @@ class SharedStore:
         return closing
 
     async def move(
-        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, str | None]
+        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, Any]
     ) -> Move | None:
         """Move a session."""
         move = await self._repository.move(scope, session_id, kernel_id, changes)

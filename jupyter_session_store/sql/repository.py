@@ -156,7 +156,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self,
         scope: Scope,
         session_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
         *,
         expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
@@ -176,7 +176,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         scope: Scope,
         session_id: str,
         kernel_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
     ) -> Move | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)
@@ -298,7 +298,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         return depart
 
 
-def _values(scope: Scope, changes: Mapping[str, str | None]) -> dict[str, Any]:
+def _values(scope: Scope, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that change with what a caller changes."""
     values: dict[str, Any] = {**changes, "updated_at": _now()}
     if "path" in changes:

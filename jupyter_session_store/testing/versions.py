@@ -56,6 +56,14 @@ class VersionContract:
         await add(repository, record("a"), record("b", version=7))
         assert await _versions(repository) == {"a": 1, "b": 7}
 
+    async def test_a_version_may_be_given_and_expected(self, repository: Repository) -> None:
+        await add(repository, record("a", version=4))
+        given = {"name": "n", "version": 9}
+        assert await repository.update(SCOPE, "a", given, expected={"version": 3}) is None
+        updated = there(await repository.update(SCOPE, "a", given, expected={"version": 4}))
+        assert (updated.name, updated.version) == ("n", 9)
+        assert await repository.find(SCOPE) == [updated]
+
     @pytest.mark.parametrize("change", _CHANGES)
     async def test_each_change_counts_once_and_for_no_other(
         self, repository: Repository, change: str

@@ -118,6 +118,43 @@ async def test_a_rename_that_was_lost_is_made_again(
     assert (row.path, row.name) == ("b", "new")
 
 
+@pytest.mark.parametrize("created_before", [True, False])
+async def test_who_has_seen_an_older_version_puts_nobody_elses_newer_one_aside(
+    replicas: Replicas, gateway: FakeGateway, engine: Engine, created_before: bool
+) -> None:
+    one, two = replicas
+    if created_before:
+        session = await one.create_session(path="a", **HOW)
+    with failover(engine):
+        if not created_before:
+            session = await one.create_session(path="a", **HOW)
+        await one.change_session(session["id"], path="b")
+        await two.list_sessions()
+        await one.change_session(session["id"], path="c")
+    # The one that knows less is asked first.
+    assert [model["path"] for model in await two.list_sessions()] == ["b"]
+    assert [model["path"] for model in await one.list_sessions()] == ["c"]
+    assert [model["path"] for model in await two.list_sessions()] == ["c"]
+    await check(one, gateway)
+
+
+async def test_what_a_client_changes_after_a_failover_stays(
+    replicas: Replicas, gateway: FakeGateway, engine: Engine
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="a", **HOW)
+    await two.list_sessions()
+    with failover(engine):
+        for path in ("b", "c", "d"):
+            await one.change_session(session["id"], path=path)
+            await two.list_sessions()
+        await one.change_session(session["id"], path="e")
+    await two.list_sessions()
+    await two.change_session(session["id"], path="f")
+    assert [model["path"] for model in await one.list_sessions()] == ["f"]
+    await check(one, gateway)
+
+
 async def test_a_move_that_was_lost_leaves_the_session_on_its_kernel(
     replicas: Replicas, gateway: FakeGateway, engine: Engine
 ) -> None:

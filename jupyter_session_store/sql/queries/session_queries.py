@@ -163,7 +163,7 @@ def _update(names: tuple[str, ...], expected: tuple[str, ...], returning: bool) 
     statement = (
         update_statement(SESSIONS)
         .where(IN_SCOPE, THIS, *(SESSIONS.c[name] == bindparam(f"was_{name}") for name in expected))
-        .values({**{name: bindparam(f"new_{name}") for name in names}, **CHANGED})
+        .values({**CHANGED, **{name: bindparam(f"new_{name}") for name in names}})
     )
     return statement.returning(*COLUMNS) if returning else statement
 

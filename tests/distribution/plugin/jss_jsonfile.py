@@ -119,7 +119,7 @@ class JSONFileSessionRepository(SessionRepository):
         self,
         scope: Scope,
         session_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
         *,
         expected: Mapping[str, str | int] = MappingProxyType({}),
     ) -> SessionRecord | None:
@@ -152,7 +152,7 @@ class JSONFileSessionRepository(SessionRepository):
         scope: Scope,
         session_id: str,
         kernel_id: str,
-        changes: Mapping[str, str | None],
+        changes: Mapping[str, Any],
     ) -> Move | None:
         """Change a session, and count the others on the kernel that it leaves."""
 
@@ -341,13 +341,13 @@ def _release(sessions: Sessions, scope: Scope, ids: set[str], by: str) -> list[S
 
 
 def _update(
-    sessions: Sessions, scope: Scope, session_id: str, changes: Mapping[str, str | None]
+    sessions: Sessions, scope: Scope, session_id: str, changes: Mapping[str, Any]
 ) -> SessionRecord | None:
     there = sessions.get((scope.namespace, session_id))
     if there is None or there.scope != scope:
         return None
     record = there.replace(
-        **changes, updated_at=datetime.now(timezone.utc), version=there.version + 1
+        **{"version": there.version + 1, **changes}, updated_at=datetime.now(timezone.utc)
     )
     if "path" in changes:
         path = changes["path"]
