@@ -120,7 +120,10 @@ class Mirror:
                 if now is not None and self._is_there(now):
                     self.records.replace(now, stored)
             elif now is not None:
-                # The store has lost what it had, or another has written to it.
+                # The store has lost what it had, or another has written to it, who may have
+                # left the version alone.
+                if self._is_there(now):
+                    self.records.replace(now, now.replace(version=now.version + 1))
                 self._ask_for_synchronization(store)
             self._compare(push)
 

@@ -194,6 +194,43 @@ def test_what_a_role_can_do_by_hand(
     assert walled.rows(looked_at) == before
 
 
+def test_changed_rows_mislead_no_user_of_a_living_server(
+    walled: Database, serve: Callable[..., JupyterServer]
+) -> None:
+    ada = serve(as_role(walled, "ada"), "hub:ada/")
+    shown = ada.create("a.ipynb"), ada.create("b.ipynb")
+    stored = "SELECT path, session_id, kernel_id FROM jupyter_sessions ORDER BY path"
+    before = walled.rows(stored)
+
+    def are_as_before() -> bool:
+        assert [(one["id"], one["path"]) for one in ada.sessions()] == [
+            (one["id"], one["path"]) for one in shown
+        ]
+        return walled.rows(stored) == before
+
+    for change in (
+        "DELETE FROM jupyter_sessions WHERE path = 'a.ipynb'",
+        "TRUNCATE jupyter_sessions, jupyter_servers",
+        "UPDATE jupyter_sessions SET session_id = 'x' WHERE path = 'a.ipynb'",
+        "INSERT INTO jupyter_sessions SELECT namespace, 'x', 'x.ipynb', NULL, NULL, NULL,"
+        " kernel_id, NULL, NULL, authority, server_id, state, NULL, now(), now()"
+        " FROM jupyter_sessions LIMIT 1",
+        "UPDATE jupyter_sessions SET kernel_id = 'another', version = version + 1",
+    ):
+        with closing(walled.connect()) as connection:
+            connection.autocommit = False
+            connection.execute(change)
+            assert connection.execute(stored).fetchall() != before, change
+            connection.commit()
+        until(are_as_before, why="the next renewal")
+
+    # The version does not tell; a change of the session does.
+    walled.execute("UPDATE jupyter_sessions SET kernel_id = 'another' WHERE path = 'a.ipynb'")
+    assert ada.patch(shown[0]["id"], path="moved.ipynb").status_code == 200
+    (_, *row), other = before
+    until(lambda: walled.rows(stored) == [other, ("moved.ipynb", *row)], why="the next renewal")
+
+
 def test_who_is_above_the_policies(walled: Database) -> None:
     walled.execute(
         "INSERT INTO jupyter_servers SELECT 'hub:ada/', 'x', NULL, NULL, NULL, now(), 1, 90;"
