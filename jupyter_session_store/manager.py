@@ -51,16 +51,16 @@ class PersistentSessionManager(StoreSettings):
     For the tasks of one event loop, which it never blocks. A method for one
     session raises :class:`tornado.web.HTTPError`, a 404, if there is none or its
     kernel is gone. One that stores something raises :class:`.InvalidValue` for
-    what cannot be stored. Each raises :class:`.StoreUnavailable` while the store
-    cannot be asked; then no row and no kernel has changed. Each error of this
-    package that a method for sessions raises is a :class:`tornado.web.HTTPError`
-    too, so that any handler may let it pass.
+    what cannot be stored. Where the kernels are a gateway's, each raises
+    :class:`.StoreUnavailable` while the store cannot be asked; then no row and no
+    kernel has changed. Each error of this package that a method for sessions raises
+    is a :class:`tornado.web.HTTPError` too, so that any handler may let it pass.
 
     Raises
     ------
     TraitError
         If a setting is wrong or the database's schema does not fit. A database
-        that cannot be reached is no error: sessions answer 503 until it is.
+        that cannot be reached is no error.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -229,7 +229,7 @@ class PersistentSessionManager(StoreSettings):
 
     @raises_http
     async def count_sessions(self) -> dict[str, int]:
-        """Return how many sessions the store has, by their state."""
+        """Return how many sessions there are, by their state."""
         return await self.sessions.reader.count()
 
     async def kernel_culled(self, kernel_id: str) -> bool:

@@ -113,7 +113,7 @@ class SessionReader:
         return await self.models_of(records)
 
     async def count(self) -> dict[str, int]:
-        """Return how many sessions the store has, by their state."""
+        """Return how many sessions there are, by their state."""
         repository = await self._context.current_repository()
         counts = dict.fromkeys(sorted(STATES), 0)
         for record in await repository.find(self._context.scope):

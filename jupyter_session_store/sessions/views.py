@@ -58,7 +58,7 @@ class SessionViews(ABC):
         return rest_model(record, kernel_model)
 
     def _schedule_removal(self, record: SessionRecord) -> None:
-        """Remove a session soon; all that one list schedules go in one statement."""
+        """Remove a session soon, with all others that one list schedules."""
         first = not self._removals
         self._removals[record.session_id] = record
         if first:

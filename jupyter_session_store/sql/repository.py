@@ -109,7 +109,7 @@ class SQLAlchemySessionRepository(SessionRepository):
             self._database.report_failure(
                 StoreUnavailable(
                     f"{self._database.name} did not answer within {timeout:g} s; the server "
-                    "starts without it and answers 503 for sessions until it does"
+                    "starts without it"
                 )
             )
 
