@@ -36,14 +36,18 @@ class LocalRecords:
             return self._ordered()
         if None in criteria.values():
             return []
-        if "session_id" in criteria:
-            record = self._by_id.get(criteria["session_id"])
-            found = [] if record is None else [record]
-        elif "path" in criteria:
-            on_path = self._by_path.get(path_key(criteria["path"]), {})
-            found = sorted(on_path.values(), key=_order)
-        else:
-            found = self._ordered()
+        try:
+            if "session_id" in criteria:
+                record = self._by_id.get(criteria["session_id"])
+                found = [] if record is None else [record]
+            elif "path" in criteria:
+                on_path = self._by_path.get(path_key(criteria["path"]), {})
+                found = sorted(on_path.values(), key=_order)
+            else:
+                found = self._ordered()
+        except TypeError:
+            # A list, or a dict, equals no text.
+            return []
         if len(criteria) == 1 and "path" in criteria:
             return found
         for name, value in criteria.items():

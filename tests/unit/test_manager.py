@@ -64,7 +64,7 @@ async def test_stock_errors(manager: PersistentSessionManager) -> None:
         await manager.get_session(bad="x")
     with pytest.raises(TypeError, match="No such column: bad"):
         await manager.update_session(model["id"], bad="x")
-    for missing in ("nobody", "x" * 5000, "a\0b", "\ud800", 5):
+    for missing in ("nobody", "x" * 5000, "a\0b", "\ud800", 5, ["x"]):
         with pytest.raises(web.HTTPError) as error:
             await manager.get_session(session_id=missing)
         assert error.value.status_code == 404
