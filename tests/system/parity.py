@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import MultipleResults, RuleBasedStateMachine, invariant, multiple
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
-from .process import OTHER_KERNEL
+from .process import OTHER_KERNEL, JupyterProcess
 from .server import JupyterServer
 from .waiting import until
 
@@ -360,7 +360,7 @@ def is_dead(process: psutil.Process) -> bool:
         return True
 
 
-def add_light_kernel(server: JupyterServer, name: str) -> None:
+def add_light_kernel(server: JupyterProcess, name: str) -> None:
     """Give a server a kernel specification that is light."""
     folder = server.data_dir / "kernels" / name
     folder.mkdir(parents=True, exist_ok=True)
