@@ -24,6 +24,8 @@ from .local_records import LocalRecords
 PATIENCE: Final = 1.0
 #: How often a renewal makes the store equal to what memory has become meanwhile.
 _ROUNDS: Final = 3
+#: More than the store can have counted of one change, however often it was sent.
+_LEAP: Final = 100
 
 
 @dataclass(eq=False)
@@ -120,10 +122,7 @@ class Mirror:
                 if now is not None and self._is_there(now):
                     self.records.replace(now, stored)
             elif now is not None:
-                # The store has lost what it had, or another has written to it, who may have
-                # left the version alone.
-                if self._is_there(now):
-                    self.records.replace(now, now.replace(version=now.version + 1))
+                # The store has lost what it had, or another has written to it.
                 self._ask_for_synchronization(store)
             self._compare(push)
 
@@ -191,6 +190,7 @@ class Mirror:
     async def synchronize(self, store: RegisteredStore) -> None:
         """Make the store equal to memory, after a renewal; never raises a fault of the store."""
         async with self._lock:
+            self._leave_versions_behind()
             for _ in range(_ROUNDS):
                 asked: dict[str, SessionRecord] = {}
                 try:
@@ -206,6 +206,17 @@ class Mirror:
                     self.log.info("%d session(s) that it did not have are in it now.", waiting)
                 if self._in_step:
                     return
+
+    def _leave_versions_behind(self) -> None:
+        """Give what may differ a version that its row cannot have.
+
+        A change whose answer was lost was perhaps made twice, and somebody else may have
+        changed a row and left its version alone: equal versions would hide either.
+        """
+        for session_id in self._differing - self._refused.keys():
+            record = self.records.get(session_id)
+            if record is not None:
+                self.records.replace(record, record.replace(version=record.version + _LEAP))
 
     def _wanted(self, asked: dict[str, SessionRecord]) -> list[SessionRecord]:
         """Return what the store is to have, and note it; from any thread."""

@@ -201,7 +201,7 @@ def change(
     values: Mapping[str, Any],
     expected: Mapping[str, str | int] = _ANYTHING,
 ) -> SessionRecord | None:
-    """Update a session as `values` say, if it is as `expected`."""
+    """Update a session as `values` say, its version too if they name it, if it is as `expected`."""
     returning = connection.dialect.update_returning
     parameters = {f"new_{name}": value for name, value in values.items()}
     parameters |= {f"was_{name}": value for name, value in expected.items()}
