@@ -138,8 +138,10 @@ class LocalSessions(Sessions):
         records = self._mirror.records
         before = records.find({})
         for record, model in zip(before, await self._views.models_of(before), strict=True):
-            # A session that is gone is removed by who has made the models.
-            if model is not None and records.get(record.session_id) is record:
+            # A session that is gone is removed by who has made the models. One that the store
+            # has refused would be tried again for every message of its kernel.
+            changed = records.get(record.session_id) is not record
+            if model is not None and not changed and not self._mirror.is_refused(record):
                 known = stored_of_kernel(model["kernel"])
                 if is_news(record, known):
                     records.change(record, known)

@@ -220,12 +220,13 @@ class Mirror:
 
     def _wanted(self, asked: dict[str, SessionRecord]) -> list[SessionRecord]:
         """Return what the store is to have, and note it; from any thread."""
-        found = [one for one in self.records.all() if not self._is_refused(one)]
+        found = [one for one in self.records.all() if not self.is_refused(one)]
         asked.clear()
         asked.update((one.session_id, one) for one in found)
         return found
 
-    def _is_refused(self, record: SessionRecord) -> bool:
+    def is_refused(self, record: SessionRecord) -> bool:
+        """Return whether the store has refused a session as it is."""
         return self._refused.get(record.session_id) is record
 
     def _take(self, mirrored: Mirrored, asked: dict[str, SessionRecord]) -> None:
