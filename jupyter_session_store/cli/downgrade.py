@@ -55,7 +55,7 @@ class Downgrade(MigrationCommand):
             if not start:
                 raise ConfigurationError(
                     f"Found {target!r} for --sql, which does not look at the database; expected "
-                    "START:REVISION, for example 0001:base."
+                    f"START:REVISION, for example {versions.HEAD}:base."
                 )
             return self.print_script(start, end, downgrade=True)
         with self.database() as engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -10,12 +11,13 @@ from sqlalchemy import Engine
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql.doctor import Verdict
 from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.schema import keys, starting
 from jupyter_session_store.sql.schema.versions import State
 
 from ..cli.conftest import Run, home, run
 from ..cli.doctor_support import look, mend, unwell
 from ..databases import Database
-from .support import opened, status
+from .support import engine_of, opened, status
 
 __all__ = ["home", "run"]
 
@@ -105,3 +107,21 @@ def test_an_index_of_some_rows_is_no_key(database: Database, at_head: Engine) ->
         "CREATE UNIQUE INDEX of_some ON jupyter_sessions (namespace, claim) WHERE claim <> ''"
     )
     assert "the unique key of jupyter_sessions" in look(database.url)["keys"].text
+
+
+def test_a_look_leaves_the_model_as_it_was(
+    database: Database, at_head: Engine, new_database: Callable[[], Database]
+) -> None:
+    """To tell the statement that makes a key took the key out of the model."""
+    at_head.dispose()
+    for table in sorted(Base.metadata.tables):
+        database.execute(f"CREATE TABLE a_copy AS SELECT * FROM {table}")
+        database.execute(f"DROP TABLE {table}")
+        database.execute(f"ALTER TABLE a_copy RENAME TO {table}")
+    with at_head.connect() as connection:
+        assert len(keys.lacking(connection)) >= len(Base.metadata.tables)
+    at_head.dispose()
+    with engine_of(new_database().url) as made:
+        starting.ensure(made, "safe")
+        with made.connect() as connection:
+            assert keys.lacking(connection) == []

@@ -74,7 +74,8 @@ def _addition(key: PrimaryKeyConstraint | UniqueConstraint, connection: Connecti
         # SQLite adds no constraint to a table that is there.
         columns = ", ".join(key.columns.keys())
         return f"CREATE UNIQUE INDEX {key.name} ON {key.table.name} ({columns});"
-    return _compiled(AddConstraint(key), connection)
+    # Else no table would be made with it any more.
+    return _compiled(AddConstraint(key, isolate_from_table=False), connection)
 
 
 def _compiled(statement: ExecutableDDLElement, connection: Connection) -> str:
