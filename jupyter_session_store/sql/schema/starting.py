@@ -68,7 +68,7 @@ def ensure(engine: Engine, auto_upgrade: str, log: logging.Logger | None = None)
             create(engine, log)
             found = _look(engine)
         if may.get(found.state, False):
-            # Also where an older server was faster.
+            # Where an older server was faster, or was killed half way.
             migrating.upgrade(engine, log=log)
             found = _look(engine)
     except SchemaMismatch as error:
@@ -105,9 +105,16 @@ def create(engine: Engine, log: logging.Logger | None = None) -> None:
 
 
 def _create(connection: Connection, log: logging.Logger | None) -> None:
-    is_there = inspect(connection).has_table(_VERSION.name)
+    inspector = inspect(connection)
+    is_there = inspector.has_table(_VERSION.name)
     if is_there and connection.scalar(select(func.count()).select_from(_VERSION)):
         return
+    for table in Base.metadata.sorted_tables:
+        if not inspector.has_table(table.name):
+            continue
+        if set(table.columns.keys()) - {one["name"] for one in inspector.get_columns(table.name)}:
+            # An upgrade was killed in its first revision, where DDL survives: Alembic goes on.
+            return
     if backend_of(connection).is_embedded:
         backup.back_up(connection, None, log)
     # First: without it, what is half made would be taken for another program's.
