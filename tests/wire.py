@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from .databases import Database, parameters
-from .databases.local import free_port
+from .databases.local import claimed_port
 
 T = TypeVar("T")
 
@@ -70,7 +70,9 @@ class WireTap:
             raise ValueError(f"{kind} has no wire")
         self._traffic: type[_PostgreSQL | _MySQL] = _PostgreSQL if kind == "postgresql" else _MySQL
         self._target = (target_host, target_port)
-        self.port = free_port()
+        # While it refuses, too.
+        self._claim = claimed_port()
+        self.port: int = self._claim.getsockname()[1]
         self.reset()
 
     @classmethod
@@ -142,6 +144,7 @@ class WireTap:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._claim.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)

@@ -70,16 +70,37 @@ def _version(folder: Path) -> list[int]:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens.
+    """Return a port of 127.0.0.1 on which nothing listens, and that nobody has claimed by UDP.
 
     Below the range from which systems take the ports of outgoing connections: one of
     these must not be in the way of a server that starts again on its port.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        with (
+            socket.socket() as probe,
+            socket.socket(type=socket.SOCK_DGRAM) as claim,
+            contextlib.suppress(OSError),
+        ):
             probe.bind(("127.0.0.1", port))
+            claim.bind(("127.0.0.1", port))
             return port
+
+
+def claimed_port() -> socket.socket:
+    """Return a UDP socket on a port that is free, for whoever wants to listen there by TCP.
+
+    From now until it listens, and while it is down, nothing but this keeps the other processes
+    of the tests from choosing the same.
+    """
+    while True:
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", free_port()))
+        except OSError:
+            claim.close()
+        else:
+            return claim
 
 
 class _Template:
@@ -138,6 +159,8 @@ class LocalInstance(Instance):
     def __init__(self, kind: str) -> None:
         self.find_programs()
         self._process: subprocess.Popen[bytes] | None = None
+        # While the server is stopped, too.
+        self._claim = socket.socket(type=socket.SOCK_DGRAM)
         self.password = new_password()
         # Not TMPDIR: the path of a Unix socket has at most 103 characters.
         self.directory = Path(tempfile.mkdtemp(prefix="jss-", dir="/tmp"))
@@ -147,7 +170,9 @@ class LocalInstance(Instance):
             self._initialise_or_copy()
             self.prepare()
             for attempt in range(1, _ATTEMPTS + 1):
-                self.port = free_port()
+                self._claim.close()
+                self._claim = claimed_port()
+                self.port = self._claim.getsockname()[1]
                 super().__init__(
                     kind, "jss", self.password, "127.0.0.1", self.port, "temporary instance"
                 )
@@ -245,6 +270,7 @@ class LocalInstance(Instance):
     def close(self) -> None:
         self._finish(self.END)
         self._keeper.communicate()
+        self._claim.close()
 
     def write(self, name: str, text: str) -> Path:
         """Write a file that the server can read and nobody else."""

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from ..databases import Database
-from ..system.process import claimed_port
+from ..databases.local import claimed_port
 from .blocks import COMMANDS, FILES, MARKS, SHOWN, Block, blocks, pages, source
 from .configuration import PARSERS, check_store, loaded, unknown_settings
 from .sandbox import Sandbox, kinds_of

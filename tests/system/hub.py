@@ -13,10 +13,11 @@ from urllib.parse import quote
 import httpx
 import psutil
 
+from ..databases.local import claimed_port
 from . import reaper
 from .channels import Channels
 from .client import Model, SessionsClient
-from .process import PATIENCE, JupyterProcess, claimed_port
+from .process import PATIENCE, JupyterProcess
 from .proxy import proxy_program
 from .waiting import until
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import httpx
 import psutil
 
 from ..databases import keeper
-from ..databases.local import free_port
+from ..databases.local import claimed_port
 from ..forking import USABLE, Forked, forker
 
 #: Seconds. Far above what anything here takes: who reaches them hangs.
@@ -285,19 +284,3 @@ class JupyterProcess:
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(f"{line}\n".encode())
         self._keeper.stdin.flush()
-
-
-def claimed_port() -> socket.socket:
-    """Return a UDP socket on a port that is free, for whoever wants to listen there by TCP.
-
-    From now until it listens, and while it is down, nothing but this keeps the other processes
-    of the tests from choosing the same.
-    """
-    while True:
-        claim = socket.socket(type=socket.SOCK_DGRAM)
-        try:
-            claim.bind(("127.0.0.1", free_port()))
-        except OSError:
-            claim.close()
-        else:
-            return claim

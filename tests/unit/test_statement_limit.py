@@ -12,7 +12,7 @@ from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine import mysql, timeouts
 from jupyter_session_store.sql.schema.migrating import migration_connection
-from jupyter_session_store.testing import SCOPE, record
+from jupyter_session_store.testing import SCOPE, record, run
 from tests.databases import Database
 from tests.migrations.support import opened
 
@@ -60,6 +60,32 @@ async def test_a_slow_write_that_was_refused_does_not_happen_later(
         assert "statement" in str(refused.value)
         _wait_for_statements(database)
         assert await repository.find(SCOPE) == []
+
+
+def test_a_connection_that_hangs_in_a_transaction_holds_no_lock_for_ever(
+    database: Database, has_limit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose client stopped, or whose packets nobody carries any more."""
+    if not has_limit:
+        return
+    usual = mysql.PyMySQL.limiting_args["init_command"]
+    brief = usual.replace("idle_transaction_timeout=5", "idle_transaction_timeout=1")
+    assert brief != usual
+    monkeypatch.setattr(mysql.PyMySQL, "limiting_args", {"init_command": brief})
+    with opened(database.url) as repository, monkeypatch.context() as limits:
+        run(repository.add(record("a")))
+        limits.setattr(timeouts, "STATEMENT_TIMEOUT", 1)
+        hanging = engines.create(database.url)
+        with hanging.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("UPDATE jupyter_sessions SET name = 'held'")
+            limits.undo()
+            # It waits for the lock, for less than a statement may take.
+            changed = run(repository.update(SCOPE, "a", {"name": "n"}))
+            assert changed is not None
+            connection.invalidate()
+        hanging.dispose()
+        assert [one.name for one in run(repository.find(SCOPE))] == ["n"]
 
 
 def test_migrations_and_operators_have_no_limit(database: Database, has_limit: bool) -> None:

@@ -25,7 +25,10 @@ _LOCK_LIMITS: Final = (
     f"SET SESSION innodb_lock_wait_timeout={BUSY_TIMEOUT}, lock_wait_timeout={BUSY_TIMEOUT}"
 )
 #: Goes on with a SET. Only MariaDB reads it: MySQL has a limit for SELECT alone.
-_STATEMENT_LIMIT: Final = "/*M!100101 , max_statement_time={} */"
+#: A connection that hangs in a transaction would hold its locks.
+_STATEMENT_LIMIT: Final = (
+    "/*M!100101 , max_statement_time={0} */ /*M!100300 , idle_transaction_timeout={0} */"
+)
 
 #: They are no texts, or what the store sets itself.
 _NOT_IN_URLS: Final = frozenset(

@@ -143,7 +143,8 @@ class Psycopg(Driver):
         options = None
         if places.isdisjoint(("options", "service", "PGOPTIONS", "PGSERVICE")):
             # In milliseconds: a whole number.
-            options = f"-cstatement_timeout={round(timeouts.STATEMENT_TIMEOUT * 1000)}"
+            limits = _limits().items()
+            options = " ".join(f"-c{name}={round(seconds * 1000)}" for name, seconds in limits)
             _log_in_with(options, engine)
 
         @event.listens_for(engine, "connect")
@@ -151,8 +152,7 @@ class Psycopg(Driver):
             if options is not None and connection.info.options == options:
                 return
             autocommit, connection.autocommit = connection.autocommit, True
-            limit = _limit(connection, "statement_timeout", timeouts.STATEMENT_TIMEOUT)
-            connection.execute(limit)
+            connection.execute(_set_limits(connection, _limits()))
             connection.autocommit = autocommit
 
     def descriptor(self, connection: Any) -> int | None:
@@ -165,8 +165,8 @@ class Psycopg(Driver):
     def set_migration_limits(self, connection: Connection) -> bool:
         """Set both on the server."""
         driver: Any = connection.connection.dbapi_connection
-        connection.exec_driver_sql(_limit(driver, "statement_timeout", 0))
-        connection.exec_driver_sql(_limit(driver, "lock_timeout", timeouts.BUSY_TIMEOUT))
+        limits = {**dict.fromkeys(_limits(), 0), "lock_timeout": timeouts.BUSY_TIMEOUT}
+        connection.exec_driver_sql(_set_limits(driver, limits))
         connection.commit()
         return True
 
@@ -274,17 +274,27 @@ def _log_in_with(options: str, engine: Engine) -> None:
     engine.dialect.connect = connect_with_options  # type: ignore[method-assign]
 
 
-def _limit(connection: Any, name: str, seconds: float) -> str:
-    """Return the statement that sets a limit of a psycopg connection, or at 0 lifts it.
+def _limits() -> dict[str, float]:
+    """Return the limits of a server's connection, in seconds.
+
+    A connection that hangs in the middle of a transaction would hold its locks for as long as
+    the system takes it for alive.
+    """
+    limit = timeouts.STATEMENT_TIMEOUT
+    return {"statement_timeout": limit, "idle_in_transaction_session_timeout": limit}
+
+
+def _set_limits(connection: Any, limits: Mapping[str, float]) -> str:
+    """Return the statement that sets limits of a psycopg connection, or at 0 lifts them.
 
     It does nothing behind a pooler, where the process that answers is not the
     one that was named at connect: the limit would stay on the pooler's
     connection, for its next client.
     """
-    return (
-        f"SELECT set_config('{name}', '{seconds}s', false) "
-        f"WHERE pg_backend_pid() = {connection.info.backend_pid:d}"
+    settings = ", ".join(
+        f"set_config('{name}', '{seconds}s', false)" for name, seconds in limits.items()
     )
+    return f"SELECT {settings} WHERE pg_backend_pid() = {connection.info.backend_pid:d}"
 
 
 def _copy_in(cursor: Any, statement: str, rows: Rows, _context: object) -> bool:
