@@ -156,8 +156,11 @@ class Load:
 
 
 def stored(database: Database) -> dict[str, tuple[object, ...]]:
-    """Return what every release knows of each session, by its id; the authority comes first."""
-    columns = "session_id, authority, path, kernel_id, state, claim, created_at, updated_at"
+    """Return what every release knows of each session, by its id; the authority comes first.
+
+    Not when it was changed last: renewals write how its kernel is.
+    """
+    columns = "session_id, authority, path, kernel_id, state, claim, created_at"
     return {
         str(row[0]): row[1:] for row in database.rows(f"SELECT {columns} FROM jupyter_sessions")
     }

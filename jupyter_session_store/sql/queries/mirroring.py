@@ -127,12 +127,12 @@ def change(connection: Connection, scope: Scope, records: Sequence[SessionRecord
     for start in range(0, len(records), _BATCH):
         rows = [to_row(one) for one in records[start : start + _BATCH]]
         values: dict[str, Any] = {
-            column.name: case(
-                {row["session_id"]: literal(row[column.name], column.type) for row in rows},
+            key: case(
+                {row["session_id"]: literal(row[key], column.type) for row in rows},
                 value=SESSIONS.c.session_id,
             )
-            for column in SESSIONS.columns
-            if column.name not in _KEY
+            for key, column in SESSIONS.columns.items()
+            if key not in _KEY
         }
         ids = [row["session_id"] for row in rows]
         statement = (
