@@ -136,13 +136,15 @@ async def test_a_store_that_fails_changes_no_answer(
     caplog: pytest.LogCaptureFixture,
     error: Exception,
 ) -> None:
+    caplog.set_level(logging.INFO)
     expected = await answers_of_a_day(jp_fetch)
     assert [code for code, _ in expected] == [
         *(201, 201, 201, 200, 200, 200, 200, 404, 204, 404, 404, 200, 204)
     ]
     kernels = manager.kernel_manager
     assert isinstance(kernels, DummyKernelManager)
-    caplog.set_level(logging.INFO)
+    # Jupyter Server's own, in old releases.
+    tracebacks = caplog.text.count("Traceback")
     caplog.clear()
     with store_away(manager, error):
         assert await answers_of_a_day(jp_fetch) == expected
@@ -152,7 +154,7 @@ async def test_a_store_that_fails_changes_no_answer(
         said = [one.getMessage() for one in caplog.records if one.levelno > logging.INFO]
         # Of sessions that are not there, as ever.
         assert [one for one in said if "Session not found" not in one and "404 " not in one] == []
-        assert "Traceback" not in caplog.text
+        assert caplog.text.count("Traceback") == tracebacks
     assert manager._pending_sessions._records == []
     assert kernels.list_kernel_ids() == [made["kernel"]["id"]]
     await assert_equal_after_renewal(manager)
