@@ -64,6 +64,10 @@ class RegisteredStore:
             raise StoreUnavailable("the session manager has been closed")
         return self._repository
 
+    def refuse_if_closed(self) -> None:
+        """Raise :class:`.StoreUnavailable` if the store has been closed."""
+        _ = self.repository
+
     @property
     def is_closed(self) -> bool:
         """Whether the store has been closed."""

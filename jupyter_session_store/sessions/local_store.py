@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import StoreUnavailable
 from ..records import Scope, SessionRecord
 from ..servers.registered_store import RegisteredStore
 from .mirror import Mirror
@@ -34,8 +33,7 @@ class LocalStore:
     @property
     def repository(self) -> LocalStore:
         """The verbs; raises :class:`.StoreUnavailable` if the manager has been closed."""
-        if self._registered.is_closed:
-            raise StoreUnavailable("the session manager has been closed")
+        self._registered.refuse_if_closed()
         return self
 
     async def current(self) -> LocalStore:

@@ -7,7 +7,7 @@ from logging import Logger
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import PathClaimed, SessionConflict, StoreUnavailable
+from ..errors import PathClaimed, SessionConflict
 from ..kernels.authority import KernelAuthority
 from ..records import (
     READY,
@@ -50,8 +50,7 @@ class SharedStore:
     @property
     def repository(self) -> SharedStore:
         """The verbs; raises :class:`.StoreUnavailable` if the manager has been closed."""
-        if self._registered.is_closed:
-            raise StoreUnavailable("the session manager has been closed")
+        self._registered.refuse_if_closed()
         return self
 
     async def current(self) -> SharedStore:
