@@ -18,10 +18,12 @@ from jupyter_session_store.sql.schema import migrating
 from ..databases import Database, Server
 from ..system.cluster import KERNEL_MANAGER, LEASE
 from ..system.conftest import stored_in
-from ..system.gateway import Gateway
+from ..system.gateway import Gateway, gateway
 from ..system.server import JupyterServer
 from ..system.waiting import until
 from .blocks import blocks
+
+__all__ = ["gateway"]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -261,16 +263,6 @@ def test_a_schema_for_each(
     tables = "SELECT schemaname FROM pg_tables WHERE tablename LIKE 'jupyter_se%'"
     assert set(database.rows(tables)) == {("carol",)}
     assert carol.rows("SELECT * FROM jupyter_sessions") == []
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    """A gateway that two users share."""
-    gateway = Gateway()
-    gateway.start()
-    yield gateway
-    print(gateway.log)
-    gateway.close()
 
 
 def execute_sql(database: Database, sql: str, *values: Any) -> None:

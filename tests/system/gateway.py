@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
+
+import pytest
 
 from .process import JupyterProcess
 
@@ -48,3 +51,13 @@ class Gateway(JupyterProcess):
         """Return whether it hosts so many kernels; while it starts one, it fails to list them."""
         answer = self.api.get("/api/kernels")
         return answer.status_code == 200 and len(answer.json()) == number
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    """A running gateway that the test may stop and start."""
+    gateway = Gateway()
+    gateway.start()
+    yield gateway
+    print(gateway.log)
+    gateway.close()

@@ -11,24 +11,16 @@ import pytest
 
 from ..databases import Database
 from .conftest import stored_in
-from .gateway import Gateway
+from .gateway import Gateway, gateway
 from .rows import dump, row_of, rows_of
 from .server import JupyterServer
 from .waiting import until
 
+__all__ = ["gateway"]
+
 pytestmark = pytest.mark.system
 
 NewServer = Callable[..., JupyterServer]
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    """A running gateway that the test may stop and start."""
-    gateway = Gateway()
-    gateway.start()
-    yield gateway
-    print(gateway.log)
-    gateway.close()
 
 
 @contextmanager

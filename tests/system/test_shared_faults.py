@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -12,7 +12,7 @@ import pytest
 from ..databases import Database
 from .cluster import KERNEL_MANAGER
 from .faults import Outage, Watch, is_refusal, locked, store_lines, ticking
-from .gateway import Gateway
+from .gateway import Gateway, gateway
 from .process import OTHER_KERNEL
 from .rows import dump, rows_of
 from .server import JupyterServer
@@ -20,21 +20,14 @@ from .test_faults import LONG_LOCK, NO_RENEWAL, SHORTEST_WAIT, STALL, ids_of
 from .test_gateway import frozen
 from .waiting import until
 
+__all__ = ["gateway"]
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 NewServer = Callable[..., JupyterServer]
 #: Seconds that a request waits for the store, as the documentation says, and for a kernel that is
 #: started first on a busy machine.
 REQUEST = 10.0 + 5.0
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    gateway = Gateway()
-    gateway.start()
-    yield gateway
-    print(gateway.log)
-    gateway.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -33,31 +33,20 @@ from tests.unit.dummies import (
     store_away,
     stored,
 )
-from tests.unit.test_mirror import create, ids, kernels_of, log, rename_id, sent_by, until_equal
+from tests.unit.test_mirror import (
+    create,
+    ids,
+    impatient,
+    kernels_of,
+    log,
+    manager,
+    of_database,
+    rename_id,
+    sent_by,
+    until_equal,
+)
 
-
-@pytest.fixture(params=["database", "memory"])
-def manager(request: pytest.FixtureRequest, database: Database) -> Iterator[Any]:
-    if request.param == "memory":
-        manager = make_manager(repository="memory", log=log)
-    else:
-        manager = make_manager(database.url, log=log)
-    yield manager
-    assert manager._pending_sessions._records == []
-    manager.close()
-
-
-@pytest.fixture
-def of_database(database: Database) -> Iterator[PersistentSessionManager]:
-    manager = make_manager(database.url, log=log)
-    yield manager
-    manager.close()
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a request wait for the store for less time than a server does."""
-    monkeypatch.setattr(mirrors, "PATIENCE", 0.05)
+__all__ = ["impatient", "manager", "of_database"]
 
 
 # ---------------------------------------------------------- what happens to the rows
