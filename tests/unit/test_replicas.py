@@ -366,6 +366,27 @@ async def test_a_close_that_fails_elsewhere_leaves_its_session_to_who_has_waited
     await closing
 
 
+async def test_a_close_that_another_replica_fails_at_meanwhile_is_refused_too(
+    replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is ready again then, and is no other one that would keep its kernel."""
+    one, two = replicas
+    session = await one.create_session(path="1", **HOW)
+    await two.list_sessions()
+    gateway.status = 500
+    has_users = one.sessions.kernels.has_users
+
+    async def late(*arguments: Any, **how: Any) -> bool:
+        with pytest.raises(StoreUnavailable):
+            await two.delete_session(session["id"])
+        return await has_users(*arguments, **how)
+
+    monkeypatch.setattr(one.sessions.kernels, "has_users", late)
+    with pytest.raises(StoreUnavailable):
+        await one.delete_session(session["id"])
+    assert await settled(one, gateway) == ["1"]
+
+
 async def test_nobody_waits_for_ever_for_a_session_that_is_being_closed(
     replicas: Replicas, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
