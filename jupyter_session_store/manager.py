@@ -35,6 +35,7 @@ from .sessions.local import LocalSessions
 from .sessions.local_store import LocalStore
 from .sessions.mirror import mirror_of
 from .sessions.reading import check_columns
+from .sessions.recorded import RecordedSessions
 from .sessions.shared import SharedSessions
 from .sessions.shared_store import SharedStore
 from .telemetry.events import CREATED, SessionEvents
@@ -110,6 +111,9 @@ class PersistentSessionManager(StoreSettings):
         repository.count(self.sessions)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
+        if mirror is not None and authority.has_records:
+            self._recorded = RecordedSessions(context, mirror, self.lease)
+            self._recorded.begin()
         authority.set_in_use_check(self.sessions.kernels.in_use)
         self._put_handlers_first()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from uuid import uuid4
 
@@ -15,6 +16,47 @@ if TYPE_CHECKING:
 
 #: Returns those of some kernels that sessions use.
 InUseCheck = Callable[[Collection[str]], Awaitable[Collection[str]]]
+
+
+@dataclass(frozen=True)
+class RecordedSession:
+    """A session as the record of its kernel has it.
+
+    Parameters
+    ----------
+    session_id : str
+    path, name, type : str or None
+        As in the REST API of Jupyter Server.
+    created_at : str
+        In ISO 8601, with the offset from UTC.
+    version : int
+        Grows with each change of the session: of two records that have it, the one with the
+        higher version was written later.
+    """
+
+    session_id: str
+    path: str | None
+    name: str | None
+    type: str | None
+    created_at: str
+    version: int
+
+
+@dataclass(frozen=True)
+class FoundSessions:
+    """The sessions on kernels that have outlived their servers.
+
+    Parameters
+    ----------
+    sessions : tuple
+        Each session, with its kernel's id and name.
+    former_servers : frozenset of str
+        The ids of these servers, which have ended for certain.
+    """
+
+    sessions: tuple[tuple[RecordedSession, str, str], ...]
+    former_servers: frozenset[str]
+
 
 _server_ids: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
 
@@ -42,6 +84,8 @@ class KernelAuthority(ABC):
     can_attach: bool = False
     #: What the log says at start of what does not work, and the setting that mends it.
     limitation: str | None = None
+    #: Whether sessions are recorded beside their kernels, for the next server to find both.
+    has_records: bool = False
 
     def __init__(self, kernel_manager: MappingKernelManager) -> None:
         self.kernel_manager = kernel_manager
@@ -96,6 +140,24 @@ class KernelAuthority(ABC):
     def start_is_over(self, error: BaseException) -> bool:
         """Return whether no kernel can appear any more after a start failed with `error`."""
         return True
+
+    def begin_records(
+        self, namespace: str, patience: float, on_found: Callable[[FoundSessions], None]
+    ) -> None:
+        """Begin to record the kernels, and adopt those that have outlived their server.
+
+        Parameters
+        ----------
+        namespace : str
+            Whose kernels they are.
+        patience : float
+            Seconds for which a kernel is left to the next start of the server that had it.
+        on_found : callable
+            Is given the sessions on what was adopted, now and later, on the event loop.
+        """
+
+    def note_sessions(self, kernel_id: str, sessions: tuple[RecordedSession, ...]) -> None:
+        """Record the sessions on a kernel; never raises."""
 
     def set_in_use_check(self, in_use: InUseCheck) -> None:
         """Have the kernel manager ask which kernels sessions use, before it shuts any down.

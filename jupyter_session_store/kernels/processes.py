@@ -18,7 +18,8 @@ class ProcessAuthority(KernelAuthority):
 
     def __init__(self, kernel_manager: MappingKernelManager) -> None:
         super().__init__(kernel_manager)
-        self.name = authority_of(server_id_of(kernel_manager))
+        self.server_id = server_id_of(kernel_manager)
+        self.name = authority_of(self.server_id)
 
     async def check_liveness(self, kernel_id: str) -> Liveness:
         """Say that the kernel is gone."""

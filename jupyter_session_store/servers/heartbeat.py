@@ -142,6 +142,7 @@ class Heartbeat:
         #: Whether the store failed again soon after a renewal, which had succeeded.
         self._in_vain = False
         self._took_over = False
+        self._ended: set[str] = set()
         self._wake = threading.Event()
         self._stopped = False
         self._waiting: list[Future[None]] = []
@@ -195,6 +196,11 @@ class Heartbeat:
         self.failing_since, last, self._noted = now(), self._noted, now()
         self._in_vain = self._noted - last < 2 * self._interval
         self._retry = 2 * self._retry if self._in_vain else _FIRST_RETRY
+        self._wake.set()
+
+    def note_ended(self, server_ids: Collection[str]) -> None:
+        """Evict servers at the next renewal, which is made now: their processes have ended."""
+        self._ended.update(server_ids)
         self._wake.set()
 
     def renew_now(self) -> Future[None]:
@@ -256,6 +262,9 @@ class Heartbeat:
         self._renewed = sent
         unfinished: list[SessionRecord] = []
         dead = self._observer.expired(servers, sent, answered)
+        ended = frozenset(self._ended)
+        silent = {server.server_id for server in dead}
+        dead += [one for one in servers if one.server_id in ended - silent]
         if self._observer.missed:
             # It may have left something, and nobody may have taken that up: who evicted it was
             # perhaps of another authority, and who stopped in order was not evicted at all.
@@ -267,13 +276,15 @@ class Heartbeat:
             self._took_over = True
             for server in dead:
                 self._log.info(
-                    "Evicted the server %s (process %s on %s), which had not renewed its lease "
-                    "of %d s.",
+                    "Evicted the server %s (process %s on %s), which %s.",
                     server.server_id,
                     server.pid,
                     server.hostname,
-                    server.lease_seconds,
+                    f"had not renewed its lease of {server.lease_seconds} s"
+                    if server.server_id in silent
+                    else "has ended, and whose kernels go on here",
                 )
+        self._ended -= ended
         self.failing_since = None
         on_renewed(unfinished)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,6 +18,8 @@ class LocalRecords:
         #: By the path's key: a create asks for its path, however many sessions there are.
         self._by_path: dict[str, dict[str, SessionRecord]] = {}
         self._in_order: list[SessionRecord] | None = []
+        #: Is given the kernel of each session that is added, changed or removed.
+        self.on_change: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -65,7 +67,7 @@ class LocalRecords:
             raise SessionConflict(record.session_id)
         if record.claim is not None and self._is_claimed(record):
             raise PathClaimed(record.path)
-        self._put(record)
+        self.replace(None, record)
 
     def change(self, record: SessionRecord, changes: Mapping[str, Any]) -> SessionRecord:
         """Change a session, and return it as it is now; raises :class:`.SessionConflict`.
@@ -96,6 +98,11 @@ class LocalRecords:
         self._in_order = None
         if by is not None:
             self._put(by)
+        if self.on_change is not None:
+            # First the one that it is on now: a crash between the two leaves it on both.
+            kernels = dict.fromkeys(one.kernel_id for one in (by, record) if one is not None)
+            for kernel_id in filter(None, kernels):
+                self.on_change(kernel_id)
 
     def _put(self, record: SessionRecord) -> None:
         self._by_id[record.session_id] = record

@@ -15,7 +15,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from ..errors import InvalidValue, PathClaimed, SessionConflict, SessionStoreError
-from ..records import Mirrored, Scope, SessionRecord, printable
+from ..records import Mirrored, Scope, SessionRecord, claim_of, printable
 from ..repository import SessionRepository, changed_columns
 from ..servers.registered_store import RegisteredStore
 from .local_records import LocalRecords
@@ -64,6 +64,23 @@ class Mirror:
     def unsynchronized(self) -> int:
         """How many sessions the store does not have as they are; from any thread."""
         return len(self._differing)
+
+    def adopt(self, record: SessionRecord) -> None:
+        """Take a session into memory that a former server had; the next renewal stores it.
+
+        Until then the store may have it as that server's, and would refuse it.
+
+        Raises
+        ------
+        SessionConflict
+            If another session has its id.
+        """
+        try:
+            self.records.add(record.replace(claim=claim_of(record.scope, record.path)))
+        except PathClaimed:
+            self.records.add(record)
+        self._differing.add(record.session_id)
+        self._in_step = False
 
     async def push(
         self, store: RegisteredStore, before: SessionRecord | None, after: SessionRecord | None

@@ -26,6 +26,13 @@ MOST_LINES: Final = 600
 FOREIGN_ATTRIBUTES: Final = {
     ("Downgrade", "extra_args"),  # traitlets' Application
     ("KernelWebsocket", "disconnected"),  # Jupyter Server's GatewayWebSocketConnection
+    ("OutlivingProvisioner", "connection_info"),  # jupyter_client's LocalProvisioner
+    ("OutlivingProvisioner", "cwd"),
+    ("OutlivingProvisioner", "ip"),
+    ("OutlivingProvisioner", "pgid"),
+    ("OutlivingProvisioner", "pid"),
+    ("OutlivingProvisioner", "ports_cached"),
+    ("OutlivingProvisioner", "process"),
     ("PersistentGatewayKernel", "execution_state"),  # Jupyter Server's GatewayKernelManager
     ("PersistentGatewayKernel", "kernel"),
     ("PersistentGatewayKernel", "kernel_id"),
@@ -33,6 +40,18 @@ FOREIGN_ATTRIBUTES: Final = {
     ("PersistentGatewayKernel", "kernel_url"),
     ("PersistentGatewayKernel", "last_activity"),
     ("PersistentGatewayKernelManager", "_initialized_culler"),  # its MappingKernelManager
+    ("PersistentKernel", "_attempted_start"),  # Jupyter Server's ServerKernelManager
+    ("PersistentKernel", "_connection_file_written"),
+    ("PersistentKernel", "_kernel_info_future"),  # its websockets look for it there
+    ("PersistentKernel", "_kernel_spec"),
+    ("PersistentKernel", "_launch_args"),
+    ("PersistentKernel", "_random_port_names"),
+    ("PersistentKernel", "_ready"),
+    ("PersistentKernel", "execution_state"),
+    ("PersistentKernel", "kernel_id"),
+    ("PersistentKernel", "last_activity"),
+    ("PersistentKernel", "provisioner"),
+    ("PersistentKernel", "reason"),
     ("SessionRootHandler", "get_json_body"),  # its APIHandler, whose POST reads the body again
 }
 #: What makes an object ready. Tornado's handlers have the second, which their constructor calls.

@@ -1,0 +1,1 @@
+"""Local kernels that outlive their server: their records, their locks and their adoption."""

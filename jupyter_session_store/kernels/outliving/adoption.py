@@ -1,0 +1,251 @@
+"""Finding kernels that no server owns any more: which are adopted, ended, or let alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from logging import Logger
+from pathlib import Path
+from typing import Any, Final
+
+from .folder import KernelFolder, UnsafeFile, read_safely
+from .kernel_lock import KernelLock
+from .kernel_process import ProcessMark, end, find_by_argument
+from .kernel_record import BadRecord, KernelRecord
+
+#: Seconds that a kernel is given to end by itself, and then once more until it is killed.
+END_PATIENCE: Final = 5.0
+_DAY: Final = 86_400.0
+_PORTS: Final = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
+
+
+@dataclass(frozen=True)
+class FoundKernel:
+    """A running kernel that nobody owned, with its lock, which this process has now."""
+
+    record: KernelRecord
+    lock: KernelLock
+    process: ProcessMark
+    #: What its connection file says.
+    connection: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Search:
+    """Looks for kernels without an owner. For one thread.
+
+    Parameters
+    ----------
+    folder : KernelFolder
+    namespace : str
+        Whose kernels may be adopted.
+    place : str
+        Where the searching server is served.
+    patience : float
+        Seconds for which a kernel of another place is left to the next server there.
+    detached_days : float
+        Days after which a kernel without an owner is ended, whosever it is.
+    """
+
+    folder: KernelFolder
+    namespace: str
+    place: str
+    patience: float
+    detached_days: float
+    log: Logger
+    clock: Callable[[], float] = time.monotonic
+    #: Since when kernels of other places have been seen without an owner.
+    _unowned_since: dict[str, float] = field(default_factory=dict)
+    #: The files that were complained of.
+    _warned: set[str] = field(default_factory=set)
+
+    def find_at_start(self) -> list[FoundKernel]:
+        """Return the kernels that this server's predecessor left: they are its own at once.
+
+        Ends none, which takes time.
+        """
+        found = []
+        for kernel_id in self.folder.kernel_ids():
+            record = self._read(kernel_id)
+            if record is None or self._has_owner(record):
+                continue
+            ours = (record.namespace, record.place) == (self.namespace, self.place)
+            if ours and not self._is_expired(record):
+                found.append(self._take(kernel_id, may_end=False))
+        return [one for one in found if one is not None]
+
+    def find(self, besides: Collection[str] = ()) -> list[FoundKernel]:
+        """Return the kernels to adopt by now, and end those that are due; blocks.
+
+        Parameters
+        ----------
+        besides : collection of str
+            Kernels that this server has already.
+        """
+        found = []
+        ids = [one for one in self.folder.kernel_ids() if one not in besides]
+        for kernel_id in ids:
+            record = self._read(kernel_id)
+            if record is not None and self._is_due(record):
+                found.append(self._take(kernel_id))
+        known = self._unowned_since
+        self._unowned_since = {one: known[one] for one in ids if one in known}
+        return [one for one in found if one is not None]
+
+    def count_foreign(self) -> int:
+        """Return how many kernels of other namespaces run without an owner."""
+        count = 0
+        for kernel_id in self.folder.kernel_ids():
+            record = self._read(kernel_id)
+            if record is None or record.namespace == self.namespace or record.process is None:
+                continue
+            count += record.process.is_alive and not record.owner.is_alive
+        return count
+
+    def _read(self, kernel_id: str) -> KernelRecord | None:
+        try:
+            return self.folder.read(kernel_id)
+        except FileNotFoundError:
+            return None
+        except (BadRecord, OSError) as error:
+            if kernel_id not in self._warned:
+                self._warned.add(kernel_id)
+                self.log.warning(
+                    "The kernel record %s is left alone: %s. If its kernel is not needed any "
+                    "more, end the kernel and remove the file.",
+                    self.folder.record_file(kernel_id),
+                    error,
+                )
+            return None
+
+    def _has_owner(self, record: KernelRecord) -> bool:
+        """Return whether the server that a record names runs; takes no lock to know that."""
+        return record.owner.is_alive and record.owner.pid != os.getpid()
+
+    def _is_expired(self, record: KernelRecord) -> bool:
+        return is_expired(record, self.detached_days, self.clock())
+
+    def _is_due(self, record: KernelRecord) -> bool:
+        """Return whether something is to be done with a kernel by now, if nobody owns it."""
+        if self._has_owner(record):
+            self._unowned_since.pop(record.kernel_id, None)
+            return False
+        if self._is_expired(record):
+            return True
+        if record.namespace != self.namespace:
+            return False
+        since = self._unowned_since.setdefault(record.kernel_id, self.clock())
+        return self.clock() - since >= self.patience
+
+    def _take(self, kernel_id: str, *, may_end: bool = True) -> FoundKernel | None:
+        """Take the lock, and see what there is; ``None`` if nothing is left to adopt."""
+        try:
+            lock = KernelLock.acquire(self.folder.lock_file(kernel_id))
+        except OSError as error:
+            self.log.warning("The kernel %s cannot be locked: %s.", kernel_id, error)
+            return None
+        if lock is None:
+            return None
+        # Only now is it certain that nobody else changes it.
+        record = self._read(kernel_id)
+        kernel = None if record is None else self._look_at(record, lock, may_end=may_end)
+        if kernel is None:
+            lock.release()
+        return kernel
+
+    def _look_at(
+        self, record: KernelRecord, lock: KernelLock, *, may_end: bool
+    ) -> FoundKernel | None:
+        process = running_process(record)
+        if process is None:
+            self.log.info("The kernel %s ended while it had no server.", record.kernel_id)
+            remove_traces(self.folder, record)
+            return None
+        why = None
+        try:
+            connection = read_connection(record)
+        except (BadRecord, OSError) as error:
+            why = f"nobody can reach it any more, since {error}"
+        if self._is_expired(record):
+            why = f"it had no server for {self.detached_days:g} days (detached_kernel_days)"
+        if why is None:
+            is_ours = record.namespace == self.namespace
+            return FoundKernel(record, lock, process, connection) if is_ours else None
+        if may_end:
+            self._end(record, process, why)
+        return None
+
+    def _end(self, record: KernelRecord, process: ProcessMark, why: str) -> None:
+        self.log.warning("Ending the kernel %s: %s.", record.kernel_id, why)
+        if not end_kernel(self.folder, record, process):
+            self.log.warning(
+                "The kernel %s (process %d) does not end; it is tried again.",
+                record.kernel_id,
+                process.pid,
+            )
+
+
+def is_expired(record: KernelRecord, days: float, now: float) -> bool:
+    """Return whether a kernel was without an owner for too long, at a monotonic time."""
+    return now - record.owned_until > days * _DAY
+
+
+def running_process(record: KernelRecord) -> ProcessMark | None:
+    """Return the process of a recorded kernel; ``None`` if it has ended, or never was.
+
+    Call it with the kernel's lock: else a kernel that is being launched is not there yet.
+    """
+    process = record.process
+    if process is None:
+        process = find_by_argument(record.connection_file)
+    return process if process is not None and process.is_own else None
+
+
+def read_connection(record: KernelRecord) -> dict[str, Any]:
+    """Read the connection file of a kernel.
+
+    Raises
+    ------
+    BadRecord, OSError
+        If it is gone, somebody else may have written it, or it lacks the key or a port.
+    """
+    try:
+        text = read_safely(Path(record.connection_file))
+    except FileNotFoundError:
+        raise BadRecord("its connection file is gone") from None
+    except UnsafeFile as error:
+        raise UnsafeFile(f"its connection file is not to be trusted: {error}") from None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("key"), str):
+        raise BadRecord("its connection file holds no key")
+    if not all(isinstance(found.get(name), int) for name in _PORTS):
+        raise BadRecord("its connection file lacks a port")
+    return found
+
+
+def end_kernel(
+    folder: KernelFolder,
+    record: KernelRecord,
+    process: ProcessMark,
+    *,
+    patience: float = END_PATIENCE,
+) -> bool:
+    """End a kernel whose lock this process has, and return whether it has ended. Blocks."""
+    if not end(process, patience=patience):
+        return False
+    remove_traces(folder, record)
+    return True
+
+
+def remove_traces(folder: KernelFolder, record: KernelRecord) -> None:
+    """Remove the files of a kernel that has ended, its connection file included."""
+    path = Path(record.connection_file)
+    if path.name == f"kernel-{record.kernel_id}.json":
+        path.unlink(missing_ok=True)
+    folder.remove(record.kernel_id)

@@ -1,0 +1,190 @@
+"""The folder of the kernel records: one for a host and a boot of it, this user's alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+from jupyter_core.paths import jupyter_runtime_dir
+
+from .kernel_record import BadRecord, KernelRecord
+
+_NAME: Final = "session-store-kernels"
+_BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+_PID_NAMESPACE: Final = "/proc/self/ns/pid"
+#: More than a record with some hundred sessions takes.
+_LONGEST: Final = 4 * 2**20
+#: Ids of kernels that are names of files too.
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+#: Seconds after which nobody is left who would come back to another machine's folder.
+_FOREIGN_AGE: Final = 90 * 86_400
+
+
+class UnsafeFile(BadRecord):
+    """A file or folder that somebody else may have written."""
+
+
+def this_machine() -> str:
+    """Return the name of this host, this boot of it, and this container.
+
+    Homes are shared between machines, and a process id says something on one of them only.
+    """
+    try:
+        boot = Path(_BOOT_ID).read_text(encoding="ascii").strip()
+    except OSError:
+        boot = str(round(psutil.boot_time() / 60))
+    try:
+        container = os.readlink(_PID_NAMESPACE)
+    except OSError:
+        container = ""
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64]
+    digest = hashlib.sha256(f"{boot} {container}".encode()).hexdigest()
+    return f"{host}-{digest[:16]}"
+
+
+@dataclass(frozen=True)
+class KernelFolder:
+    """The records, locks and logs of this user's kernels on this machine."""
+
+    path: Path
+
+    @classmethod
+    def of_this_machine(cls) -> KernelFolder:
+        """Return the folder in Jupyter's runtime directory; it need not be there."""
+        return cls(Path(jupyter_runtime_dir()) / _NAME / this_machine())
+
+    def prepare(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises
+        ------
+        OSError
+            If that fails; :class:`UnsafeFile` if it is another user's, or writable by one.
+        """
+        for folder in (self.path.parent, self.path):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_safe(os.lstat(folder), stat.S_ISDIR)
+            folder.chmod(0o700)
+
+    def record_file(self, kernel_id: str) -> Path:
+        """Return where a kernel's record is."""
+        return self.path / f"{kernel_id}.json"
+
+    def lock_file(self, kernel_id: str) -> Path:
+        """Return where a kernel's lock is."""
+        return self.path / f"{kernel_id}.lock"
+
+    def log_file(self, kernel_id: str) -> Path:
+        """Return where a kernel's standard output and error go."""
+        return self.path / f"{kernel_id}.log"
+
+    def kernel_ids(self) -> list[str]:
+        """Return the ids of the kernels that have records; none if there is no folder."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries]
+        except FileNotFoundError:
+            return []
+        ids = (name[: -len(".json")] for name in sorted(names) if name.endswith(".json"))
+        return [kernel_id for kernel_id in ids if can_be_recorded(kernel_id)]
+
+    def read(self, kernel_id: str) -> KernelRecord:
+        """Read a kernel's record.
+
+        Raises
+        ------
+        BadRecord
+            If it is none, or not only this user can have written it.
+        OSError
+            If it cannot be read; ``FileNotFoundError`` if it is not there.
+        """
+        record = KernelRecord.from_json(read_safely(self.record_file(kernel_id)))
+        if record.kernel_id != kernel_id:
+            raise BadRecord(f"it is of another kernel, {record.kernel_id!r:.60}")
+        return record
+
+    def write(self, record: KernelRecord) -> None:
+        """Write a kernel's record: whole, or not at all; raises :class:`OSError`."""
+        path = self.record_file(record.kernel_id)
+        new = path.with_suffix(".new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            with open(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write(record.to_json())
+            new.replace(path)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
+            raise
+
+    def open_log(self, kernel_id: str) -> int:
+        """Open a kernel's log, to append; returns a descriptor, or raises :class:`OSError`."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self.log_file(kernel_id), flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+    def remove(self, kernel_id: str) -> None:
+        """Remove all files of a kernel, the lock last."""
+        for path in (
+            self.record_file(kernel_id),
+            self.record_file(kernel_id).with_suffix(".new"),
+            self.log_file(kernel_id),
+            self.lock_file(kernel_id),
+        ):
+            with suppress(OSError):
+                path.unlink()
+
+    def remove_foreign(self) -> None:
+        """Remove what other machines and earlier boots left, and nobody has touched for long."""
+        with suppress(OSError), os.scandir(self.path.parent) as entries:
+            for entry in entries:
+                if entry.name == self.path.name or not entry.is_dir(follow_symlinks=False):
+                    continue
+                newest = max((one.stat().st_mtime for one in _files(entry.path)), default=0.0)
+                newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
+                if time.time() - newest > _FOREIGN_AGE:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _files(path: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        yield from entries
+
+
+def can_be_recorded(kernel_id: str) -> bool:
+    """Return whether a kernel's id can be the name of a file."""
+    return _PLAIN_ID.fullmatch(kernel_id) is not None
+
+
+def check_safe(found: os.stat_result, is_kind: object) -> None:
+    """Check that only this user can have written a file; raises :class:`UnsafeFile`."""
+    if not is_kind(found.st_mode):  # type: ignore[operator]
+        raise UnsafeFile("it is a link, or not of the expected kind")
+    if sys.platform != "win32" and found.st_uid != os.geteuid():
+        raise UnsafeFile("it is another user's")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnsafeFile("others can write to it")
+
+
+def read_safely(path: Path) -> bytes:
+    """Read a file that only this user can have written; raises :class:`UnsafeFile`, ``OSError``."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    if path.is_symlink():
+        raise UnsafeFile("it is a link, or not of the expected kind")
+    with open(os.open(path, flags), "rb") as file:
+        check_safe(os.fstat(file.fileno()), stat.S_ISREG)
+        text = file.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise UnsafeFile(f"it is longer than {_LONGEST} bytes")
+    return text

@@ -1,0 +1,106 @@
+"""Sessions in the records of their kernels, which the next server finds with the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from weakref import WeakMethod
+
+from ..errors import InvalidValue, SessionConflict
+from ..kernels.authority import FoundSessions, RecordedSession
+from ..records import READY, SessionRecord
+from ..servers.heartbeat import Heartbeat
+from .context import SessionContext
+from .mirror import Mirror
+
+
+@dataclass(eq=False)
+class RecordedSessions:
+    """Keeps the records of kernels equal to memory, and takes from them what was found.
+
+    For the tasks of one event loop.
+    """
+
+    _context: SessionContext
+    _mirror: Mirror
+    _lease: Heartbeat
+
+    def begin(self) -> None:
+        """Take over the sessions on kernels that have outlived their server."""
+        # Weakly: a kernel manager may live longer than a session manager.
+        records = self._mirror.records
+        records.on_change = _weakly(self._note)
+        self._context.authority.begin_records(
+            self._context.scope.namespace,
+            self._lease.server.lease_seconds,
+            _weakly(self._take),
+        )
+
+    def _note(self, kernel_id: str) -> None:
+        on_kernel = self._mirror.records.find({"kernel_id": kernel_id})
+        self._context.authority.note_sessions(
+            kernel_id,
+            tuple(
+                RecordedSession(
+                    session_id=one.session_id,
+                    path=one.path,
+                    name=one.name,
+                    type=one.type,
+                    created_at=one.created_at.isoformat(),
+                    version=one.version,
+                )
+                for one in on_kernel
+            ),
+        )
+
+    def _take(self, found: FoundSessions) -> None:
+        context = self._context
+        for session, kernel_id, kernel_name in found.sessions:
+            record = SessionRecord(
+                namespace=context.scope.namespace,
+                authority=context.scope.authority,
+                session_id=session.session_id,
+                path=session.path,
+                name=session.name,
+                type=session.type,
+                kernel_id=kernel_id,
+                kernel_name=kernel_name,
+                kernel_model=None,
+                server_id=context.server_id,
+                state=READY,
+                claim=None,
+                created_at=datetime.fromisoformat(session.created_at).astimezone(timezone.utc),
+                updated_at=datetime.now(timezone.utc),
+                version=session.version,
+            )
+            try:
+                record.check()
+                self._mirror.adopt(record)
+            except (InvalidValue, SessionConflict) as error:
+                context.log.warning(
+                    "A session on the kernel %s cannot be taken over: %s", kernel_id, error
+                )
+                continue
+            self._set_environment(record)
+        self._lease.note_ended(found.former_servers)
+
+    def _set_environment(self, record: SessionRecord) -> None:
+        """Have the kernel restarted, if ever, with the environment of its session."""
+        if record.path is None:
+            return
+        environment = self._context.hooks.get_kernel_env(record.path, None)
+        self._context.kernel_manager.update_env(kernel_id=str(record.kernel_id), env=environment)
+
+
+def _weakly(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return what calls a bound method as long as its object is alive."""
+    weak = WeakMethod(method)
+
+    def call(argument: Any) -> None:
+        alive = weak()
+        if alive is not None:
+            alive(argument)
+
+    return call
