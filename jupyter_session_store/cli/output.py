@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -25,17 +25,23 @@ class Output:
         self._json = as_json
 
     def rows(
-        self, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], *, empty: str
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        columns: Mapping[str, str],
+        *,
+        empty: str,
+        unbroken: Collection[str] = (),
     ) -> None:
         """Write a list: all keys as JSON, those of `columns` under their headings as a table.
 
-        A terminal shows `empty` instead of a table without rows.
+        A terminal shows `empty` instead of a table without rows, and of the columns that are
+        `unbroken` each value in one line.
         """
         if self._json:
             _write_array(rows)
         elif not sys.stdout.isatty():
             _write_lines(rows, columns)
-        elif not _write_tables(rows, columns):
+        elif not _write_tables(rows, columns, unbroken):
             _write(f"{empty}\n")
 
     def each(self, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -133,17 +139,21 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) 
         _write("\t".join(format_value(row[name]) for name in columns) + "\n")
 
 
-def _write_tables(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> bool:
+def _write_tables(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], unbroken: Collection[str]
+) -> bool:
     """Write tables for a terminal, and return whether there was any row."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = Console()
     remaining = iter(rows)
     written = False
     while batch := list(islice(remaining, _TABLE_ROWS)):
-        table = Table(*columns.values(), show_header=True)
+        table = Table(
+            *(Column(heading, no_wrap=name in unbroken) for name, heading in columns.items())
+        )
         for row in batch:
             # Text has no markup: the brackets of a path stay.
             cells = (Text(format_value(row[name]), overflow="fold") for name in columns)
