@@ -47,6 +47,7 @@ class SessionStoreApp(CommandLine):
         "list": (f"{_PACKAGE}.list.List", "List sessions."),
         "show": (f"{_PACKAGE}.show.Show", "Show all that is stored of a session."),
         "servers": (f"{_PACKAGE}.servers.Servers", "List the registered servers."),
+        "kernels": (f"{_PACKAGE}.kernels.Kernels", "List or end kernels that outlive servers."),
         "prune": (f"{_PACKAGE}.prune.Prune", "Remove sessions that nobody needs."),
         "purge": (f"{_PACKAGE}.purge.Purge", "Remove all of a namespace."),
         "rename": (f"{_PACKAGE}.rename.Rename", "Give a namespace another name."),
