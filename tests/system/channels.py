@@ -28,10 +28,17 @@ class Channels:
         With the token, unless that is in a header.
     header : mapping
         What is sent with the request to open it.
+    join : bool
+        Whether to wait until the kernel answers, which one that is busy does not.
     """
 
-    def __init__(self, url: str, header: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, header: Mapping[str, str] | None = None, *, join: bool = True
+    ) -> None:
         self._session = uuid4().hex
+        if not join:
+            self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
+            return
         deadline = time.monotonic() + _PATIENCE
         while True:
             self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
@@ -73,6 +80,10 @@ class Channels:
         AssertionError
             If the code raised an error.
         """
+        return self.finish(self.begin(code))
+
+    def begin(self, code: str) -> str:
+        """Have code run, and return the id of the request."""
         request = uuid4().hex
         content = {
             "code": code,
@@ -83,6 +94,10 @@ class Channels:
             "stop_on_error": True,
         }
         self._send("execute_request", request, content)
+        return request
+
+    def finish(self, request: str) -> str:
+        """Return what a request printed since this websocket is there, as :meth:`execute`."""
         text = ""
         while True:
             message = self._receive()
@@ -97,6 +112,10 @@ class Channels:
                 raise AssertionError("\n".join(content["traceback"]))
             elif kind == "status" and content["execution_state"] == "idle":
                 return text
+
+    def rejoin(self) -> None:
+        """Wait until a kernel that was started anew answers on this websocket."""
+        assert self._joined(), "the kernel does not answer"
 
     def close(self) -> None:
         """Leave."""

@@ -32,10 +32,10 @@ class SessionsClient:
         """What the other side has printed."""
         raise NotImplementedError
 
-    def channels(self, kernel_id: str) -> Channels:
-        """Return the websocket of a kernel."""
+    def channels(self, kernel_id: str, *, join: bool = True) -> Channels:
+        """Return the websocket of a kernel, which has answered unless `join` is false."""
         address = f"ws://127.0.0.1:{self.port}/api/kernels/{kernel_id}/channels"
-        return Channels(f"{address}?token={self.token}")
+        return Channels(f"{address}?token={self.token}", join=join)
 
     def execute(self, kernel_id: str, code: str) -> str:
         """Run code in a kernel and return its output."""
@@ -72,6 +72,11 @@ class SessionsClient:
     def kernels(self) -> list[str]:
         """Return the ids of the running kernels."""
         return [kernel["id"] for kernel in self.model(self.api.get("/api/kernels"), 200)]
+
+    def kernel_state(self, kernel_id: str) -> str:
+        """Return the state that a kernel is shown in."""
+        model = self.model(self.api.get(f"/api/kernels/{kernel_id}"), 200)
+        return str(model["execution_state"])
 
     def model(self, response: httpx.Response, status: int) -> Any:
         """Return the JSON of an answer, whose status is checked."""

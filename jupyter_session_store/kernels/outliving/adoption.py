@@ -61,6 +61,8 @@ class Search:
     _unowned_since: dict[str, float] = field(default_factory=dict)
     #: The files that were complained of.
     _warned: set[str] = field(default_factory=set)
+    #: The servers of this namespace that have ended: a kernel that they had is without an owner.
+    former_servers: set[str] = field(default_factory=set)
 
     def find_at_start(self) -> list[FoundKernel]:
         """Return the kernels that this server's predecessor left: they are its own at once.
@@ -151,6 +153,8 @@ class Search:
             return None
         # Only now is it certain that nobody else changes it.
         record = self._read(kernel_id)
+        if record is not None and record.namespace == self.namespace:
+            self.former_servers.update(record.former_servers, [record.server_id])
         kernel = None if record is None else self._look_at(record, lock, may_end=may_end)
         if kernel is None:
             lock.release()

@@ -37,6 +37,8 @@ class KernelRecord:
         Where the server that owned it is served: the next server there gets it first.
     server_id : str
         That server, as the store names it.
+    former_servers : tuple of str
+        Those that owned it before, the last at the end: the store may have missed their ends.
     owner : ProcessMark
         The process of that server.
     process : ProcessMark or None
@@ -63,6 +65,7 @@ class KernelRecord:
     cwd: str | None
     info: Mapping[str, str] = field(default_factory=dict)
     owned_until: float = 0.0
+    former_servers: tuple[str, ...] = ()
     sessions: tuple[RecordedSession, ...] = ()
 
     def replace(self, **changes: Any) -> KernelRecord:
@@ -95,6 +98,7 @@ class KernelRecord:
                 cwd=_text(found, "cwd", optional=True),
                 info={str(key): str(value) for key, value in found["info"].items()},
                 owned_until=float(found["owned_until"]),
+                former_servers=tuple(str(one) for one in found["former_servers"]),
                 sessions=tuple(_session(one) for one in found["sessions"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -167,8 +167,9 @@ class PersistentKernelManager(AsyncMappingKernelManager):
 
     def _adopt(self, kernels: list[FoundKernel]) -> None:
         """Own kernels that were found, and hand over their sessions."""
-        owned = self._owned
+        owned, search = self._owned, self._search
         assert owned is not None
+        assert search is not None
         adopted: list[FoundKernel] = []
         for found in kernels:
             try:
@@ -185,8 +186,9 @@ class PersistentKernelManager(AsyncMappingKernelManager):
                 len(adopted),
                 ", ".join(one.record.kernel_id for one in adopted),
             )
-            if self._on_found is not None:
-                self._on_found(sessions_of(adopted))
+        former, search.former_servers = frozenset(search.former_servers), set()
+        if (adopted or former) and self._on_found is not None:
+            self._on_found(FoundSessions(sessions_on(adopted), former))
 
     def _adopt_one(self, found: FoundKernel, owned: OwnedKernels) -> None:
         record = found.record
@@ -291,8 +293,8 @@ def place_of(app: Any) -> str:
     return f"{getattr(app, 'sock', '') or getattr(app, 'port', '')}:{base_url}"
 
 
-def sessions_of(found: list[FoundKernel]) -> FoundSessions:
-    """Return the sessions on some kernels, and the servers that these kernels are proof against.
+def sessions_on(found: list[FoundKernel]) -> tuple[tuple[RecordedSession, str, str], ...]:
+    """Return the sessions on some kernels, with their kernels' ids and names.
 
     A session that was on its way from one kernel to another when its server ended may be on
     both: it is on the one whose record has its later version.
@@ -303,10 +305,7 @@ def sessions_of(found: list[FoundKernel]) -> FoundSessions:
             known = newest.get(session.session_id)
             if known is None or known[0].version < session.version:
                 newest[session.session_id] = (session, kernel)
-    return FoundSessions(
-        sessions=tuple(
-            (session, kernel.record.kernel_id, kernel.record.kernel_name)
-            for session, kernel in newest.values()
-        ),
-        former_servers=frozenset(one.record.server_id for one in found),
+    return tuple(
+        (session, kernel.record.kernel_id, kernel.record.kernel_name)
+        for session, kernel in newest.values()
     )

@@ -20,6 +20,8 @@ from .kernel_record import KernelRecord, known_info
 #: Bytes above which a kernel's log is cut, and what is left of it then.
 LONGEST_LOG: Final = 2**20
 _KEPT_OF_LOG: Final = 2**16
+#: How many servers may end in one outage of the store until the first of them is forgotten.
+_FORMER_SERVERS: Final = 50
 #: Seconds after which a record is written again though nothing has changed.
 _TOUCH_INTERVAL: Final = 6 * 3600.0
 
@@ -165,9 +167,11 @@ class OwnedKernels:
         owner = self.owner
         owned = _Owned(lock, record)
         self._kernels[record.kernel_id] = owned
+        former = dict.fromkeys([*record.former_servers, record.server_id])
         self._change(
             owned,
             process=process,
+            former_servers=tuple(former)[-_FORMER_SERVERS:],
             namespace=owner.namespace,
             place=owner.place,
             server_id=owner.server_id,
