@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -172,10 +173,11 @@ class Lab:
         models: list[dict[str, Any]] = self.page.evaluate(running)
         return models
 
-    def running(self) -> list[str]:
-        """Return the names of the files that the file browser shows as running."""
+    @property
+    def running(self) -> Locator:
+        """The names of the files that the file browser shows as running."""
         items = self.page.locator(".jp-DirListing-item.jp-mod-running")
-        return items.locator(".jp-DirListing-itemName").all_inner_texts()
+        return items.locator(".jp-DirListing-itemName")
 
     def expect_kernel(self, name: str) -> None:
         """Wait until the notebook in front has a kernel of this name that waits for a cell."""
@@ -195,8 +197,7 @@ class Lab:
 
     def open(self, name: str) -> None:
         """Open a notebook, and do not wait for its kernel."""
-        item = self.page.locator(".jp-DirListing-item", has_text=name)
-        item.dblclick()
+        self.page.locator(".jp-DirListing-item", has_text=name).dblclick()
         expect(self._tab(name)).to_be_visible()
 
     def show(self, name: str) -> None:
@@ -212,7 +213,7 @@ class Lab:
 
     def rename(self, name: str) -> None:
         """Give the notebook in front another name."""
-        self._choose("File", "docmanager:rename")
+        self.choose("File", "docmanager:rename")
         self.dialog.locator("input").fill(name)
         self.accept()
         expect(self._tab(name)).to_be_visible()
@@ -225,22 +226,44 @@ class Lab:
 
     def close_and_shut_down(self) -> None:
         """Close the notebook in front, and shut its kernel down."""
-        self._choose("File", "filemenu:close-and-cleanup")
+        self.choose("File", "filemenu:close-and-cleanup")
         self.accept()
 
-    def accept(self) -> None:
-        """Agree to the dialog."""
-        self.dialog.locator(".jp-mod-accept").click()
-        expect(self.dialog).to_have_count(0)
-
-    def _tab(self, name: str) -> Locator:
-        return self.page.locator("#jp-main-dock-panel .lm-TabBar-tab", has_text=name)
-
-    def _choose(self, menu: str, command: str) -> None:
+    def choose(self, menu: str, command: str) -> None:
+        """Choose a command of a menu."""
         bar = self.page.get_by_role("menubar")
         bar.get_by_role("menuitem", name=menu, exact=True).click()
         self.page.locator(f".lm-Menu [data-command='{command}']").click()
 
+    def expect_dialog(self, title: str, text: str = "") -> None:
+        """Wait until there is a dialog of this title, and check what else it says."""
+        expect(self.dialog.locator(".jp-Dialog-header")).to_have_text(title)
+        expect(self.dialog).to_contain_text(text)
+
+    def accept(self) -> None:
+        """Agree to the dialog, which another may follow."""
+        self.dialog.locator(".jp-mod-accept").click()
+
+    def dismiss(self) -> None:
+        """Close the dialog, which another may follow."""
+        self.dialog.locator(".jp-mod-reject").click()
+
+    def _tab(self, name: str) -> Locator:
+        return self.page.locator("#jp-main-dock-panel .lm-TabBar-tab", has_text=name)
+
 
 def _named(request: Request) -> str:
     return f"{request.method} {urlsplit(request.url).path}"
+
+
+@contextmanager
+def lab_in(browser: Browser, folder: Path, height: int = 540) -> Iterator[Lab]:
+    """Return a page for JupyterLab; if the test fails, a picture of it is left in a folder."""
+    lab = Lab(browser, height)
+    try:
+        yield lab
+    except BaseException:
+        print(f"The dialogs: {lab.dialogs()}\nWhat was refused: {lab.refusals}")
+        keep(lab.page, folder / "failed.png")
+        raise
+    lab.page.close()
