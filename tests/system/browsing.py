@@ -224,6 +224,11 @@ class Lab:
         self.dialog.locator("select").select_option(label=name)
         self.accept()
 
+    def save(self, name: str) -> None:
+        """Save the notebook in front, which has this name, and wait until it is saved."""
+        self.choose("File", "docmanager:save")
+        expect(self._tab(name).and_(self.page.locator(".jp-mod-dirty"))).to_have_count(0)
+
     def close_and_shut_down(self) -> None:
         """Close the notebook in front, and shut its kernel down."""
         self.choose("File", "filemenu:close-and-cleanup")

@@ -188,7 +188,7 @@ def test_what_is_seen_of_it_with_a_gateway(
             lab.expect_kernel(_PYTHON)
             expect(lab.run(0)).to_have_text("41")
         lab.show("known.ipynb")
-        lab.choose("File", "docmanager:save")
+        lab.save("known.ipynb")
         lab.choose("File", "application:close")
 
         with away(database, own_server, "stop"):
