@@ -182,9 +182,13 @@ def read_safely(path: Path) -> bytes:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     if path.is_symlink():
         raise UnsafeFile("it is a link, or not of the expected kind")
-    with open(os.open(path, flags), "rb") as file:
-        check_safe(os.fstat(file.fileno()), stat.S_ISREG)
-        text = file.read(_LONGEST + 1)
+    descriptor = os.open(path, flags)
+    try:
+        check_safe(os.fstat(descriptor), stat.S_ISREG)
+        with open(descriptor, "rb", closefd=False) as file:
+            text = file.read(_LONGEST + 1)
+    finally:
+        os.close(descriptor)
     if len(text) > _LONGEST:
         raise UnsafeFile(f"it is longer than {_LONGEST} bytes")
     return text

@@ -98,8 +98,8 @@ class KernelRecord:
                 cwd=_text(found, "cwd", optional=True),
                 info={str(key): str(value) for key, value in found["info"].items()},
                 owned_until=float(found["owned_until"]),
-                former_servers=tuple(str(one) for one in found["former_servers"]),
-                sessions=tuple(_session(one) for one in found["sessions"]),
+                former_servers=tuple(map(str, _list(found, "former_servers"))),
+                sessions=tuple(map(_session, _list(found, "sessions"))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadRecord(f"a field is missing or wrong ({error})"[:200]) from None
@@ -111,6 +111,13 @@ _TEXTS: Final = ("kernel_id", "kernel_name", "namespace", "place", "server_id", 
 def _text(found: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
     value = found[name]
     if isinstance(value, str) or (optional and value is None):
+        return value
+    raise TypeError(name)
+
+
+def _list(found: Mapping[str, Any], name: str) -> list[Any]:
+    value = found[name]
+    if isinstance(value, list):
         return value
     raise TypeError(name)
 
