@@ -20,6 +20,7 @@ from .idle import run_idle
 from .machine import describe, file_system
 from .memory import run_memory
 from .operations import run_growth, run_operations
+from .outliving import run_outliving
 from .peers import peers
 from .plot import draw
 from .pruning import run_prune
@@ -34,6 +35,7 @@ SUITES: Final = (
     "rest",
     "startup",
     "memory",
+    "outliving",
     "stall",
     "prune",
     "transfer",
@@ -142,6 +144,7 @@ def main() -> None:
             ("rest", run_rest),
             ("startup", run_startup),
             ("memory", run_memory),
+            ("outliving", run_outliving),
             ("stall", run_stall),
         ):
             if name in options.only:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import psutil
 
-from . import idle, memory
+from . import idle, memory, outliving
 from .operations import GROWTH
 from .peers import BARE, NAIVE, OURS, STOCK
 from .replicas import CONNECTIONS, ROWS
@@ -358,6 +358,31 @@ def _idle(results: Results) -> Table:
     return Table("Idle servers", header, rows, remark)
 
 
+def _outliving(results: Results) -> Table:
+    def median(title: str) -> float | None:
+        return results.median("outliving", OURS, "sqlite", title)
+
+    rows = []
+    for measure in outliving.MEASURES:
+        stock, ours = (
+            median(f"{name}: {measure}") for name in (outliving.STOCK_KERNELS, outliving.OUTLIVING)
+        )
+        rows.append([measure, *(_in(one, "{:.2f} ms") for one in (stock, ours))])
+    found = (median(outliving.NONE_FOUND), median(outliving.ALL_FOUND))
+    rows.append(["start of the server", *(_in(one, "{:.2f} s") for one in found)])
+    remark = (
+        "At the REST API, with SQLite and ipykernel, two servers by turns. The start is up to the "
+        f"first list of sessions; at the right, with {outliving.FOUND} sessions on as many kernels "
+        "that are found again, all of which are in that list."
+    )
+    header = ["median", outliving.STOCK_KERNELS, outliving.OUTLIVING]
+    return Table("Kernels that outlive their server", header, rows, remark)
+
+
+def _in(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
 def _targets(results: Results) -> Table:
     rows = []
     for target in TARGETS:
@@ -404,6 +429,8 @@ def tables(results: Results) -> list[Table]:
         )
     if "memory" in suites:
         found.append(_memory(results))
+    if "outliving" in suites:
+        found.append(_outliving(results))
     if "stall" in suites:
         found.append(_stall(results))
     if "prune" in suites:

@@ -90,6 +90,8 @@ class JupyterServer:
         Whether kernels cost nothing; else they are the server's own.
     sampler : bool
         Whether the event loop is watched.
+    outliving : bool
+        Whether kernels outlive the server, which is then started at one port each time.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class JupyterServer:
         *,
         dummy_kernels: bool = False,
         sampler: bool = False,
+        outliving: bool = False,
     ) -> None:
         self.peer = peer
         self.place = place
         self._directory = directory
         self._token = secrets.token_hex(16)
         self._port = 0
+        self._outliving = outliving
         self._process: subprocess.Popen[bytes] | None = None
         found = ExtensionConfigManager(read_config_path=jupyter_config_path())
         extensions = {
@@ -124,6 +128,9 @@ class JupyterServer:
         }
         if dummy_kernels:
             server["kernel_manager_class"] = "benchmarks.kernels.DummyKernelManager"
+        if outliving:
+            manager = "jupyter_session_store.local.PersistentKernelManager"
+            server["kernel_manager_class"] = manager
         config: dict[str, Any] = {
             "ServerApp": server,
             "IdentityProvider": {"token": self._token},
@@ -147,7 +154,8 @@ class JupyterServer:
             Seconds, and seconds of processor time, until the first request was
             answered.
         """
-        self._port = free_port()
+        if not (self._outliving and self._port):
+            self._port = free_port()
         environment = {
             name: value
             for name, value in os.environ.items()

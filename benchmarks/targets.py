@@ -8,6 +8,7 @@ from typing import Final
 
 from .memory import FIRST, LATER
 from .operations import GROWTH
+from .outliving import ALL_FOUND, FOUND, NONE_FOUND, OUTLIVING, STOCK_KERNELS
 from .peers import BARE, OURS, STOCK
 from .results import Results
 from .transfer import ROWS as TRANSFERRED
@@ -73,6 +74,24 @@ def _transfer(database: str, measure: str) -> Callable[[Results], float | None]:
         return plain / ours if ours and plain else None
 
     return calculate
+
+
+def _outliving(measure: str) -> Callable[[Results], float | None]:
+    def calculate(results: Results) -> float | None:
+        stock, ours = (
+            results.median("outliving", OURS, "sqlite", f"{name}: {measure}")
+            for name in (STOCK_KERNELS, OUTLIVING)
+        )
+        return None if stock is None or ours is None else ours - stock
+
+    return calculate
+
+
+def _found_kernels(results: Results) -> float | None:
+    none, found = (
+        results.median("outliving", OURS, "sqlite", title) for title in (NONE_FOUND, ALL_FOUND)
+    )
+    return None if none is None or found is None else found - none
 
 
 def _replicas(
@@ -268,5 +287,15 @@ TARGETS: Final = (
         90.0,
         _replicas("connections"),
         unit="",
+    ),
+    *(
+        Target(f"{what}, where it is recorded, later by", limit, _outliving(what), unit=" ms")
+        for what, limit in (("start of a kernel", 5.0), ("create", 2.0), ("rename", 2.0))
+    ),
+    Target(
+        f"start of a server that finds {FOUND} kernels, later by",
+        1.0,
+        _found_kernels,
+        unit=" s",
     ),
 )

@@ -96,8 +96,16 @@ class Channels:
         self._send("execute_request", request, content)
         return request
 
+    def wait_for_output(self, request: str) -> None:
+        """Wait until a request prints something."""
+        while True:
+            message = self._receive()
+            ours = message["parent_header"].get("msg_id") == request
+            if ours and message["msg_type"] == "stream":
+                return
+
     def finish(self, request: str) -> str:
-        """Return what a request printed since this websocket is there, as :meth:`execute`."""
+        """Return what a request prints from now on, as :meth:`execute`."""
         text = ""
         while True:
             message = self._receive()

@@ -189,10 +189,10 @@ class UserServer(SessionsClient):
         psutil.Process(state["state"]["pid"]).kill()
         until(lambda: self._state() is None, why="the hub notices")
 
-    def channels(self, kernel_id: str) -> Channels:
+    def channels(self, kernel_id: str, *, join: bool = True) -> Channels:
         """Return the websocket of a kernel."""
         address = f"ws://127.0.0.1:{self.port}{self.prefix}api/kernels/{kernel_id}/channels"
-        return Channels(address, {"Authorization": f"token {self.token}"})
+        return Channels(address, {"Authorization": f"token {self.token}"}, join=join)
 
     def close(self) -> None:
         """Close the connections."""

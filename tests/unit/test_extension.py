@@ -20,6 +20,7 @@ from traitlets.config import Config
 import jupyter_session_store
 from jupyter_session_store import __version__
 from jupyter_session_store.errors import SchemaMismatch, StoreUnavailable
+from jupyter_session_store.local import PersistentKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import STARTING
 from jupyter_session_store.sql.schema import versions
@@ -457,6 +458,20 @@ async def test_settings_that_have_no_effect_are_told_of_once(
     assert "runs is jupyter_server.services.sessions.sessionmanager.SessionManager." in warning
     assert "c.ServerApp.session_manager_class = 'jupyter_session_store." in warning
     assert not any("s3cr3t" in one.getMessage() for one in told)
+
+
+@pytest.mark.parametrize(
+    "more_config",
+    [{"ServerApp": {**STOCK, "kernel_manager_class": PersistentKernelManager}}],
+    ids=["the stock manager"],
+)
+async def test_kernels_that_outlive_no_server_without_the_session_manager_are_told_of(
+    jp_serverapp: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUPYTER_SESSION_STORE_URL", raising=False)
+    told = loaded_without(jp_serverapp, caplog, Config())
+    (warning,) = [one.getMessage() for one in told if one.levelno >= logging.WARNING]
+    assert "configured (c.ServerApp.kernel_manager_class) and is not used" in warning
 
 
 class OfAnExtension(SessionManager):

@@ -70,6 +70,33 @@ def test_what_goes_in_comes_out(folder: KernelFolder) -> None:
     assert folder.kernel_ids() == ["k"]
 
 
+def test_a_crash_at_any_step_of_writing_leaves_a_whole_record(
+    folder: KernelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = RECORD.replace(owned_until=2.5)
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
+
+    for step, survives in (("unlink", RECORD), ("rename", newer)):
+        folder.write(RECORD)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, step, crash)
+            with pytest.raises(Crash):
+                folder.write(newer)
+        assert folder.kernel_ids() == ["k"]
+        assert folder.read("k") == survives
+    # Cut off while it was written.
+    folder.write(RECORD)
+    (folder.path / "k.new").write_text("{")
+    assert folder.read("k") == RECORD
+    folder.remove("k")
+    assert folder.kernel_ids() == []
+
+
 def changed(**changes: Any) -> str:
     return json.dumps(json.loads(RECORD.to_json()) | changes)
 

@@ -393,7 +393,7 @@ def test_a_held_process_is_as_a_child(leave: Callable[..., Any]) -> None:
         with pytest.raises(ProcessLookupError):
             send()
     with pytest.raises(ProcessLookupError):
-        send_to_group(held, signal.SIGINT)  # type: ignore[arg-type]
+        send_to_group(held, signal.SIGINT)
     with pytest.raises(ProcessLookupError):
         HeldProcess(mark)
     assert not mark.is_alive
@@ -436,7 +436,7 @@ def test_the_group_is_not_signalled_when_its_leader_has_ended() -> None:
         leader.kill()
         held.wait(10)
         with pytest.raises(ProcessLookupError):
-            send_to_group(held, signal.SIGKILL)  # type: ignore[arg-type]
+            send_to_group(held, signal.SIGKILL)
         assert child.is_running()
     finally:
         child.kill()

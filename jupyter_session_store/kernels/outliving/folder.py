@@ -24,6 +24,9 @@ from .kernel_record import BadRecord, KernelRecord
 _NAME: Final = "session-store-kernels"
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _PID_NAMESPACE: Final = "/proc/self/ns/pid"
+_RECORD: Final = ".json"
+#: Of a record that is being written; it counts where there is no other.
+_NEW: Final = ".new"
 #: More than a record with some hundred sessions takes.
 _LONGEST: Final = 4 * 2**20
 #: Ids of kernels that are names of files too.
@@ -80,7 +83,10 @@ class KernelFolder:
 
     def record_file(self, kernel_id: str) -> Path:
         """Return where a kernel's record is."""
-        return self.path / f"{kernel_id}.json"
+        return self.path / f"{kernel_id}{_RECORD}"
+
+    def _new_file(self, kernel_id: str) -> Path:
+        return self.path / f"{kernel_id}{_NEW}"
 
     def lock_file(self, kernel_id: str) -> Path:
         """Return where a kernel's lock is."""
@@ -97,8 +103,8 @@ class KernelFolder:
                 names = [entry.name for entry in entries]
         except FileNotFoundError:
             return []
-        ids = (name[: -len(".json")] for name in sorted(names) if name.endswith(".json"))
-        return [kernel_id for kernel_id in ids if can_be_recorded(kernel_id)]
+        ids = {stem for stem, kind in map(os.path.splitext, names) if kind in (_RECORD, _NEW)}
+        return sorted(filter(can_be_recorded, ids))
 
     def read(self, kernel_id: str) -> KernelRecord:
         """Read a kernel's record.
@@ -110,23 +116,37 @@ class KernelFolder:
         OSError
             If it cannot be read; ``FileNotFoundError`` if it is not there.
         """
-        record = KernelRecord.from_json(read_safely(self.record_file(kernel_id)))
+        try:
+            text = read_safely(self.record_file(kernel_id))
+        except FileNotFoundError:
+            try:
+                text = read_safely(self._new_file(kernel_id))
+            except FileNotFoundError:
+                # It had been written anew between the two.
+                text = read_safely(self.record_file(kernel_id))
+        record = KernelRecord.from_json(text)
         if record.kernel_id != kernel_id:
             raise BadRecord(f"it is of another kernel, {record.kernel_id!r:.60}")
         return record
 
     def write(self, record: KernelRecord) -> None:
-        """Write a kernel's record: whole, or not at all; raises :class:`OSError`."""
-        path = self.record_file(record.kernel_id)
-        new = path.with_suffix(".new")
+        """Write a kernel's record: whole, or not at all; raises :class:`OSError`.
+
+        The old one is removed first, and the new one counts until it has its name: where a file
+        is renamed over another, ext4 allocates its blocks at once, which takes milliseconds
+        (``auto_da_alloc`` in ext4(5)). No record has to outlive the machine.
+        """
+        path, new = self.record_file(record.kernel_id), self._new_file(record.kernel_id)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
         try:
             with open(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
                 file.write(record.to_json())
-            new.replace(path)
+            path.unlink(missing_ok=True)
+            new.rename(path)
         except OSError:
-            with suppress(OSError):
-                new.unlink()
+            if path.exists():
+                with suppress(OSError):
+                    new.unlink()
             raise
 
     def open_log(self, kernel_id: str) -> int:
@@ -137,8 +157,8 @@ class KernelFolder:
     def remove(self, kernel_id: str) -> None:
         """Remove all files of a kernel, the lock last."""
         for path in (
+            self._new_file(kernel_id),
             self.record_file(kernel_id),
-            self.record_file(kernel_id).with_suffix(".new"),
             self.log_file(kernel_id),
             self.lock_file(kernel_id),
         ):
