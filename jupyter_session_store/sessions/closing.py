@@ -40,8 +40,9 @@ class SessionCloser:
             kernel_id = record.kernel_id
             # A session that another server attached since the mark was made has seen the mark,
             # or is seen now. This one is ready again if another server failed to close it.
-            others = self._kernels.has_users(str(kernel_id), other_than=session_id)
-            attached = closing.last and await uncertain_closes.track_failure(session_id, others)
+            attached = closing.last and await uncertain_closes.track_failure(
+                session_id, self._kernels.has_users(str(kernel_id), other_than=session_id)
+            )
             if closing.last and kernel_id is not None and not attached:
                 shutdown = usage.begin_shutdown(kernel_id)
             else:
