@@ -21,9 +21,15 @@ pytest_plugins = [
     "tests.databases.plugin",
     "tests.interrupts",
     "tests.leaving_out",
+    "tests.remembering",
 ]
 
 _SEED = "JSS_TEST_SEED"
+
+
+@pytest.fixture
+def jp_nbconvert_templates() -> None:
+    """Have no server of a test begin with a copy of the templates: nothing here converts."""
 
 
 @pytest.fixture
