@@ -67,10 +67,13 @@ class Server:
         #: Databases that a test has had and that are empty again, and what they looked like then.
         self._emptied: list[Database] = []
         self._looks: dict[str, list[tuple[Any, ...]]] = {}
+        self._version = ""
 
     def version(self) -> str:
         """Return what the server says of itself, in short."""
-        text = str(self.admin.rows("SELECT version()")[0][0])
+        # Each test records it.
+        self._version = self._version or str(self.admin.rows("SELECT version()")[0][0])
+        text = self._version
         if self.kind == "postgresql":
             return " ".join(text.split()[:2])
         number, _, flavour = text.partition("-")
