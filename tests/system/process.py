@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -25,9 +26,9 @@ from ..forking import USABLE, Forked, forker
 #: Seconds. Far above what anything here takes: who reaches them hangs.
 PATIENCE: Final = 60.0
 
-#: It builds a parser of IRIs when it is imported, which takes most of a server's start; it is
-#: optional, and checks nothing here.
-_SLOW_TO_IMPORT: Final = "rfc3987_syntax"
+#: The one builds a parser of IRIs when it is imported, which takes most of a server's start; the
+#: other is what debugs in a kernel, and takes a part of a kernel's. Both are optional, and unused.
+_SLOW_TO_IMPORT: Final = ("rfc3987_syntax", "debugpy")
 
 #: What a test may start beside ``python3``: the same kernel under another name.
 OTHER_KERNEL: Final = "other"
@@ -92,9 +93,11 @@ class JupyterProcess:
         self.configure(config)
         self._add_kernel_specification()
         self._folder("modules")
-        self.add_module(_SLOW_TO_IMPORT, "raise ImportError(__name__)")
-        # That one is missing in the process that forks, too.
-        self._added_modules = False
+        self._replaced_modules = False
+        for name in _SLOW_TO_IMPORT:
+            self.add_module(name, "raise ImportError(__name__)")
+        # The process that forks misses the one too, and does not look for the other.
+        self._replaced_modules = False
         self.api = self._client()
 
     def configure(self, config: str) -> None:
@@ -105,7 +108,9 @@ class JupyterProcess:
     def add_module(self, name: str, text: str) -> None:
         """Add a Python module, which wins over an installed one."""
         (self.directory / "modules" / f"{name}.py").write_text(text)
-        self._added_modules = True
+        # One of a new name is found by a process that was forked, too; no other is.
+        new = name != "sitecustomize" and importlib.util.find_spec(name) is None
+        self._replaced_modules = self._replaced_modules or not new
 
     def base_config(self) -> str:
         """Return what the configuration file of every test begins with."""
@@ -155,7 +160,9 @@ class JupyterProcess:
 
     def _can_fork(self) -> bool:
         """Return whether a process that has imported the program already would do the same."""
-        changed = self._prefix or self._environment or self._added_modules
+        # What the interpreter or the system's loader would read was read when that one started.
+        of_a_start = any(name.startswith(("PYTHON", "LD_")) for name in self._environment)
+        changed = self._prefix or of_a_start or self._replaced_modules
         return USABLE and self.FORKED and self._fork and not changed
 
     def start(self) -> None:
@@ -241,6 +248,8 @@ class JupyterProcess:
             headers={"Authorization": f"token {self.token}"},
             timeout=PATIENCE,
             trust_env=False,
+            # What it would check takes ten times as long to load as all else here.
+            verify=False,
             limits=httpx.Limits(max_connections=200, max_keepalive_connections=self.KEPT),
         )
 
