@@ -26,7 +26,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeAlias
 
 #: All modules of these are imported, but for what only tests import.
 _PACKAGES: Final = ("jupyter_session_store", "jupyter_server", "kernel_gateway")
@@ -45,7 +45,14 @@ _LARGEST: Final = 100_000
 class Forked:
     """A process that was forked, with what the tests use of :class:`subprocess.Popen`."""
 
-    def __init__(self, forker: Forker, pid: int, stdin: int | None, stdout: int | None) -> None:
+    def __init__(
+        self,
+        forker: Forker,
+        pid: int,
+        stdin: int | None,
+        stdout: int | None,
+        stderr: int | None,
+    ) -> None:
         self._forker = forker
         self.pid = pid
         self._descriptor: int | None = os.pidfd_open(pid)
@@ -53,6 +60,7 @@ class Forked:
         #: Where these are pipes.
         self.stdin: IO[str] | None = None if stdin is None else os.fdopen(stdin, "w")
         self.stdout: IO[str] | None = None if stdout is None else os.fdopen(stdout)
+        self.stderr: IO[str] | None = None if stderr is None else os.fdopen(stderr)
 
     def poll(self) -> int | None:
         """Return how it has ended, if it has."""
@@ -71,17 +79,22 @@ class Forked:
         assert self.returncode is not None
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Close its standard input, and return the rest of its standard output once it ends."""
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Close its standard input, and return the rest of its two outputs once it ends."""
         if self.stdin is not None:
             with suppress(BrokenPipeError):
                 self.stdin.close()
+        rest = ["", ""]
+        readers = []
+        for place, stream in enumerate((self.stdout, self.stderr)):
+            if stream is not None and not stream.closed:
+                reader = threading.Thread(target=_read, args=(stream, rest, place), daemon=True)
+                reader.start()
+                readers.append(reader)
         self.wait(timeout)
-        output = ""
-        if self.stdout is not None and not self.stdout.closed:
-            output = self.stdout.read()
-            self.stdout.close()
-        return output, None
+        for reader in readers:
+            reader.join()
+        return rest[0], rest[1]
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -93,6 +106,15 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+#: What the tests start, forked or not.
+Process: TypeAlias = "Forked | subprocess.Popen[str]"
+
+
+def _read(stream: IO[str], rest: list[str], place: int) -> None:
+    with stream:
+        rest[place] = stream.read()
+
+
 class Forker:
     """The process that forks: the tests' side. The processes end on their own."""
 
@@ -101,7 +123,8 @@ class Forker:
         self._asking = threading.Lock()
         self._socket, its_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(its_socket.fileno())],
+            [sys.executable, "-m", __name__, str(its_socket.fileno())],
+            cwd=Path(__file__).parents[1],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[its_socket.fileno()],
@@ -145,7 +168,11 @@ class Forker:
         ours: list[int | None] = []
         with ExitStack() as stack:
             theirs = []
-            for stream, mode in ((stdin, os.O_RDONLY), (stdout, os.O_WRONLY), (stderr, 0)):
+            for stream, mode in (
+                (stdin, os.O_RDONLY),
+                (stdout, os.O_WRONLY),
+                (stderr, os.O_WRONLY),
+            ):
                 own = None
                 if stream == subprocess.DEVNULL:
                     number = os.open(os.devnull, mode)
@@ -159,7 +186,7 @@ class Forker:
                 theirs.append(number)
                 ours.append(own)
             pid = self.ask(request, theirs)
-        return Forked(self, pid, ours[0], ours[1])
+        return Forked(self, pid, *ours)
 
 
 @cache
@@ -168,7 +195,7 @@ def forker() -> Forker:
     return Forker()
 
 
-def start(command: Sequence[str], **how: Any) -> Forked | subprocess.Popen[str]:
+def start(command: Sequence[str], **how: Any) -> Process:
     """Start a process as :meth:`Forker.fork` does, where nothing can be forked in the usual way."""
     if USABLE:
         return forker().fork(command, **how)
@@ -187,6 +214,9 @@ def _import_all() -> None:
                     importlib.import_module(module.name)
     for name in _LATER:
         importlib.import_module(name)
+    # Not before: what it imports, imports that parser.
+    importlib.import_module("tests.remembering").remember()
+    entry_points()
 
 
 def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], object]:
@@ -198,6 +228,10 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], 
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    # Anew: what they are, a pipe or a terminal, is asked when they are opened.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     program, *words = request["command"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     if program == "-m":
@@ -206,7 +240,7 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], 
         sys.argv = [name, *words]
         for text in (sys.stdout, sys.stderr):
             # As with PYTHONUNBUFFERED.
-            text.reconfigure(write_through=True)  # type: ignore[union-attr]
+            text.reconfigure(write_through=True)
 
         def run() -> None:
             runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -16,8 +15,9 @@ from typing import Any, Final
 from jupyter_session_store.records import CLOSING, STARTING, Scope, SessionRecord, claim_of
 
 from ..databases import Database
+from ..forking import Process, start
 from ..migrations.support import ROOT
-from .support import COMMAND, PATIENCE, environment, server, session
+from .support import PATIENCE, environment, server, session, started
 
 GATEWAY: Final = "gateway:http://gateway.example.org"
 #: Seconds. For a server that nobody runs: the shortest there is.
@@ -86,7 +86,7 @@ def everything(database: Database) -> list[tuple[Any, ...]]:
 @contextmanager
 def living(
     url: str, namespace: str, server_id: str, *, lease: int = LIVING, held: Sequence[int] = ()
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Process]:
     """Yield the process of a server that is alive, and kill it.
 
     Parameters
@@ -97,12 +97,12 @@ def living(
     held : sequence of int
         The numbers of the sessions of its own kernels.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cli.living"],
+    process = start(
+        ["-m", "tests.cli.living"],
         cwd=ROOT,
+        env=os.environ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -140,26 +140,29 @@ def asked(
         The exit code, and all that was written.
     """
     ours, terminal = pty.openpty()
+    written, writing = os.pipe()
     try:
-        with subprocess.Popen(
-            [COMMAND, *words],
-            cwd=home,
-            env=environment(home, url),
-            stdin=terminal,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
+        with (
+            started(
+                words,
+                home=home,
+                surrounding=environment(home, url),
+                stdin=terminal,
+                stdout=writing,
+                stderr=writing,
+            ) as process,
+            open(written) as shown,
+        ):
+            os.close(writing)
             output = ""
             while not output.endswith("[y/N] "):
-                character = process.stdout.read(1)
+                character = shown.read(1)
                 assert character, f"it asked nothing:\n{output}"
                 output += character
             meanwhile()
             os.write(ours, f"{answer}\n".encode())
-            rest, _ = process.communicate(timeout=PATIENCE)
-            return process.returncode, output + rest
+            code = process.wait(PATIENCE)
+            return code, output + shown.read()
     finally:
         os.close(ours)
         os.close(terminal)

@@ -6,8 +6,8 @@ import os
 import pty
 import subprocess
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
-from ..forking import USABLE, forker
+from ..forking import USABLE, Process, forker
 from ..migrations.support import surroundings
 
 #: The command, as it is installed beside this Python.
@@ -81,7 +81,7 @@ def session_store(
         With standard output and standard error as texts, apart.
     """
     surrounding = environment(home, url, **variables)
-    if USABLE and not prefix and not any(name.startswith("PYTHON") for name in variables):
+    if not prefix and _can_fork(variables):
         return _forked([COMMAND, *words], home, surrounding, answer)
     return subprocess.run(
         [*prefix, COMMAND, *words],
@@ -93,6 +93,12 @@ def session_store(
         timeout=PATIENCE,
         check=False,
     )
+
+
+def _can_fork(variables: Iterable[str]) -> bool:
+    # What the interpreter reads when it starts; of the path, it can be told later.
+    read = (name for name in variables if name.startswith("PYTHON") and name != "PYTHONPATH")
+    return USABLE and not any(read)
 
 
 def _forked(
@@ -115,24 +121,44 @@ def _forked(
 
 
 @contextmanager
-def running(
-    *words: str, home: Path, url: str | None = None, **variables: str
-) -> Iterator[subprocess.Popen[str]]:
-    """Yield the command while it runs, its three streams being pipes; end it."""
-    process = subprocess.Popen(
-        [COMMAND, *words],
-        cwd=home,
-        env=environment(home, url, **variables),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def started(
+    words: Sequence[str],
+    *,
+    home: Path,
+    surrounding: Mapping[str, str],
+    stdin: int = subprocess.PIPE,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> Iterator[Process]:
+    """Yield the command while it runs, and end it; its streams are as those of Popen."""
+    command = [COMMAND, *words]
+    process: Process
+    if _can_fork(surrounding):
+        process = forker().fork(
+            command, cwd=home, env=surrounding, stdin=stdin, stdout=stdout, stderr=stderr
+        )
+    else:
+        process = subprocess.Popen(
+            command,
+            cwd=home,
+            env=surrounding,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+        )
     try:
         yield process
     finally:
         process.kill()
         process.communicate()
+
+
+def running(
+    *words: str, home: Path, url: str | None = None, **variables: str
+) -> AbstractContextManager[Process]:
+    """Yield the command while it runs, its three streams being pipes; end it."""
+    return started(words, home=home, surrounding=environment(home, url, **variables))
 
 
 def on_terminal(

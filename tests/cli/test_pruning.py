@@ -8,7 +8,7 @@ import signal
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
+from subprocess import CompletedProcess
 from typing import Final
 
 import pytest
@@ -20,6 +20,7 @@ from jupyter_session_store.sql.models import Session
 from jupyter_session_store.sql.queries.rows import to_row
 
 from ..databases import Database, Instance
+from ..forking import Process
 from ..migrations.support import engine_of
 from ..system.conftest import stored_in
 from ..system.server import JupyterServer
@@ -346,7 +347,7 @@ def test_a_second_ctrl_c_ends_what_waits_for_a_lock(home: Path, database: Databa
         assert numbers(database) == [1]
 
 
-def _see(process: Popen[str], text: str) -> None:
+def _see(process: Process, text: str) -> None:
     """Read what a process says until there is a text in it."""
     assert process.stderr is not None
     said = process.stderr.readline()

@@ -187,7 +187,7 @@ def ended(home: Path, *words: str, url: str) -> tuple[int, str]:
     """Return the exit code and the errors of a command that has to end long before it is killed."""
     with running(*words, home=home, url=url) as process:
         _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
+        return process.wait(), errors
 
 
 def test_check_does_not_wait_longer(home: Path, database: Database) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +14,7 @@ from jupyter_session_store.records import CLOSING, STARTING, SessionRecord
 from jupyter_session_store.sql.admin.bulk_insert import NAMES
 
 from ..databases import Database, Instance
+from ..forking import Process
 from .conftest import Run
 from .support import (
     PATIENCE,
@@ -160,7 +160,7 @@ def test_what_servers_have_written_stays(run: Run, database: Database, tmp_path:
 
 
 def cut_off(
-    cut: Callable[[subprocess.Popen[str]], None],
+    cut: Callable[[Process], None],
     source: Database,
     target: Database,
     home: Path,
@@ -178,7 +178,7 @@ def cut_off(
             pause.resume()
         _, errors = process.communicate(timeout=PATIENCE)
     configure(home)
-    return process.returncode, errors
+    return process.wait(), errors
 
 
 @pytest.mark.torture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from subprocess import Popen
-from typing import Any, Final
+from typing import Final
 
+from ..forking import Process
 from ..system.waiting import until
 from .support import configure
 
@@ -74,7 +74,7 @@ class Pause:
         )
         configure(home, text)
 
-    def reached_by(self, process: Popen[Any]) -> None:
+    def reached_by(self, process: Process) -> None:
         """Wait until a process waits."""
         until(lambda: self._reached.exists() or process.poll() is not None, why="it is half way")
         assert process.poll() is None, "it ended before it was half way"
