@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 from sqlalchemy import Engine
@@ -22,6 +23,8 @@ from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.versions import HEAD
 from jupyter_session_store.testing import server
+
+from ..forking import USABLE, forker
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCOPE: Final = Scope("dir:/home/alice", "server:1")
@@ -190,10 +193,13 @@ def run_python(
     *arguments: str, home: Path, cwd: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run this Python as a process of its own; standard output and errors come as one."""
+    surrounding = surroundings(home, **variables)
+    if USABLE and arguments[0] == "-m" and not any(one.startswith("PYTHON") for one in variables):
+        return _forked(arguments, cwd, surrounding)
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env=surroundings(home, **variables),
+        env=surrounding,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -201,6 +207,20 @@ def run_python(
         timeout=100,
         check=False,
     )
+
+
+def _forked(
+    arguments: tuple[str, ...], cwd: Path, surrounding: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a module to its end in a process that need not import it."""
+    with TemporaryFile("w+") as output:
+        process = forker().fork(arguments, cwd=cwd, env=surrounding, stdout=output, stderr=output)
+        try:
+            code = process.wait(100)
+        finally:
+            process.kill()
+        output.seek(0)
+        return subprocess.CompletedProcess(arguments, code, output.read())
 
 
 def without_privileges() -> list[str]:
