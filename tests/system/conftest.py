@@ -10,6 +10,7 @@ import pytest
 
 from ..databases import Database
 from ..databases.plugin import Servers
+from .outliving import OutlivingServer
 from .server import JupyterServer
 from .waiting import until
 
@@ -111,3 +112,18 @@ def server(database: Database, new_server: Callable[..., JupyterServer]) -> Jupy
     server = new_server(stored_in(database))
     server.start()
     return server
+
+
+@pytest.fixture
+def new_outliving_server() -> Iterator[Callable[..., OutlivingServer]]:
+    """A function that makes a server whose kernels outlive it, not started yet, until the end."""
+    made: list[OutlivingServer] = []
+
+    def new(config: str = "", **how: Any) -> OutlivingServer:
+        made.append(OutlivingServer(config, **how))
+        return made[-1]
+
+    yield new
+    for server in made:
+        print(server.log)
+        server.close()

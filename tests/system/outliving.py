@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
+from .parity import LIGHT_KERNEL
 from .process import PATIENCE
 from .server import JupyterServer
 
@@ -22,6 +23,15 @@ CONFIG: Final = (
 )
 #: A kernel of another language, from PyPI.
 BASH: Final = "bash"
+#: A kernel's process that nobody talks to, and that outlives its server: it ends at a signal, and
+#: by itself when its connection file is gone, as it is after a test.
+_LIGHT_ARGV: Final = (
+    "/bin/sh",
+    "-c",
+    'while [ -e "$1" ]; do sleep 2; done',
+    "ipykernel_launcher",
+    "{connection_file}",
+)
 
 
 def _shut_down(server: OutlivingServer) -> None:
@@ -45,7 +55,27 @@ ENDS: Final[dict[str, Callable[[OutlivingServer], None]]] = {
 
 
 class OutlivingServer(JupyterServer):
-    """A server whose kernels go on when it ends, until :meth:`close`."""
+    """A server whose kernels go on when it ends, until :meth:`close`.
+
+    Parameters
+    ----------
+    config, how
+        As :class:`.JupyterServer` has them.
+    runtime : Path, optional
+        Jupyter's runtime folder, if it is one that servers share.
+    """
+
+    def __init__(self, config: str = "", *, runtime: Path | None = None, **how: Any) -> None:
+        self._runtime = runtime
+        super().__init__(config, **how)
+
+    @property
+    def runtime(self) -> Path:
+        """Jupyter's runtime folder."""
+        return self._runtime or self.directory / "runtime"
+
+    def _clean_environment(self) -> dict[str, str]:
+        return super()._clean_environment() | {"JUPYTER_RUNTIME_DIR": str(self.runtime)}
 
     def base_config(self) -> str:
         """Return the settings of a server whose kernels outlive it."""
@@ -85,12 +115,12 @@ class OutlivingServer(JupyterServer):
     def all_kernel_processes(self) -> list[psutil.Process]:
         """Return the processes of kernels that this server or an earlier one has started."""
         # Of their connection files.
-        return list(processes_with(str(self.directory / "runtime" / "kernel-")))
+        return list(processes_with(str(self.runtime / "kernel-")))
 
     @property
     def records(self) -> Path:
         """The folder of the kernel records."""
-        (folder,) = (self.directory / "runtime" / "session-store-kernels").iterdir()
+        (folder,) = (self.runtime / "session-store-kernels").iterdir()
         return folder
 
     def record(self, kernel_id: str) -> dict[str, Any]:
@@ -109,14 +139,18 @@ class OutlivingServer(JupyterServer):
 
     def add_bash(self) -> None:
         """Add the specification of a kernel of another language."""
-        folder = self.data_dir / "kernels" / BASH
-        folder.mkdir(parents=True)
-        specification = {
-            "argv": [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"],
-            "display_name": "Bash",
-            "language": "bash",
-            "env": {"PS1": "$"},
-        }
+        argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+        self.add_kernel(BASH, argv, display_name="Bash", language="bash", env={"PS1": "$"})
+
+    def add_light_kernel(self, name: str = LIGHT_KERNEL, **fields: Any) -> None:
+        """Add the specification of a kernel that is light, and outlives its server."""
+        self.add_kernel(name, _LIGHT_ARGV, **fields)
+
+    def add_kernel(self, name: str, argv: Sequence[str], **fields: Any) -> None:
+        """Add the specification of a kernel."""
+        folder = self.data_dir / "kernels" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        specification = {"argv": list(argv), "display_name": name, "language": "none", **fields}
         (folder / "kernel.json").write_text(json.dumps(specification))
 
 
