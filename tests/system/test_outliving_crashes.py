@@ -198,3 +198,17 @@ def test_a_restart_that_a_crash_cuts_off(
             crashing.check()
     print(f"{number * len(cases)} rounds")
     assert server.own_frames() == []
+
+
+def test_a_kernel_that_its_command_line_hardly_names(crashing: Crashing) -> None:
+    """It is found though its process was not recorded yet, and its connection file is quoted."""
+    server = crashing.server
+    command = "for one in '{connection_file}'; do while [ -e \"$one\" ]; do sleep 2; done; done"
+    server.add_kernel("quoting", ["/bin/sh", "-c", command])
+    create = partial(server.post, "a.ipynb", kernel={"name": "quoting"})
+    crashing.end_at("before note_launched", create)
+    (kernel_id,) = server.kernels()
+    process = server.process_of(kernel_id)
+    assert f"kernel-{kernel_id}.json" in " ".join(process.cmdline())
+    assert server.api.delete(f"/api/kernels/{kernel_id}").status_code == 204
+    assert has_ended(process)

@@ -183,18 +183,28 @@ def send_to_group(process: HeldProcess | subprocess.Popen[bytes], sig: int) -> N
     process.send_signal(sig)
 
 
-def find_by_argument(argument: str) -> ProcessMark | None:
-    """Return this user's process that leads a session and has an argument; ``None`` if none has."""
+def find_by_argument(text: str) -> ProcessMark | None:
+    """Return this user's process that leads a session and has a text in its arguments.
+
+    Of several it is the one that was started first: who has the name of a kernel's connection
+    file has it from the kernel. ``None`` if there is none.
+    """
+    found = []
     for process in psutil.process_iter():
         try:
             with process.oneshot():
-                if process.uids().real != os.getuid() or argument not in process.cmdline():
+                arguments = process.cmdline()
+                # In the middle of one, where a shell starts the kernel.
+                if not any(text in one for one in arguments):
                     continue
-            if os.getsid(process.pid) == process.pid:
-                return ProcessMark.of(process.pid)
+                if process.uids().real != os.getuid() or os.getsid(process.pid) != process.pid:
+                    continue
+            mark = ProcessMark.of(process.pid)
         except (psutil.Error, OSError):
             continue
-    return None
+        if mark is not None:
+            found.append(mark)
+    return min(found, key=lambda mark: mark.started, default=None)
 
 
 def end(mark: ProcessMark, *, patience: float) -> bool:
