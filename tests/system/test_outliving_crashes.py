@@ -212,3 +212,24 @@ def test_a_kernel_that_its_command_line_hardly_names(crashing: Crashing) -> None
     assert f"kernel-{kernel_id}.json" in " ".join(process.cmdline())
     assert server.api.delete(f"/api/kernels/{kernel_id}").status_code == 204
     assert has_ended(process)
+
+
+def test_sessions_outlive_a_restart_that_failed(crashing: Crashing) -> None:
+    """What was recorded of a kernel goes with its process, and comes again with the next."""
+    server = crashing.server
+    program = server.directory / "kernel"
+    server.add_kernel("failing", [str(program), "{connection_file}"])
+
+    def install() -> None:
+        program.write_text('#!/bin/sh\nwhile [ -e "$1" ]; do sleep 2; done\n')
+        program.chmod(0o700)
+
+    install()
+    session = server.create("a.ipynb", kernel={"name": "failing"})
+    restart = f"/api/kernels/{session['kernel']['id']}/restart"
+    program.unlink()
+    assert server.api.post(restart).status_code == 500
+    install()
+    assert server.api.post(restart).status_code == 200
+    server.restart()
+    assert [one["id"] for one in server.sessions()] == [session["id"]]

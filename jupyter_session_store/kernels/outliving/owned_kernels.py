@@ -78,6 +78,9 @@ class OwnedKernels:
         self._log = log
         self._clock = clock
         self._kernels: dict[str, _Owned] = {}
+        #: The sessions on each kernel, which may be known before the kernel is launched, and
+        #: after a launch that failed.
+        self._sessions: dict[str, tuple[RecordedSession, ...]] = {}
         self._failing = False
 
     def __contains__(self, kernel_id: str) -> bool:
@@ -153,6 +156,7 @@ class OwnedKernels:
             process=None,
             connection_file="",
             cwd=None,
+            sessions=self._sessions.get(kernel_id, ()),
         )
         return _Owned(lock, record)
 
@@ -179,7 +183,11 @@ class OwnedKernels:
         )
 
     def note_sessions(self, kernel_id: str, sessions: tuple[RecordedSession, ...]) -> None:
-        """Record the sessions on a kernel."""
+        """Record the sessions on a kernel, now or when it is launched."""
+        if sessions:
+            self._sessions[kernel_id] = sessions
+        else:
+            self._sessions.pop(kernel_id, None)
         owned = self._kernels.get(kernel_id)
         if owned is not None and not _same(owned.record.sessions, sessions):
             self._change(owned, sessions=sessions)
