@@ -115,20 +115,24 @@ class Crashing:
 
     def check(self) -> None:
         """Check that kernels, processes, files and sessions agree, now and after some looks."""
+        self._check()
+        self.look()
+        self._check()
+
+    def _check(self) -> None:
         server = self.server
-        for look in (lambda: None, self.look):
-            look()
-            kernels = set(server.kernels())
-            assert set(self.processes()) == kernels
-            assert {one["kernel"]["id"] for one in server.sessions()} <= kernels
-            files = {path.name for path in server.records.iterdir()}
-            assert files == {f"{one}.{kind}" for one in kernels for kind in ("json", "lock", "log")}
-            for kernel_id in kernels:
-                record = server.record(kernel_id)
-                assert record["process"][0] == self.processes()[kernel_id].pid
-                assert record["owner"][0] == server.pid
-            connections = {path.stem for path in server.runtime.glob("kernel-*.json")}
-            assert {f"kernel-{one}" for one in kernels} <= connections
+        kernels = set(server.kernels())
+        processes = self.processes()
+        assert set(processes) == kernels
+        assert {one["kernel"]["id"] for one in server.sessions()} <= kernels
+        files = {path.name for path in server.records.iterdir()}
+        assert files == {f"{one}.{kind}" for one in kernels for kind in ("json", "lock", "log")}
+        for kernel_id in kernels:
+            record = server.record(kernel_id)
+            assert record["process"][0] == processes[kernel_id].pid
+            assert record["owner"][0] == server.pid
+        connections = {path.stem for path in server.runtime.glob("kernel-*.json")}
+        assert {f"kernel-{one}" for one in kernels} <= connections
 
 
 @pytest.fixture
