@@ -282,6 +282,27 @@ def test_pending_kernels(database: Database, new_server: NewServer) -> None:
     assert server.own_frames() == []
 
 
+def test_pending_kernels_that_are_to_end_with_their_server(
+    database: Database, new_server: NewServer
+) -> None:
+    config = (
+        "c.AsyncMultiKernelManager.use_pending_kernels = True\n"
+        "c.PersistentKernelManager.detach_on_stop = False\n"
+        "c.KernelManager.shutdown_wait_time = 1\n"
+    )
+    server = new_server("")
+    server.configure(f"{light_config(stored_in(database))}{config}")
+    # It is killed, and not at once.
+    stubborn = "trap '' INT TERM; while [ -e \"$0\" ]; do sleep 2; done"
+    server.add_kernel("stubborn", ["/bin/sh", "-c", stubborn, "{connection_file}"])
+    server.start()
+    server.create("a.ipynb", kernel={"name": "stubborn"})
+    (process,) = until(server.all_kernel_processes, why="it starts")
+    assert server.api.post("/api/shutdown").status_code == 200
+    assert server.exit_code() == 0
+    assert has_ended(process)
+
+
 def test_a_kernel_that_is_interrupted_by_a_message(
     database: Database, new_server: NewServer
 ) -> None:

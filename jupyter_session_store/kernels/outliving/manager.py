@@ -257,9 +257,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         """Let go of the kernels that outlive this server, and shut the others down."""
         if self._maintenance is not None:
             self._maintenance.stop()
-        starting = [task for task in self._pending_kernels.values() if not task.done()]
-        if starting:
-            await asyncio.gather(*starting, return_exceptions=True)
+        await self._finish_pending()
         detached = {
             kernel_id: kernel
             for kernel_id, kernel in self._kernels.items()
@@ -274,12 +272,19 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         others = self._kernels.keys() - detached.keys()
         stops = (self.shutdown_kernel(one, now=now) for one in others)  # type: ignore[no-untyped-call]
         await asyncio.gather(*stops)
+        # With pending kernels, these have only begun.
+        await self._finish_pending()
         if detached:
             self.log.info(
                 "%d kernel(s) go on without this server. To see them: jupyter session-store "
                 "kernels; to end them: jupyter session-store kernels --stop --detached",
                 len(detached),
             )
+
+    async def _finish_pending(self) -> None:
+        """Wait until the kernels that are being started or shut down have been."""
+        pending = [task for task in self._pending_kernels.values() if not task.done()]
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 def place_of(app: Any) -> str:
