@@ -303,6 +303,32 @@ def test_pending_kernels_that_are_to_end_with_their_server(
     assert has_ended(process)
 
 
+def test_kernels_on_sockets(database: Database, new_server: NewServer) -> None:
+    """With ipc instead of tcp."""
+    server = new_server(f"c.KernelManager.transport = 'ipc'\n{stored_in(database)}")
+    server.start()
+    session = server.create("a.ipynb", kernel={"name": OTHER_KERNEL})
+    kernel_id = session["kernel"]["id"]
+    server.execute(kernel_id, "x = 5")
+    for how in ("SIGKILL", "SIGTERM"):
+        server.restart(how)
+        assert server.execute(kernel_id, "x") == "5"
+    assert server.api.post(f"/api/kernels/{kernel_id}/restart").status_code == 200
+    assert server.execute(kernel_id, "x = 6\nx") == "6"
+    server.restart()
+    assert server.execute(kernel_id, "x") == "6"
+    # One that is killed leaves its sockets.
+    process = server.process_of(kernel_id)
+    server.end("SIGKILL")
+    process.kill()
+    until(lambda: has_ended(process), why="it has ended")
+    assert len(list(server.runtime.glob(f"kernel-{kernel_id}*"))) > 1
+    server.start()
+    assert server.sessions() == []
+    assert list(server.runtime.glob(f"kernel-{kernel_id}*")) == []
+    assert server.own_frames() == []
+
+
 def test_a_kernel_that_is_interrupted_by_a_message(
     database: Database, new_server: NewServer
 ) -> None:

@@ -248,8 +248,10 @@ def end_kernel(
 
 
 def remove_traces(folder: KernelFolder, record: KernelRecord) -> None:
-    """Remove the files of a kernel that has ended, its connection file included."""
+    """Remove the files of a kernel that has ended, its connection file and sockets included."""
     path = Path(record.connection_file)
     if path.name == f"kernel-{record.kernel_id}.json":
         path.unlink(missing_ok=True)
+        for number in range(1, len(_PORTS) + 1):
+            path.with_name(f"{path.stem}-ipc-{number}").unlink(missing_ok=True)
     folder.remove(record.kernel_id)
