@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -362,3 +363,36 @@ def test_the_light_kernel_is_what_these_tests_take_it_for(
     assert not has_ended(process)
     Path(process.cmdline()[-1]).unlink()
     until(lambda: has_ended(process), why="it ends")
+
+
+#: A kernel that has just been started is in the list until the test goes on.
+_PAUSE: Final = """
+import asyncio
+from pathlib import Path
+from jupyter_session_store.local import PersistentKernelManager
+
+class Pausing(PersistentKernelManager):
+    async def _add_kernel_when_ready(self, *arguments):
+        await super()._add_kernel_when_ready(*arguments)
+        while not Path({go!r}).exists():
+            await asyncio.sleep(0.02)
+
+c.ServerApp.kernel_manager_class = Pausing
+"""
+
+
+def test_the_list_while_a_kernel_is_started(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    """It is shown whole, and before anything can be known of the kernel's activity."""
+    go = tmp_path / "go"
+    server = new_server(stored_in(database) + _PAUSE.format(go=str(go)))
+    server.start()
+    with ThreadPoolExecutor(1) as threads:
+        creating = threads.submit(server.create, "a.ipynb")
+        try:
+            (kernel_id,) = until(server.kernels, why="it is listed")
+            assert server.kernel_state(kernel_id) == "starting"
+        finally:
+            go.touch()
+        assert creating.result()["kernel"]["id"] == kernel_id

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from jupyter_server._tz import utcnow
 from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado.ioloop import IOLoop, PeriodicCallback
@@ -224,6 +225,10 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         made = super().pre_start_kernel(kernel_name, kwargs)
         if isinstance(made[0], PersistentKernel):
             made[0].owned = self._owned
+            # It is in the list before Jupyter Server sets these, and fails the list without them.
+            made[0].execution_state = "starting"
+            made[0].reason = ""
+            made[0].last_activity = utcnow()
         return made
 
     async def _finish_kernel_start(self, kernel_id: str) -> None:
