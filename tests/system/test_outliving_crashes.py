@@ -57,8 +57,8 @@ for name in ("begin_launch", "note_launched", "note_sessions"):
     wrap(name)
 
 find = Search.find
-def find_and_count(self, besides):
-    found = find(self, besides)
+def find_and_count(self, *arguments, **named):
+    found = find(self, *arguments, **named)
     with (folder / "looks").open("a") as file:
         file.write(".")
     return found

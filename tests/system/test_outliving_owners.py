@@ -294,3 +294,34 @@ def test_a_kernel_waits_a_lease_for_its_own_server(
     until(lambda: stored(database) == session, why="the rows are what is listed")
     owners.close()
     check_no_faults(*servers)
+
+
+def test_two_starts_at_one_place(
+    database: Database, new_neighbour: Neighbours, tmp_path: Path
+) -> None:
+    """Who gets the port has the kernels, though the other one has got the locks."""
+    server = new_neighbour(_LOOKING.format(folder=str(tmp_path)))
+    server.start()
+    server.create("a.ipynb")
+    session = ids(server)
+    server.end("SIGKILL")
+    go = tmp_path / "go"
+    waits = (
+        "from jupyter_session_store.kernels.outliving.manager import PersistentKernelManager\n"
+        "import pathlib, time\n"
+        "adopt = PersistentKernelManager._adopt\n"
+        "def adopt_and_wait(self, found):\n"
+        "    adopt(self, found)\n"
+        f"    while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.02)\n"
+        "PersistentKernelManager._adopt = adopt_and_wait\n"
+    )
+    late = new_neighbour(f"c.ServerApp.port = {server.port}\n{waits}")
+    late.launch()
+    until(lambda: server.record(session[0][2])["owner"][0] == late.pid, why="it has got the lock")
+    server.start()
+    assert ids(server) == []
+    go.touch()
+    assert late.exit_code() != 0
+    until(lambda: ids(server) == session, why="it has got the lock")
+    Owners(server).check()
+    check_no_faults(server)

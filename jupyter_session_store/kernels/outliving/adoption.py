@@ -79,19 +79,21 @@ class Search:
                 found.append(self._take(kernel_id, may_end=False))
         return [one for one in found if one is not None]
 
-    def find(self, besides: Collection[str] = ()) -> list[FoundKernel]:
+    def find(self, besides: Collection[str] = (), *, is_at_place: bool) -> list[FoundKernel]:
         """Return the kernels to adopt by now, and end those that are due; blocks.
 
         Parameters
         ----------
         besides : collection of str
             Kernels that this server has already.
+        is_at_place : bool
+            Whether this server is served at :attr:`place` by now, and so nobody else is.
         """
         found = []
         ids = [one for one in self.folder.kernel_ids() if one not in besides]
         for kernel_id in ids:
             record = self._read(kernel_id)
-            if record is not None and self._is_due(record):
+            if record is not None and self._is_due(record, is_at_place):
                 found.append(self._take(kernel_id))
         known = self._unowned_since
         self._unowned_since = {one: known[one] for one in ids if one in known}
@@ -130,7 +132,7 @@ class Search:
     def _is_expired(self, record: KernelRecord) -> bool:
         return is_expired(record, self.detached_days, self.clock())
 
-    def _is_due(self, record: KernelRecord) -> bool:
+    def _is_due(self, record: KernelRecord, is_at_place: bool) -> bool:
         """Return whether something is to be done with a kernel by now, if nobody owns it."""
         if self._has_owner(record):
             self._unowned_since.pop(record.kernel_id, None)
@@ -139,6 +141,10 @@ class Search:
             return True
         if record.namespace != self.namespace:
             return False
+        if is_at_place and record.place == self.place:
+            # Another one was started here at the same time, which had the locks, and has ended
+            # because the port was taken.
+            return True
         since = self._unowned_since.setdefault(record.kernel_id, self.clock())
         return self.clock() - since >= self.patience
 

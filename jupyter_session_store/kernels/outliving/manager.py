@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from jupyter_server._tz import utcnow
@@ -26,6 +27,9 @@ from .owned_kernels import OwnedKernels, Owner
 
 #: Seconds between two looks at what is written of the kernels, and for kernels without an owner.
 _MAINTENANCE: Final = 30.0
+#: Seconds after the start until the second look: by then, of two servers that were started at once
+#: at one place, the one that did not get the port has ended.
+_SECOND_LOOK: Final = 5.0
 
 
 class PersistentKernelManager(AsyncMappingKernelManager):
@@ -157,14 +161,18 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         self._maintenance = PeriodicCallback(self._maintain, 1000 * _MAINTENANCE)
         self._maintenance.start()
         IOLoop.current().add_callback(self._maintain)
+        IOLoop.current().call_later(_SECOND_LOOK, self._maintain)
 
     async def _maintain(self) -> None:
         owned, search = self._owned, self._search
         assert owned is not None
         assert search is not None
         owned.maintain()
+        # The port is another one if that was taken.
+        is_at_place = place_of(self.parent) == search.place
         # In a thread: a kernel that is to end is given some seconds.
-        self._adopt(await asyncio.to_thread(search.find, besides=frozenset(self._kernels)))
+        find = partial(search.find, frozenset(self._kernels), is_at_place=is_at_place)
+        self._adopt(await asyncio.to_thread(find))
 
     def _adopt(self, kernels: list[FoundKernel]) -> None:
         """Own kernels that were found, and hand over their sessions."""
