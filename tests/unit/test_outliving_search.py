@@ -150,29 +150,29 @@ def test_what_another_place_left_is_left_to_it_for_a_lease(
 ) -> None:
     leave(place="9999:/")
     assert search.find_at_start() == []
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     clock.moment += 89
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     clock.moment += 2
-    assert ids(search.find()) == ["k"]
+    assert ids(search.find(is_at_place=False)) == ["k"]
 
 
 def test_who_comes_back_meanwhile_is_waited_for_anew(
     search: Search, leave: Callable[..., Any], clock: Clock, folder: KernelFolder
 ) -> None:
     leave(place="9999:/")
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     clock.moment += 80
     record = folder.read("k")
     here = ProcessMark.of(os.getppid())
     assert here is not None
     folder.write(record.replace(owner=here))
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     folder.write(record)
     clock.moment += 20
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     clock.moment += 91
-    assert ids(search.find()) == ["k"]
+    assert ids(search.find(is_at_place=False)) == ["k"]
 
 
 def test_another_namespace_is_another_tenant(
@@ -181,9 +181,9 @@ def test_another_namespace_is_another_tenant(
     leave(namespace="other")
     assert search.find_at_start() == []
     clock.moment += DAY
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     clock.moment += DAY
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert search.count_foreign() == 1
     assert search.former_servers == set()
 
@@ -197,7 +197,7 @@ def test_what_a_living_server_owns_is_not_touched(
     assert lock is not None
     assert search.find_at_start() == []
     clock.moment += 1000 * DAY
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert process.poll() is None
     assert files(folder) == ["k.json"]
     lock.release()
@@ -257,7 +257,7 @@ def test_a_reused_number_is_not_signalled(
     record = folder.read("k")
     folder.write(record.replace(process=ProcessMark(process.pid, 1)))
     clock.moment += 1000 * DAY
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert process.poll() is None
     assert files(folder) == []
 
@@ -275,13 +275,13 @@ def test_who_has_no_server_for_days_is_ended(
     monkeypatch.setattr("jupyter_session_store.kernels.outliving.adoption.END_PATIENCE", 0.5)
     process = leave(deaf=deaf, namespace="whosever", place="anywhere")
     clock.moment += 7 * DAY
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert process.poll() is None
     clock.moment += 1
     # A start ends nothing: that takes time.
     assert search.find_at_start() == []
     assert process.poll() is None
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert process.wait(10) == -(signal.SIGKILL if deaf else signal.SIGTERM)
     assert "had no server for 7 days (detached_kernel_days)" in caplog.text
     assert files(folder) == []
@@ -325,10 +325,10 @@ def test_who_cannot_be_reached_any_more_is_ended_after_a_lease(
     process = leave()
     spoil(tmp_path / "kernel-k.json")
     assert search.find_at_start() == []
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert process.poll() is None
     clock.moment += 91
-    assert search.find() == []
+    assert search.find(is_at_place=False) == []
     assert process.wait(10) == -signal.SIGTERM
     assert "nobody can reach it any more" in caplog.text
     assert "the key" not in caplog.text
@@ -348,7 +348,7 @@ def test_a_record_that_is_none_is_left_alone_and_told_once(
     path.write_text(path.read_text()[:-10])
     assert ids(search.find_at_start()) == ["well"]
     clock.moment += 1000 * DAY
-    search.find()
+    search.find(is_at_place=False)
     assert caplog.text.count(f"The kernel record {path} is left alone: it is cut off") == 1
     assert process.poll() is None
     assert path.exists()
@@ -459,7 +459,7 @@ def test_an_end_takes_what_the_kernel_has_started_along() -> None:
     assert end(mark, patience=10)
 
 
-def test_a_process_is_found_by_a_whole_argument(leave: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_process_is_found_by_its_arguments(leave: Callable[..., Any], tmp_path: Path) -> None:
     process = leave()
     assert find_by_argument(str(tmp_path / "kernel-k.json")) == ProcessMark.of(process.pid)
-    assert find_by_argument(str(tmp_path / "kernel-")) is None
+    assert find_by_argument(str(tmp_path / "kernel-other.json")) is None
