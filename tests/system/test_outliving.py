@@ -145,6 +145,9 @@ def test_nothing_is_lost_however_the_server_ends(
     check_no_faults(server)
 
 
+#: What a widget begins with.
+_COMM = "x = 5\nfrom comm import create_comm\nwidget = create_comm(target_name='widget')"
+_COMMS = "len(get_ipython().kernel.comm_manager.comms)"
 #: An error would have the kernel refuse what comes soon after.
 _SLEEP = """
 import subprocess
@@ -158,8 +161,9 @@ except KeyboardInterrupt:
 def test_an_adopted_kernel_is_as_any_other(server: OutlivingServer) -> None:
     session = server.create("a.ipynb")
     kernel_id = session["kernel"]["id"]
-    server.execute(kernel_id, "x = 5")
+    server.execute(kernel_id, _COMM)
     server.restart()
+    assert server.execute(kernel_id, _COMMS) == "1"
 
     def state() -> str:
         return server.kernel_state(kernel_id)
