@@ -41,16 +41,23 @@ new MutationObserver(() => {
 """
 
 
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window."""
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Return the system's Chromium, without a window."""
     found = [path for path in map(shutil.which, _PROGRAMS) if path is not None]
     assert found, "chromium is not installed: see `make test` in the README"
-    # Not for more than one test: while it is there, the thread has a running event loop.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found[0], args=_OPTIONS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, without a window."""
+    # Not for more than one test: while it is there, the thread has a running event loop.
+    with chromium() as found:
+        yield found
 
 
 def lab_config(folder: Path) -> str:
