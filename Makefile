@@ -1,7 +1,7 @@
 # `make` prints what there is to do. Nothing is installed outside .venv and .venvs, except
 # that `make test`, as root on Debian or Ubuntu and where a database server, libfaketime, HAProxy,
-# PgBouncer, Chromium or Node is not to be found, installs it with apt-get, and says so; `make demo`
-# does so with HAProxy.
+# PgBouncer, Chromium or Node is not to be found, installs it with apt-get, and says so; so does
+# `make picture`, and with HAProxy `make demo`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -39,16 +39,23 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## Serve JupyterLab on 127.0.0.1:8888, its sessions kept in SQLite
+run: ## Serve JupyterLab on 127.0.0.1:8888; its sessions and kernels outlive it
 	@$(ENVIRONMENT) $(VENV) . jupyterlab
 	exec $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.port_retries=0 \
 		--ServerApp.session_manager_class=jupyter_session_store.PersistentSessionManager \
+		--ServerApp.kernel_manager_class=jupyter_session_store.local.PersistentKernelManager \
 		$(ALLOW_ROOT) $(ARGS)
 
 .PHONY: demo
 demo: ## Show a notebook that outlives its server; ARGS=--stay leaves everything running
 	@$(ENVIRONMENT) $(VENV) . jupyterlab jupyter_kernel_gateway
 	@$(BIN)/python tools/demo.py $(ARGS)
+
+.PHONY: picture
+picture: ## Make the moving picture of the README anew, in docs/_static
+	@$(ENVIRONMENT) $(VENV) ".[test,lint,docs]" pillow
+	@$(PYTHON) tools/servers.py
+	$(BIN)/python -m tools.picture
 
 .PHONY: install
 install: ## Install what testing, linting and the documentation need
