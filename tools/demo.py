@@ -1,12 +1,13 @@
 """Show a notebook that outlives its server.
 
     make demo               show it, and end everything
-    make demo ARGS=--stay   show it, and leave everything running until Ctrl-C
+    make demo ARGS=--stay   show it, and leave what the second part has started until Ctrl-C
 
-A kernel gateway, two replicas of a Jupyter server with one session store, and
-HAProxy before them: all on 127.0.0.1, and all they write in a temporary folder.
-The exit status is 0 only if a variable that was set through the one replica was
-read through the other, after the first was killed.
+First on one machine, as on a laptop: a Jupyter server whose kernels outlive it is
+killed and started again. Then with replicas: a kernel gateway, two replicas of a
+Jupyter server with one session store, and HAProxy before them. All is on 127.0.0.1,
+and all they write in a temporary folder. The exit status is 0 only if a variable
+that was set before a server was killed was read after it, in both.
 """
 
 from __future__ import annotations
@@ -43,14 +44,11 @@ c.KernelGatewayApp.auth_token = {token!r}
 c.JupyterWebsocketPersonality.list_kernels = True
 """
 
-# The same for both: their ports are on their command lines.
-REPLICA_CONFIG = """
+# Of each server: their ports are on their command lines.
+SERVER_CONFIG = """
 c = get_config()
 c.ServerApp.session_manager_class = "jupyter_session_store.PersistentSessionManager"
-c.ServerApp.kernel_manager_class = "jupyter_session_store.gateway.PersistentGatewayKernelManager"
 c.SessionManager.database_filepath = "sqlite:///{folder}/sessions.db"
-c.GatewayClient.url = "http://127.0.0.1:{gateway}"
-c.GatewayClient.auth_token = {token!r}
 c.ServerApp.root_dir = "{folder}/notebooks"
 c.IdentityProvider.token = {token!r}
 c.ServerApp.cookie_secret = b"{secret}"
@@ -59,6 +57,16 @@ c.ServerApp.allow_root = True
 c.ServerApp.open_browser = False
 c.ServerApp.port_retries = 0
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
+"""
+
+LOCAL_CONFIG = """
+c.ServerApp.kernel_manager_class = "jupyter_session_store.local.PersistentKernelManager"
+"""
+
+REPLICA_CONFIG = """
+c.ServerApp.kernel_manager_class = "jupyter_session_store.gateway.PersistentGatewayKernelManager"
+c.GatewayClient.url = "http://127.0.0.1:{gateway}"
+c.GatewayClient.auth_token = {token!r}
 """
 
 BALANCER_CONFIG = """
@@ -190,8 +198,23 @@ class Program:
         self.process = self._launch()
         self.wait()
 
+    def run(self, *command: str) -> str:
+        """Run a command of Jupyter's with the folders of this program; return what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "jupyter", *command],
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        if done.returncode:
+            raise Failure(f"jupyter {' '.join(command)}: {done.stderr}")
+        return done.stdout.strip()
+
     def end(self) -> None:
-        """End it in order, and its kernels with it."""
+        """End it in order; a gateway's kernels end with it."""
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -230,13 +253,73 @@ def evaluate(port: int, kernel_id: str, code: str, expression: str) -> str:
     return str(value["data"]["text/plain"])
 
 
-def start(folder: Path, stack: ExitStack, balancer: str) -> tuple[list[Program], Program]:
-    """Start all programs and return the replicas and the balancer."""
+def prepare(folder: Path, more: str) -> Path:
+    """Make the folders of some servers, and return that of their configuration."""
     for name in ("config", "notebooks"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
     empty = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     (folder / "notebooks" / NOTEBOOK).write_text(json.dumps(empty))
-    config = folder / "config"
+    text = SERVER_CONFIG.format(folder=folder, token=TOKEN, secret=uuid4().hex) + more
+    (folder / "config" / "jupyter_server_config.py").write_text(text)
+    return folder / "config"
+
+
+def new_session(port: int) -> tuple[str, str]:
+    """Create a session for the notebook, and return its id and its kernel's."""
+    body = {"path": NOTEBOOK, "name": NOTEBOOK, "type": "notebook"}
+    session = ask(port, "/api/sessions", {**body, "kernel": {"name": "python3"}})
+    return session["id"], session["kernel"]["id"]
+
+
+def check_sessions(port: int, session: tuple[str, str]) -> None:
+    """Check that there is one session, on its kernel."""
+    sessions = ask(port, "/api/sessions")
+    if [(one["id"], one["kernel"]["id"]) for one in sessions] != [session]:
+        raise Failure(f"Expected the session and its kernel, and the list is {sessions}.")
+
+
+def check_value(port: int, kernel_id: str, code: str, expression: str, expected: str) -> None:
+    """Run code in a kernel, and check what an expression is after it."""
+    value = evaluate(port, kernel_id, code, expression)
+    if value != expected:
+        raise Failure(f"Expected {expression} to be {expected}, and it is {value}.")
+
+
+def show_alone(folder: Path) -> None:
+    """Show a server that is killed, and started again, on a machine of its own."""
+    prepare(folder, LOCAL_CONFIG)
+    port = free_port()
+    options = ("--ip=127.0.0.1", f"--port={port}")
+    say(f"Starting a Jupyter server on port {port}, whose kernels are on this machine.")
+    command = [sys.executable, "-m", "jupyter_server", *options]
+    with ExitStack() as stack:
+        server = Program("server", folder, port, command)
+        # Its kernel would go on for a week.
+        kernels = ("session-store", "kernels")
+        stack.callback(server.run, *kernels, "--stop", "--detached", "--yes")
+        stack.callback(server.end)
+        server.wait()
+        session = new_session(port)
+        _, kernel_id = session
+        say(f"\nA session for {NOTEBOOK} was created. Its kernel is {kernel_id}.")
+        check_value(port, kernel_id, "x = 41", "x", "41")
+        say("x = 41 was run in it.")
+        server.kill()
+        say(f"The server (process {server.process.pid}) was killed with SIGKILL (kill -9).")
+        say("No server runs. `jupyter session-store kernels` lists what goes on:\n")
+        say(server.run(*kernels))
+        server.start_again()
+        say("\nThe server was started again.")
+        check_sessions(port, session)
+        say("Its list of sessions has the notebook, on the same kernel.")
+        check_value(port, kernel_id, "", "x + 1", "42")
+        say("x + 1 was run in it: 42.")
+
+
+def start(folder: Path, stack: ExitStack, balancer: str) -> tuple[list[Program], Program]:
+    """Start all programs and return the replicas and the balancer."""
+    gateway_port = free_port()
+    config = prepare(folder, REPLICA_CONFIG.format(gateway=gateway_port, token=TOKEN))
 
     def run(name: str, port: int, *command: str) -> Program:
         program = Program(name, folder, port, list(command))
@@ -247,13 +330,9 @@ def start(folder: Path, stack: ExitStack, balancer: str) -> tuple[list[Program],
         options = ("--ip=127.0.0.1", f"--port={port}")
         return run(name, port, sys.executable, "-m", what, *options)
 
-    port = free_port()
     (config / "jupyter_kernel_gateway_config.py").write_text(GATEWAY_CONFIG.format(token=TOKEN))
-    say(f"Starting a kernel gateway on port {port}.")
-    gateway = module("gateway", "kernel_gateway", port)
-    (config / "jupyter_server_config.py").write_text(
-        REPLICA_CONFIG.format(folder=folder, gateway=port, token=TOKEN, secret=uuid4().hex)
-    )
+    say(f"Starting a kernel gateway on port {gateway_port}.")
+    gateway = module("gateway", "kernel_gateway", gateway_port)
     ports = free_port(), free_port()
     say(
         f"Starting two Jupyter servers: A on port {ports[0]}, B on port {ports[1]}. Their "
@@ -273,30 +352,23 @@ def start(folder: Path, stack: ExitStack, balancer: str) -> tuple[list[Program],
 
 def show(replicas: list[Program], front: Program) -> Program:
     """Show a notebook that goes on, and return the replica that was killed."""
-    body = {"path": NOTEBOOK, "name": NOTEBOOK, "type": "notebook"}
-    session = ask(front.port, "/api/sessions", {**body, "kernel": {"name": "python3"}})
-    kernel_id = session["kernel"]["id"]
+    session = new_session(front.port)
+    _, kernel_id = session
     say(f"\nA session for {NOTEBOOK} was created through HAProxy. Its kernel is {kernel_id}.")
 
     def connected() -> list[Program]:
         return [one for one in replicas if f"Connecting to kernel {kernel_id}" in one.log]
 
-    value = evaluate(front.port, kernel_id, "x = 41", "x")
+    check_value(front.port, kernel_id, "x = 41", "x", "41")
     [first] = connected()
     say(f"x = 41 was run in it, through server {first.name} (process {first.process.pid}).")
-    if value != "41":
-        raise Failure(f"Expected x to be 41, and it is {value}.")
     first.kill()
     say(f"Server {first.name} was killed with SIGKILL (kill -9).")
-    sessions = ask(front.port, "/api/sessions")
-    if [(one["id"], one["kernel"]["id"]) for one in sessions] != [(session["id"], kernel_id)]:
-        raise Failure(f"Expected the session and its kernel, and the list is {sessions}.")
+    check_sessions(front.port, session)
     say("The list of sessions, through HAProxy again, still has the notebook, on the same kernel.")
-    value = evaluate(front.port, kernel_id, "", "x + 1")
+    check_value(front.port, kernel_id, "", "x + 1", "42")
     [second] = (one for one in connected() if one is not first)
-    say(f"x + 1 was run in it, through server {second.name}: {value}.")
-    if value != "42":
-        raise Failure(f"Expected x + 1 to be 42, and it is {value}.")
+    say(f"x + 1 was run in it, through server {second.name}: 42.")
     return first
 
 
@@ -321,14 +393,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     shown = False
     try:
-        balancer = haproxy()
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jss-demo-"))
             stack.callback(say, "Everything that was started has ended.")
-            replicas, front = start(Path(folder), stack, balancer)
+            show_alone(Path(folder) / "alone")
+            say("\nThe notebook has outlived its server. Now with kernels on a gateway.\n")
+            replicas, front = start(Path(folder) / "replicas", stack, haproxy())
             killed = show(replicas, front)
             shown = True
-            say("\nThe notebook has outlived its server.")
+            say("\nThe notebook has outlived its server here, too.")
             if arguments.stay:
                 stay(replicas, front, killed)
     except KeyboardInterrupt:
