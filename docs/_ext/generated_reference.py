@@ -25,6 +25,7 @@ from jupyter_session_store import errors
 from jupyter_session_store.cli import app as cli
 from jupyter_session_store.cli.command import ExitCode, StoreCommand
 from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
+from jupyter_session_store.kernels.outliving.manager import PersistentKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sql import models
 from jupyter_session_store.sql.schema import migrating, versions
@@ -90,7 +91,11 @@ def settings() -> Mapping[str, tuple[type[HasTraits], TraitType[Any, Any]]]:
     """Return every setting of a server, as it is written after ``c.``."""
     found: dict[str, tuple[type[HasTraits], TraitType[Any, Any]]] = {}
     owner: type[HasTraits]
-    for owner in (PersistentSessionManager, PersistentGatewayKernelManager):
+    for owner in (
+        PersistentSessionManager,
+        PersistentKernelManager,
+        PersistentGatewayKernelManager,
+    ):
         for kind in inspect.getmro(owner):
             if not kind.__module__.startswith("jupyter_session_store."):
                 continue

@@ -30,6 +30,7 @@ _HOMES: Final = {
     "KernelGatewayApp": "kernel_gateway.gatewayapp",
     "MappingKernelManager": "jupyter_server.services.kernels.kernelmanager",
     "PersistentGatewayKernelManager": "jupyter_session_store.gateway",
+    "PersistentKernelManager": "jupyter_session_store.local",
     "PersistentSessionManager": "jupyter_session_store.manager",
     "ServerApp": "jupyter_server.serverapp",
     "SessionManager": "jupyter_server.services.sessions.sessionmanager",

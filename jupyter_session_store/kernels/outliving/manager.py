@@ -35,7 +35,7 @@ _SECOND_LOOK: Final = 5.0
 class PersistentKernelManager(AsyncMappingKernelManager):
     """Kernels on this machine that go on when their server ends, and are found by the next one.
 
-    For :class:`.PersistentSessionManager`, whose namespace says which kernels are whose: with
+    For ``PersistentSessionManager``, whose namespace says which kernels are whose: with
     another session manager, and where records or locks do not work, kernels are started as
     Jupyter Server starts them. For the tasks of one event loop.
     """
@@ -52,9 +52,9 @@ class PersistentKernelManager(AsyncMappingKernelManager):
     detached_kernel_days = Float(
         7.0,
         help="""
-        Days after which a kernel without a server is ended, by any server or
-        command of its user on this machine that finds it. A time in which the
-        machine sleeps does not count. More than 0.
+        Days after which a kernel without a server is ended, by any server of
+        its user on this machine that finds it. A time in which the machine
+        sleeps does not count. More than 0.
         """,
     ).tag(config=True)
 
