@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+import psutil
+
 from ..databases import Database
 from ..databases.local import find_program
+from ..system.outliving import processes_with
 
 #: Seconds. Far above what any page takes.
 PATIENCE: Final = 300
@@ -103,6 +106,10 @@ class Sandbox:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                # Kernels that outlive their server, by their connection files.
+                for kernel in processes_with(f"{self.folder}/"):
+                    with suppress(psutil.NoSuchProcess):
+                        kernel.kill()
             printed.seek(0)
             return code, printed.read()
 

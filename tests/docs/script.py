@@ -35,7 +35,7 @@ wait_for() {{
 }}
 servers=
 end_servers() {{
-  for server in $servers; do kill -TERM "$server"; wait "$server"; done
+  for server in $servers; do kill -TERM "$server" 2>/dev/null; wait "$server"; done
 }}
 trap end_servers EXIT
 """

@@ -19,6 +19,7 @@ from .script import commands, looks_like, outputs, page_script
 KINDS: Final = {
     "docs/how-to/backup.md": ("postgresql", "mysql"),
     "docs/how-to/mysql.md": ("mysql",),
+    "docs/how-to/outlive.md": ("sqlite",),
     "docs/tutorial.md": ("sqlite",),
 }
 
