@@ -12,6 +12,7 @@ import functools
 import gc
 import importlib.metadata
 import json
+import os
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -34,7 +35,17 @@ def remember() -> None:
     schemas: Any = jupyter_events.schema
     schemas.validate_schema = _once(schemas.validate_schema)
     context: Any = ssl.SSLContext
-    context.load_default_certs = lambda self, purpose=None: None
+    context.load_default_certs = _if_chosen(context.load_default_certs)
+
+
+def _if_chosen(load: Callable[..., None]) -> Callable[..., None]:
+    """Return what loads the certificates that a test has chosen, and not the system's."""
+
+    def load_chosen(context: ssl.SSLContext, *purpose: Any) -> None:
+        if os.environ.get("SSL_CERT_FILE"):
+            load(context, *purpose)
+
+    return load_chosen
 
 
 def _by_path(look_up: Callable[[Any], T]) -> property:

@@ -232,7 +232,8 @@ def _settings_of(serverapp: ServerApp) -> list[str]:
         found.append("JUPYTER_SESSION_STORE_URL")
     if _is_ours(_configured.get(serverapp, object)):
         found.append("c.ServerApp.session_manager_class")
-    if type(serverapp.kernel_manager).__module__.startswith("jupyter_session_store."):
+    kernel_manager = getattr(serverapp, "kernel_manager", None)
+    if type(kernel_manager).__module__.startswith("jupyter_session_store."):
         # Without this package's session manager no kernel outlives its server.
         found.append("c.ServerApp.kernel_manager_class")
     return found
