@@ -99,6 +99,7 @@ def test_children_heed_ctrl_c_wherever_the_tests_were_started(tmp_path: Path) ->
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.extended("the tests' own tools")
 @pytest.mark.skipif(not USABLE, reason="processes are started one by one here")
 def test_threads_that_fork_at_once_get_each_its_own_process(tmp_path: Path) -> None:
     (tmp_path / "ends.py").write_text("import sys\nsys.exit(int(sys.argv[1]))\n")

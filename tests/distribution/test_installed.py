@@ -15,7 +15,7 @@ from ..databases import Database
 from ..system.server import JupyterServer
 from .building import ROOT, Environment
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.extended("installed wheels")]
 
 MIGRATIONS: Final = (
     "__import__('jupyter_session_store.sql.schema.migrating').sql.schema.migrating"
