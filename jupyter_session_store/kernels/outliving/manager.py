@@ -19,7 +19,7 @@ from ..authority import AuthoritySettings, FoundSessions, KernelAuthority, Recor
 from .adoption import FoundKernel, Search
 from .authority import OutlivingAuthority
 from .folder import KernelFolder
-from .kernel import PersistentKernel
+from .kernel import AssumedBusy, PersistentKernel
 from .kernel_lock import KernelLock
 from .kernel_process import ProcessMark
 from .kernel_record import BadRecord
@@ -244,6 +244,14 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         kernel = self._kernels.get(kernel_id)
         if isinstance(kernel, PersistentKernel) and kernel.outlives and kernel.ready.done():
             kernel.ask_for_state()
+
+    def start_watching_activity(self, kernel_id: str) -> None:
+        """Watch a kernel, of which an earlier Jupyter Server says that it is starting."""
+        kernel = self._kernels[kernel_id]
+        state = kernel.execution_state
+        super().start_watching_activity(kernel_id)  # type: ignore[no-untyped-call]
+        if isinstance(state, AssumedBusy):
+            kernel.execution_state = state
 
     def stop_watching_activity(self, kernel_id: str) -> None:
         """Watch a kernel no longer."""
