@@ -124,6 +124,9 @@ def new_outliving_server() -> Iterator[Callable[..., OutlivingServer]]:
         return made[-1]
 
     yield new
+    # All of them first: none is left that would have to notice that its kernel has ended.
+    for server in made:
+        server.kill()
     for server in made:
         print(server.log)
         server.close()

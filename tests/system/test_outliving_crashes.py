@@ -204,6 +204,7 @@ def test_a_restart_that_a_crash_cuts_off(
     assert server.own_frames() == []
 
 
+@pytest.mark.only("sqlite", reason="how kernels are recorded, whatever the store")
 def test_a_kernel_that_its_command_line_hardly_names(crashing: Crashing) -> None:
     """It is found though its process was not recorded yet, and its connection file is quoted."""
     server = crashing.server
@@ -218,6 +219,7 @@ def test_a_kernel_that_its_command_line_hardly_names(crashing: Crashing) -> None
     assert has_ended(process)
 
 
+@pytest.mark.only("sqlite", reason="how kernels are recorded, whatever the store")
 def test_sessions_outlive_a_restart_that_failed(crashing: Crashing) -> None:
     """What was recorded of a kernel goes with its process, and comes again with the next."""
     server = crashing.server

@@ -296,6 +296,7 @@ def test_a_kernel_waits_a_lease_for_its_own_server(
     check_no_faults(*servers)
 
 
+@pytest.mark.only("sqlite", reason="how kernels are recorded, whatever the store")
 def test_two_starts_at_one_place(
     database: Database, new_neighbour: Neighbours, tmp_path: Path
 ) -> None:
