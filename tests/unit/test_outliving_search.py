@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -333,6 +334,46 @@ def test_who_cannot_be_reached_any_more_is_ended_after_a_lease(
     assert "nobody can reach it any more" in caplog.text
     assert "the key" not in caplog.text
     assert files(folder) == []
+
+
+def no_answer(*_: object, **__: object) -> Any:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "recorded"),
+    [
+        ("kernel_process", "open", True),
+        ("kernel_process.psutil.Process", "uids", True),
+        ("kernel_process.psutil.Process", "cmdline", False),
+        ("adoption", "read_connection", True),
+    ],
+)
+def test_an_error_of_the_system_is_no_sign_that_a_kernel_has_ended(
+    search: Search,
+    leave: Callable[..., Any],
+    folder: KernelFolder,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    module: str,
+    name: str,
+    recorded: bool,
+) -> None:
+    process = leave(**({} if recorded else {"process": None}))
+    target = f"jupyter_session_store.kernels.outliving.{module}.{name}"
+    with monkeypatch.context() as patch:
+        patch.setattr(target, no_answer, raising=False)
+        assert search.find_at_start() == []
+        assert search.find(is_at_place=False) == []
+        clock.moment += 91
+        assert search.find(is_at_place=False) == []
+    assert process.poll() is None
+    assert files(folder) == ["k.json"]
+    assert (tmp_path / "kernel-k.json").exists()
+    assert caplog.text.count("The kernel k is left as it is; it is tried again") == 1
+    assert ids(search.find_at_start()) == ["k"]
 
 
 def test_a_record_that_is_none_is_left_alone_and_told_once(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from logging import Logger
 from pathlib import Path
@@ -61,6 +62,8 @@ class Search:
     _unowned_since: dict[str, float] = field(default_factory=dict)
     #: The files that were complained of.
     _warned: set[str] = field(default_factory=set)
+    #: The kernels of which the system did not say how they are.
+    _unknown: set[str] = field(default_factory=set)
     #: The servers of this namespace that have ended: a kernel that they had is without an owner.
     former_servers: set[str] = field(default_factory=set)
 
@@ -71,12 +74,13 @@ class Search:
         """
         found = []
         for kernel_id in self.folder.kernel_ids():
-            record = self._read(kernel_id)
-            if record is None or self._has_owner(record):
-                continue
-            ours = (record.namespace, record.place) == (self.namespace, self.place)
-            if ours and not self._is_expired(record):
-                found.append(self._take(kernel_id, may_end=False))
+            with self._left_alone_if_unknown(kernel_id):
+                record = self._read(kernel_id)
+                if record is None or self._has_owner(record):
+                    continue
+                ours = (record.namespace, record.place) == (self.namespace, self.place)
+                if ours and not self._is_expired(record):
+                    found.append(self._take(kernel_id, may_end=False))
         return [one for one in found if one is not None]
 
     def find(self, besides: Collection[str] = (), *, is_at_place: bool) -> list[FoundKernel]:
@@ -92,9 +96,10 @@ class Search:
         found = []
         ids = [one for one in self.folder.kernel_ids() if one not in besides]
         for kernel_id in ids:
-            record = self._read(kernel_id)
-            if record is not None and self._is_due(record, is_at_place):
-                found.append(self._take(kernel_id))
+            with self._left_alone_if_unknown(kernel_id):
+                record = self._read(kernel_id)
+                if record is not None and self._is_due(record, is_at_place):
+                    found.append(self._take(kernel_id))
         known = self._unowned_since
         self._unowned_since = {one: known[one] for one in ids if one in known}
         return [one for one in found if one is not None]
@@ -106,8 +111,21 @@ class Search:
             record = self._read(kernel_id)
             if record is None or record.namespace == self.namespace or record.process is None:
                 continue
-            count += record.process.is_alive and not record.owner.is_alive
+            with suppress(OSError):
+                count += record.process.is_alive and not record.owner.is_alive
         return count
+
+    @contextmanager
+    def _left_alone_if_unknown(self, kernel_id: str) -> Iterator[None]:
+        """Leave a kernel as it is if the system does not say how it is: that says nothing."""
+        try:
+            yield
+        except OSError as error:
+            if kernel_id not in self._unknown:
+                self.log.warning(
+                    "The kernel %s is left as it is; it is tried again: %s.", kernel_id, error
+                )
+            self._unknown.add(kernel_id)
 
     def _read(self, kernel_id: str) -> KernelRecord | None:
         try:
@@ -157,33 +175,36 @@ class Search:
             return None
         if lock is None:
             return None
-        # Only now is it certain that nobody else changes it.
-        record = self._read(kernel_id)
-        if record is not None and record.namespace == self.namespace:
-            self.former_servers.update(record.former_servers, [record.server_id])
-        kernel = None if record is None else self._look_at(record, lock, may_end=may_end)
-        if kernel is None:
-            lock.release()
+        kernel = None
+        try:
+            # Only now is it certain that nobody else changes it.
+            record = self._read(kernel_id)
+            if record is not None:
+                kernel = self._look_at(record, lock, may_end=may_end)
+        finally:
+            if kernel is None:
+                lock.release()
         return kernel
 
     def _look_at(
         self, record: KernelRecord, lock: KernelLock, *, may_end: bool
     ) -> FoundKernel | None:
+        if record.namespace == self.namespace:
+            self.former_servers.update(record.former_servers, [record.server_id])
         process = running_process(record)
         if process is None:
             self.log.info("The kernel %s ended while it had no server.", record.kernel_id)
             remove_traces(self.folder, record)
             return None
-        why = None
-        try:
-            connection = read_connection(record)
-        except (BadRecord, OSError) as error:
-            why = f"nobody can reach it any more, since {error}"
         if self._is_expired(record):
             why = f"it had no server for {self.detached_days:g} days (detached_kernel_days)"
-        if why is None:
-            is_ours = record.namespace == self.namespace
-            return FoundKernel(record, lock, process, connection) if is_ours else None
+        elif record.namespace != self.namespace:
+            return None
+        else:
+            try:
+                return FoundKernel(record, lock, process, read_connection(record))
+            except BadRecord as error:
+                why = f"nobody can reach it any more, since {error}"
         if may_end:
             self._end(record, process, why)
         return None
@@ -207,6 +228,7 @@ def running_process(record: KernelRecord) -> ProcessMark | None:
     """Return the process of a recorded kernel; ``None`` if it has ended, or never was.
 
     Call it with the kernel's lock: else a kernel that is being launched is not there yet.
+    Raises :class:`OSError` if the system does not say.
     """
     process = record.process
     if process is None:

@@ -28,7 +28,11 @@ _UNKNOWN_EXIT_CODE: Final = -1
 
 
 class ProcessMark(NamedTuple):
-    """Which process is meant: its id, and when it was started, in ticks since the boot."""
+    """Which process is meant: its id, and when it was started, in ticks since the boot.
+
+    What asks the system raises :class:`OSError` if that gives no answer, as when this process
+    has too many files open: then nothing is known of the process.
+    """
 
     pid: int
     started: int
@@ -62,7 +66,8 @@ def _started_on_linux(pid: int) -> int | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        # One that this user may not read is another user's.
         return None
     # The second field is the program's name in brackets, which may hold anything.
     state, *rest = stat[stat.rindex(b")") + 2 :].split()
@@ -89,6 +94,8 @@ class HeldProcess:
     ------
     ProcessLookupError
         If the process has ended.
+    OSError
+        If that is not known.
     """
 
     stdin = stdout = stderr = None
@@ -98,9 +105,12 @@ class HeldProcess:
         self.returncode: int | None = None
         self._mark = mark
         self._descriptor = _open_descriptor(mark.pid)
-        if not mark.is_alive:
+        try:
+            if not mark.is_alive:
+                raise ProcessLookupError(f"process {mark.pid} has ended")
+        except OSError:
             self.close()
-            raise ProcessLookupError(f"process {mark.pid} has ended")
+            raise
 
     def close(self) -> None:
         """Let go of the process, which goes on."""
@@ -117,7 +127,7 @@ class HeldProcess:
         """Return ``None`` while the process runs, else an exit code, which is not known."""
         if self.returncode is None:
             if self._descriptor is None:
-                ended = not self._mark.is_alive
+                ended = self._is_known_to_have_ended()
             else:
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLIN)
@@ -126,6 +136,12 @@ class HeldProcess:
                 self.returncode = _UNKNOWN_EXIT_CODE
                 self.close()
         return self.returncode
+
+    def _is_known_to_have_ended(self) -> bool:
+        try:
+            return not self._mark.is_alive
+        except OSError:
+            return False
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; raises :class:`subprocess.TimeoutExpired` after `timeout` seconds."""
@@ -187,7 +203,8 @@ def find_by_argument(text: str) -> ProcessMark | None:
     """Return this user's process that leads a session and has a text in its arguments.
 
     Of several it is the one that was started first: who has the name of a kernel's connection
-    file has it from the kernel. ``None`` if there is none.
+    file has it from the kernel. ``None`` if there is none. Raises :class:`OSError` if a process
+    cannot be asked.
     """
     found = []
     for process in psutil.process_iter():
@@ -200,7 +217,7 @@ def find_by_argument(text: str) -> ProcessMark | None:
                 if process.uids().real != os.getuid() or os.getsid(process.pid) != process.pid:
                     continue
             mark = ProcessMark.of(process.pid)
-        except (psutil.Error, OSError):
+        except (psutil.Error, ProcessLookupError):
             continue
         if mark is not None:
             found.append(mark)

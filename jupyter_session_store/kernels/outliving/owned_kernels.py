@@ -164,7 +164,9 @@ class OwnedKernels:
         """Record the process of a kernel that was launched."""
         owned = self._kernels.get(kernel_id)
         if owned is not None:
-            self._change(owned, process=ProcessMark.of(pid))
+            # Of a process that cannot be looked at the arguments tell later that it is meant.
+            with suppress(OSError):
+                self._change(owned, process=ProcessMark.of(pid))
 
     def adopt(self, record: KernelRecord, lock: KernelLock, process: ProcessMark) -> None:
         """Own a kernel that was found, with its `lock`, which this process has."""
@@ -224,7 +226,10 @@ class OwnedKernels:
 
     def _remove_if_ended(self, owned: _Owned) -> None:
         process = owned.record.process
-        if process is not None and process.is_alive:
+        try:
+            if process is not None and process.is_alive:
+                return
+        except OSError:
             return
         del self._kernels[owned.record.kernel_id]
         self.folder.remove(owned.record.kernel_id)
