@@ -73,21 +73,25 @@ class PersistentKernel(ServerKernelManager):
         ------
         ProcessLookupError
             If it has just ended.
+        OSError
+            If that is not known.
         """
         record = found.record
         self.owned = owned
         self.kernel_id = record.kernel_id
         self._hold_specification(record.kernel_name)
         self.load_connection_info(found.connection)  # type: ignore[arg-type]
-        # Its ports are not drawn anew, and this server removes the file when the kernel ends.
+        # Its ports are not drawn anew.
         self._random_port_names = []
-        self._connection_file_written = True
         provisioner = OutlivingProvisioner(
             kernel_id=record.kernel_id, kernel_spec=self.kernel_spec, parent=self
         )
         provisioner.owned = owned
         provisioner.hold(found)
         self.provisioner = provisioner
+        # This server removes the file when the kernel ends. Not before it holds the process: an
+        # object that fails to is thrown away, and would take the only way to the kernel along.
+        self._connection_file_written = True
         launch: dict[str, Any] = {"kernel_id": record.kernel_id, "env": dict(os.environ)}
         if record.cwd is not None:
             launch["cwd"] = record.cwd
