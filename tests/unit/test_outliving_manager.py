@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.kernelspec import NoSuchKernel
 
 from jupyter_session_store.kernels.outliving.adoption import FoundKernel, read_connection
 from jupyter_session_store.kernels.outliving.folder import KernelFolder
@@ -103,3 +104,19 @@ async def test_who_cannot_hold_a_kernel_does_not_take_the_way_to_it_along(
     assert read_connection(left)
     manager._adopt([take(folder, left)])
     assert manager.list_kernel_ids() == ["k"]
+
+
+@pytest.mark.parametrize("pending", [False, True])
+async def test_a_kernel_that_is_not_installed_is_refused_as_jupyter_server_does(
+    folder: KernelFolder, pending: bool
+) -> None:
+    manager = begin()
+    manager.use_pending_kernels = pending
+    if not pending:
+        with pytest.raises(NoSuchKernel):
+            await manager.start_kernel(kernel_name="none of this name")
+        return
+    kernel_id = await manager.start_kernel(kernel_name="none of this name")
+    ready: Any = manager.get_kernel(kernel_id).ready
+    with pytest.raises(NoSuchKernel):
+        await ready

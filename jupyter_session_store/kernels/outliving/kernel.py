@@ -41,13 +41,16 @@ class PersistentKernel(ServerKernelManager):
         """Whether the kernel is recorded, and goes on when this server ends."""
         return isinstance(self.provisioner, OutlivingProvisioner) and self.provisioner.outlives
 
-    async def start_kernel(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Start the kernel: one that outlives this server, if it runs as Jupyter's own do."""
+    async def _async_pre_start_kernel(self, **kwargs: Any) -> Any:
+        """Have the kernel outlive this server, if it runs as Jupyter's own do.
+
+        Here, where what fails is the failure of the start: its callers wait for that.
+        """
         if self.provisioner is None and self.owned is not None:
             self.kernel_id = self.kernel_id or kwargs.get("kernel_id")
             if self.kernel_id is not None:
                 self.provisioner = self._make_provisioner(self.owned)
-        await super().start_kernel(*args, **kwargs)
+        return await super()._async_pre_start_kernel(**kwargs)
 
     async def restart_kernel(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Restart the kernel, and ask anew what it is."""
