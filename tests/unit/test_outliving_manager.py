@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
+from jupyter_client.multikernelmanager import DuplicateKernelError
 
 from jupyter_session_store.kernels.outliving.adoption import FoundKernel, read_connection
 from jupyter_session_store.kernels.outliving.folder import KernelFolder
@@ -120,3 +121,30 @@ async def test_a_kernel_that_is_not_installed_is_refused_as_jupyter_server_does(
     ready: Any = manager.get_kernel(kernel_id).ready
     with pytest.raises(NoSuchKernel):
         await ready
+
+
+async def test_no_kernel_is_started_under_the_id_of_one_that_runs_without_a_server(
+    folder: KernelFolder, left: KernelRecord
+) -> None:
+    """Its connection file would be another kernel's, and nobody could reach it any more."""
+    manager = begin()
+    with pytest.raises(DuplicateKernelError):
+        await manager.start_kernel(kernel_id="k")
+    assert read_connection(left) == CONNECTION
+    assert folder.read("k") == left
+    folder.write(left.replace(process=ENDED))
+    # None runs under it any more.
+    assert await manager.start_kernel(kernel_id="k") == "k"
+    await manager.shutdown_kernel("k", now=True)  # type: ignore[no-untyped-call]
+
+
+async def test_a_kernel_that_was_started_meanwhile_is_not_replaced(
+    folder: KernelFolder, left: KernelRecord
+) -> None:
+    manager = begin()
+    manager._adopt([take(folder, left)])
+    here = manager.get_kernel("k")
+    folder.lock_file("k").unlink()
+    manager._adopt([take(folder, left)])
+    assert manager.get_kernel("k") is here
+    take(folder, left).lock.release()

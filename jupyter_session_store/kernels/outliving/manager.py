@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from jupyter_client.multikernelmanager import DuplicateKernelError
 from jupyter_server._tz import utcnow
 from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
@@ -181,6 +182,10 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         assert search is not None
         adopted: list[FoundKernel] = []
         for found in kernels:
+            if found.record.kernel_id in self._kernels:
+                # It was started here meanwhile, as one that cannot be recorded.
+                found.lock.release()
+                continue
             try:
                 self._adopt_one(found, owned)
             except Exception:
@@ -229,7 +234,16 @@ class PersistentKernelManager(AsyncMappingKernelManager):
             self.initialize_culler()  # type: ignore[no-untyped-call]
 
     def pre_start_kernel(self, kernel_name: str | None, kwargs: Any) -> Any:
-        """Make the kernel that is to be started, and have it recorded."""
+        """Make the kernel that is to be started, and have it recorded.
+
+        Raises
+        ------
+        DuplicateKernelError
+            If a kernel of this id runs without a server: its connection file would be overwritten.
+        """
+        kernel_id = kwargs.get("kernel_id")
+        if kernel_id and self._owned is not None and self._owned.is_anothers(kernel_id):
+            raise DuplicateKernelError(f"Kernel already exists: {kernel_id}")
         made = super().pre_start_kernel(kernel_name, kwargs)
         if isinstance(made[0], PersistentKernel):
             made[0].owned = self._owned

@@ -15,7 +15,7 @@ from ..authority import RecordedSession
 from .folder import KernelFolder, can_be_recorded
 from .kernel_lock import KernelLock
 from .kernel_process import ProcessMark
-from .kernel_record import KernelRecord, known_info
+from .kernel_record import BadRecord, KernelRecord, known_info
 
 #: Bytes above which a kernel's log is cut, and what is left of it then.
 LONGEST_LOG: Final = 2**20
@@ -91,6 +91,18 @@ class OwnedKernels:
         """Return what is known of a kernel; ``None`` if it is not one of this server's."""
         owned = self._kernels.get(kernel_id)
         return None if owned is None else owned.record
+
+    def is_anothers(self, kernel_id: str) -> bool:
+        """Return whether a kernel that this server does not own may run under an id."""
+        if kernel_id in self._kernels or not can_be_recorded(kernel_id):
+            return False
+        try:
+            process = self.folder.read(kernel_id).process
+            return process is None or process.is_alive
+        except FileNotFoundError:
+            return False
+        except (BadRecord, OSError):
+            return True
 
     def begin_launch(
         self, kernel_id: str, kernel_name: str, connection_file: str, cwd: str | None
