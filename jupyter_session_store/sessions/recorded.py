@@ -8,6 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 from weakref import WeakMethod
 
+from tornado.ioloop import IOLoop
+
 from ..errors import InvalidValue, SessionConflict
 from ..kernels.authority import FoundSessions, RecordedSession
 from ..records import READY, SessionRecord
@@ -26,6 +28,8 @@ class RecordedSessions:
     _context: SessionContext
     _mirror: Mirror
     _lease: Heartbeat
+    #: Whether sessions are being taken over: a record has them all, and memory not yet.
+    _taking: bool = False
 
     def begin(self) -> None:
         """Take over the sessions on kernels that have outlived their server."""
@@ -39,6 +43,8 @@ class RecordedSessions:
         )
 
     def _note(self, kernel_id: str) -> None:
+        if self._taking:
+            return
         on_kernel = self._mirror.records.find({"kernel_id": kernel_id})
         self._context.authority.note_sessions(
             kernel_id,
@@ -56,6 +62,16 @@ class RecordedSessions:
         )
 
     def _take(self, found: FoundSessions) -> None:
+        self._taking = True
+        try:
+            self._take_all(found)
+        finally:
+            self._taking = False
+            self._lease.note_ended(found.former_servers)
+        for kernel_id in dict.fromkeys(kernel_id for _, kernel_id, _ in found.sessions):
+            self._note(kernel_id)
+
+    def _take_all(self, found: FoundSessions) -> None:
         context = self._context
         for session, kernel_id, kernel_name in found.sessions:
             record = SessionRecord(
@@ -83,14 +99,14 @@ class RecordedSessions:
                     "A session on the kernel %s cannot be taken over: %s", kernel_id, error
                 )
                 continue
-            self._set_environment(record)
-        self._lease.note_ended(found.former_servers)
+            # Later: it calls a method that a subclass may have, whose constructor goes on.
+            IOLoop.current().add_callback(self._set_environment, record)
 
     def _set_environment(self, record: SessionRecord) -> None:
         """Have the kernel restarted, if ever, with the environment of its session."""
         if record.path is None:
             return
-        environment = self._context.hooks.get_kernel_env(record.path, None)
+        environment = self._context.hooks.get_kernel_env(record.path, record.name)
         self._context.kernel_manager.update_env(kernel_id=str(record.kernel_id), env=environment)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -14,13 +15,18 @@ from typing import Any
 import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.multikernelmanager import DuplicateKernelError
+from jupyter_server.services.contents.manager import AsyncContentsManager
 
+from jupyter_session_store import PersistentSessionManager
+from jupyter_session_store.kernels.authority import RecordedSession
 from jupyter_session_store.kernels.outliving.adoption import FoundKernel, read_connection
 from jupyter_session_store.kernels.outliving.folder import KernelFolder
 from jupyter_session_store.kernels.outliving.kernel_lock import KernelLock
 from jupyter_session_store.kernels.outliving.kernel_process import ProcessMark
 from jupyter_session_store.kernels.outliving.kernel_record import KernelRecord
+from jupyter_session_store.kernels.outliving.manager import place_of
 from jupyter_session_store.local import PersistentKernelManager
+from tests.unit.dummies import in_memory, make_manager
 
 ENDED = ProcessMark(2**22 - 1, 1)
 CONNECTION = {
@@ -77,8 +83,12 @@ def take(folder: KernelFolder, record: KernelRecord) -> FoundKernel:
     return FoundKernel(record, lock, record.process, read_connection(record))
 
 
+def new_manager() -> Any:
+    return PersistentKernelManager(log=logging.getLogger(__name__))
+
+
 def begin() -> PersistentKernelManager:
-    manager = PersistentKernelManager(log=logging.getLogger(__name__))
+    manager: PersistentKernelManager = new_manager()
     manager.begin_records("tenant", "this", 90.0, lambda _: None)
     return manager
 
@@ -148,3 +158,75 @@ async def test_a_kernel_that_was_started_meanwhile_is_not_replaced(
     manager._adopt([take(folder, left)])
     assert manager.get_kernel("k") is here
     take(folder, left).lock.release()
+
+
+def session(session_id: str, version: int = 1) -> RecordedSession:
+    created_at = "2026-01-02T03:04:05+00:00"
+    return RecordedSession(session_id, "a.ipynb", "a", "notebook", created_at, version)
+
+
+async def test_a_record_has_all_its_sessions_while_they_are_taken_over(
+    folder: KernelFolder, left: KernelRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash meanwhile would lose those that are not in memory yet."""
+    both = (session("one"), session("two"))
+    folder.write(left.replace(place=place_of(None), sessions=both))
+    written: list[set[str]] = []
+    write = KernelFolder.write
+
+    def note(self: KernelFolder, record: KernelRecord) -> None:
+        written.append({one.session_id for one in record.sessions})
+        write(self, record)
+
+    monkeypatch.setattr(KernelFolder, "write", note)
+    sessions = make_manager(kernels=new_manager(), namespace="tenant")
+    assert {one.session_id for one in in_memory(sessions)} == {"one", "two"}
+    assert written
+    assert all(one == {"one", "two"} for one in written), written
+    sessions.close()
+
+
+async def test_a_session_that_has_left_a_kernel_is_not_recorded_there_any_more(
+    folder: KernelFolder, left: KernelRecord
+) -> None:
+    """After a crash amid its move; else it would come back when the other kernel has ended."""
+    manager = begin()
+    now = left.replace(sessions=(session("s", 2),))
+    folder.write(left.replace(kernel_id="before", sessions=(session("s"),)))
+    before = folder.read("before")
+    manager._adopt([take(folder, before), take(folder, now)])
+    assert folder.read("before").sessions == ()
+    assert folder.read("k").sessions == now.sessions
+
+
+async def test_an_adopted_kernel_is_restarted_in_the_environment_that_it_was_started_in(
+    folder: KernelFolder, left: KernelRecord
+) -> None:
+    """What makes it may be an override, of a class whose constructor goes on after ours."""
+
+    class Sessions(PersistentSessionManager):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.greeting = "hello"
+
+        def get_kernel_env(self, path: Any, name: Any = None) -> dict[str, str]:
+            return {**super().get_kernel_env(path, name), "GREETING": self.greeting}
+
+    folder.write(left.replace(place=place_of(None), sessions=(session("s"),)))
+    kernels = new_manager()
+    sessions = Sessions(
+        kernel_manager=kernels,
+        contents_manager=AsyncContentsManager(),
+        database_filepath=":memory:",
+        namespace="tenant",
+    )
+    assert len(in_memory(sessions)) == 1
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    environment = kernels.get_kernel("k")._launch_args["env"]
+    assert environment["GREETING"] == "hello"
+    assert (
+        environment["JPY_SESSION_NAME"]
+        == sessions.get_kernel_env("a.ipynb", "a")["JPY_SESSION_NAME"]
+    )
+    sessions.close()

@@ -201,8 +201,12 @@ class PersistentKernelManager(AsyncMappingKernelManager):
                 ", ".join(one.record.kernel_id for one in adopted),
             )
         former, search.former_servers = frozenset(search.former_servers), set()
+        sessions = sessions_on(adopted)
         if (adopted or former) and self._on_found is not None:
-            self._on_found(FoundSessions(sessions_on(adopted), former))
+            self._on_found(FoundSessions(sessions, former))
+        for left in {one.record.kernel_id for one in adopted} - {one[1] for one in sessions}:
+            # Its sessions are on another kernel by now: deleted there, they would come back here.
+            owned.note_sessions(left, ())
 
     def _adopt_one(self, found: FoundKernel, owned: OwnedKernels) -> None:
         record = found.record
