@@ -264,8 +264,9 @@ class Heartbeat:
         dead = self._observer.expired(servers, sent, answered)
         ended = frozenset(self._ended)
         silent = {server.server_id for server in dead}
-        dead += [one for one in servers if one.server_id in ended - silent]
-        if self._observer.missed:
+        others = ended - silent - {self.server.server_id}
+        dead += [one for one in servers if one.server_id in others]
+        if self._observer.missed or ended:
             # It may have left something, and nobody may have taken that up: who evicted it was
             # perhaps of another authority, and who stopped in order was not evicted at all.
             self._took_over = False

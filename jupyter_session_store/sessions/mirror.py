@@ -7,7 +7,7 @@ is counted as one that is not in it yet, and the next renewal that succeeds brin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from functools import partial
 from logging import Logger
@@ -26,6 +26,8 @@ PATIENCE: Final = 1.0
 _ROUNDS: Final = 3
 #: More than the store can have counted of one change, however often it was sent.
 _LEAP: Final = 100
+#: How many renewals may find the row of a former server before that server is evicted.
+_LATE_RENEWALS: Final = 3
 
 
 @dataclass(eq=False)
@@ -54,6 +56,8 @@ class Mirror:
     _differing: set[str] = field(default_factory=set)
     #: Records that the store has refused for good.
     _refused: dict[str, SessionRecord] = field(default_factory=dict)
+    #: Sessions of former servers, whose rows the store may still have, and for how many renewals.
+    _awaited: dict[str, int] = field(default_factory=dict)
     #: Whether what is not in :attr:`_differing` is known to be the store's.
     _in_step: bool = True
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -68,7 +72,8 @@ class Mirror:
     def adopt(self, record: SessionRecord) -> None:
         """Take a session into memory that a former server had; the next renewal stores it.
 
-        Until then the store may have it as that server's, and would refuse it.
+        Until then the store may have it as that server's, and would refuse it: so may a renewal
+        that has begun before.
 
         Raises
         ------
@@ -80,6 +85,7 @@ class Mirror:
         except PathClaimed:
             self.records.add(record)
         self._differing.add(record.session_id)
+        self._awaited[record.session_id] = _LATE_RENEWALS
         self._in_step = False
 
     async def push(
@@ -208,6 +214,8 @@ class Mirror:
         """Make the store equal to memory, after a renewal; never raises a fault of the store."""
         async with self._lock:
             self._leave_versions_behind()
+            awaited = self._awaited.keys()
+            self._awaited = {name: left - 1 for name, left in self._awaited.items() if left > 1}
             for _ in range(_ROUNDS):
                 asked: dict[str, SessionRecord] = {}
                 try:
@@ -218,7 +226,7 @@ class Mirror:
                     self._lose(store)
                     return
                 waiting = len(self._differing)
-                self._take(mirrored, asked)
+                self._take(mirrored, asked, awaited)
                 if waiting and not self._differing:
                     self.log.info("%d session(s) that it did not have are in it now.", waiting)
                 if self._in_step:
@@ -246,10 +254,14 @@ class Mirror:
         """Return whether the store has refused a session as it is."""
         return self._refused.get(record.session_id) is record
 
-    def _take(self, mirrored: Mirrored, asked: dict[str, SessionRecord]) -> None:
+    def _take(
+        self, mirrored: Mirrored, asked: dict[str, SessionRecord], awaited: Collection[str]
+    ) -> None:
         """Note what the store has now, and which sessions it has otherwise."""
         self._refused = {key: one for key, one in self._refused.items() if self._is_there(one)}
         for session_id, error in mirrored.refused.items():
+            if session_id in awaited and isinstance(error, SessionConflict):
+                continue
             self._set_aside(asked[session_id], error)
         self._stored = dict(mirrored.stored)
         for session_id, stored in self._stored.items():

@@ -455,6 +455,54 @@ async def test_an_id_that_turns_out_to_be_anothers_is_set_aside(
     assert await manager.store.find(other.scope) == [other]
 
 
+def adopt(manager: PersistentSessionManager, kernel_id: str) -> None:
+    """Take a session over that another server had."""
+    local: Any = manager.sessions
+    local._mirror.adopt(
+        record("taken", manager.scope, server_id=manager.server_id, kernel_id=kernel_id)
+    )
+
+
+async def test_a_session_is_not_set_aside_before_its_former_server_is_evicted(
+    manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renewal that had begun before its adoption still finds the row of that server."""
+    model = await create(manager, "a")
+    await put_theirs(manager, theirs(manager, "taken"))
+    adopt(manager, model["kernel"]["id"])
+    await renewed(manager)
+    assert manager.sessions.unsynchronized == 1
+    manager.lease.note_ended({"another"})
+    await assert_equal_after_renewal(manager)
+    assert len(await stored(manager)) == 2
+    assert "refuses" not in caplog.text
+
+
+async def test_a_session_whose_former_server_is_not_evicted_is_set_aside(
+    manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = await create(manager, "a")
+    await put_theirs(manager, theirs(manager, "taken"))
+    adopt(manager, model["kernel"]["id"])
+    for _ in range(6):
+        await renewed(manager)
+    assert caplog.text.count("refuses the session taken") == 1
+
+
+async def test_what_a_server_left_that_is_not_registered_goes_with_it(
+    manager: PersistentSessionManager,
+) -> None:
+    model = await create(manager, "a")
+    await renewed(manager)
+    await manager.store.add(theirs(manager, "taken"))
+    adopt(manager, model["kernel"]["id"])
+    # Never this server itself, whose own kernels it may have found.
+    manager.lease.note_ended({"another", manager.server_id})
+    await assert_equal_after_renewal(manager)
+    assert len(await stored(manager)) == 2
+    assert manager.store.describe().evictions == 0
+
+
 @pytest.fixture
 def latin(database: Database) -> Iterator[Database]:
     """A database of PostgreSQL that does not have every character."""
