@@ -453,6 +453,22 @@ def test_records_are_touched_now_and_then(folder: KernelFolder) -> None:
     assert folder.record_file("k").stat().st_ino != first
 
 
+def test_a_kernel_that_has_just_lost_its_owner_is_not_taken_for_one_without_for_days(
+    folder: KernelFolder,
+) -> None:
+    moment = [time.monotonic()]
+    mark = ProcessMark.of(os.getpid())
+    assert mark is not None
+    owner = Owner("tenant", "8888:/", "server", mark)
+    days = 0.1
+    owned = OwnedKernels(folder, owner, LOG, detached_days=days, clock=lambda: moment[0])
+    launched(owned)
+    written = folder.record_file("k").stat().st_ino
+    moment[0] += days * 86_400 / 2
+    owned.maintain()
+    assert folder.record_file("k").stat().st_ino != written
+
+
 def test_a_long_log_keeps_its_end(tmp_path: Path) -> None:
     path = tmp_path / "k.log"
     with path.open("ab", buffering=0) as kernel:

@@ -118,7 +118,12 @@ class PersistentKernelManager(AsyncMappingKernelManager):
             return
         place = place_of(self.parent)
         self._on_found = on_found
-        self._owned = OwnedKernels(folder, Owner(namespace, place, server_id, process), self.log)
+        self._owned = OwnedKernels(
+            folder,
+            Owner(namespace, place, server_id, process),
+            self.log,
+            detached_days=self.detached_kernel_days,
+        )
         self._search = Search(
             folder, namespace, place, patience, self.detached_kernel_days, self.log
         )

@@ -24,6 +24,8 @@ _KEPT_OF_LOG: Final = 2**16
 _FORMER_SERVERS: Final = 50
 #: Seconds after which a record is written again though nothing has changed.
 _TOUCH_INTERVAL: Final = 6 * 3600.0
+#: How often at least in the time after which a kernel without an owner is ended.
+_TOUCHES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,15 @@ class OwnedKernels:
         owner: Owner,
         log: Logger,
         *,
+        detached_days: float = 7.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.owner = owner
         self._log = log
         self._clock = clock
+        # By a record it is counted how long its kernel had no owner.
+        self._touch_interval = min(_TOUCH_INTERVAL, detached_days * 86_400 / _TOUCHES)
         self._kernels: dict[str, _Owned] = {}
         #: The sessions on each kernel, which may be known before the kernel is launched, and
         #: after a launch that failed.
@@ -231,7 +236,7 @@ class OwnedKernels:
             if owned.ending:
                 self._remove_if_ended(owned)
                 continue
-            if owned.unwritten or self._clock() - owned.written_at > _TOUCH_INTERVAL:
+            if owned.unwritten or self._clock() - owned.written_at > self._touch_interval:
                 self._change(owned)
             with suppress(OSError):
                 cut_log(self.folder.log_file(owned.record.kernel_id))
