@@ -97,6 +97,18 @@ def test_a_crash_at_any_step_of_writing_leaves_a_whole_record(
     assert folder.kernel_ids() == []
 
 
+def test_a_disk_that_is_full_after_a_crash_leaves_the_only_record_whole(
+    folder: KernelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write(RECORD)
+    # As a crash between the two steps leaves it.
+    folder.record_file("k").rename(folder._new_file("k"))
+    monkeypatch.setattr(KernelRecord, "to_json", lambda _: "\udcff")
+    with pytest.raises(UnicodeEncodeError):
+        folder.write(RECORD.replace(owned_until=2.5))
+    assert folder.read("k") == RECORD
+
+
 def changed(**changes: Any) -> str:
     return json.dumps(json.loads(RECORD.to_json()) | changes)
 

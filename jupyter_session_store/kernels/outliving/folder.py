@@ -139,6 +139,10 @@ class KernelFolder:
         path, new = self.record_file(record.kernel_id), self._new_file(record.kernel_id)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
         try:
+            if not path.exists():
+                # A crash amid an earlier write left the only one under the other name.
+                with suppress(FileNotFoundError):
+                    new.rename(path)
             with open(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
                 file.write(record.to_json())
             path.unlink(missing_ok=True)
