@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from jupyter_server.services.contents.manager import AsyncContentsManager
 
 from jupyter_session_store import PersistentSessionManager
 from jupyter_session_store.kernels.authority import RecordedSession
-from jupyter_session_store.kernels.outliving.adoption import FoundKernel, read_connection
+from jupyter_session_store.kernels.outliving.adoption import FoundKernel, Search, read_connection
 from jupyter_session_store.kernels.outliving.folder import KernelFolder
 from jupyter_session_store.kernels.outliving.kernel_lock import KernelLock
 from jupyter_session_store.kernels.outliving.kernel_process import ProcessMark
@@ -83,14 +85,32 @@ def take(folder: KernelFolder, record: KernelRecord) -> FoundKernel:
     return FoundKernel(record, lock, record.process, read_connection(record))
 
 
-def new_manager() -> Any:
-    return PersistentKernelManager(log=logging.getLogger(__name__))
+@pytest.fixture
+def new_manager(folder: KernelFolder) -> Iterator[Callable[[], Any]]:
+    """A function that makes a kernel manager, whose sockets are closed after the test."""
+    made: list[PersistentKernelManager] = []
+
+    def new_manager() -> PersistentKernelManager:
+        made.append(PersistentKernelManager(log=logging.getLogger(__name__)))
+        return made[-1]
+
+    yield new_manager
+    for manager in made:
+        if manager._maintenance is not None:
+            manager._maintenance.stop()
+        manager.context.destroy(linger=0)
 
 
-def begin() -> PersistentKernelManager:
-    manager: PersistentKernelManager = new_manager()
-    manager.begin_records("tenant", "this", 90.0, lambda _: None)
-    return manager
+@pytest.fixture
+def begin(new_manager: Callable[[], Any]) -> Callable[[], Any]:
+    """A function that makes a kernel manager which records its kernels."""
+
+    def begin() -> Any:
+        manager = new_manager()
+        manager.begin_records("tenant", "this", 90.0, lambda _: None)
+        return manager
+
+    return begin
 
 
 def fail(*_: object) -> Any:
@@ -102,6 +122,7 @@ async def test_who_cannot_hold_a_kernel_does_not_take_the_way_to_it_along(
     left: KernelRecord,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    begin: Callable[[], Any],
 ) -> None:
     # A record of what is logged would keep the object alive.
     caplog.set_level(logging.CRITICAL + 1, __name__)
@@ -119,7 +140,7 @@ async def test_who_cannot_hold_a_kernel_does_not_take_the_way_to_it_along(
 
 @pytest.mark.parametrize("pending", [False, True])
 async def test_a_kernel_that_is_not_installed_is_refused_as_jupyter_server_does(
-    folder: KernelFolder, pending: bool
+    folder: KernelFolder, pending: bool, begin: Callable[[], Any]
 ) -> None:
     manager = begin()
     manager.use_pending_kernels = pending
@@ -134,7 +155,7 @@ async def test_a_kernel_that_is_not_installed_is_refused_as_jupyter_server_does(
 
 
 async def test_no_kernel_is_started_under_the_id_of_one_that_runs_without_a_server(
-    folder: KernelFolder, left: KernelRecord
+    folder: KernelFolder, left: KernelRecord, begin: Callable[[], Any]
 ) -> None:
     """Its connection file would be another kernel's, and nobody could reach it any more."""
     manager = begin()
@@ -145,11 +166,11 @@ async def test_no_kernel_is_started_under_the_id_of_one_that_runs_without_a_serv
     folder.write(left.replace(process=ENDED))
     # None runs under it any more.
     assert await manager.start_kernel(kernel_id="k") == "k"
-    await manager.shutdown_kernel("k", now=True)  # type: ignore[no-untyped-call]
+    await manager.shutdown_kernel("k", now=True)
 
 
 async def test_a_kernel_that_was_started_meanwhile_is_not_replaced(
-    folder: KernelFolder, left: KernelRecord
+    folder: KernelFolder, left: KernelRecord, begin: Callable[[], Any]
 ) -> None:
     manager = begin()
     manager._adopt([take(folder, left)])
@@ -166,7 +187,10 @@ def session(session_id: str, version: int = 1) -> RecordedSession:
 
 
 async def test_a_record_has_all_its_sessions_while_they_are_taken_over(
-    folder: KernelFolder, left: KernelRecord, monkeypatch: pytest.MonkeyPatch
+    folder: KernelFolder,
+    left: KernelRecord,
+    monkeypatch: pytest.MonkeyPatch,
+    new_manager: Callable[[], Any],
 ) -> None:
     """A crash meanwhile would lose those that are not in memory yet."""
     both = (session("one"), session("two"))
@@ -187,7 +211,7 @@ async def test_a_record_has_all_its_sessions_while_they_are_taken_over(
 
 
 async def test_a_session_that_has_left_a_kernel_is_not_recorded_there_any_more(
-    folder: KernelFolder, left: KernelRecord
+    folder: KernelFolder, left: KernelRecord, begin: Callable[[], Any]
 ) -> None:
     """After a crash amid its move; else it would come back when the other kernel has ended."""
     manager = begin()
@@ -200,7 +224,7 @@ async def test_a_session_that_has_left_a_kernel_is_not_recorded_there_any_more(
 
 
 async def test_an_adopted_kernel_is_restarted_in_the_environment_that_it_was_started_in(
-    folder: KernelFolder, left: KernelRecord
+    folder: KernelFolder, left: KernelRecord, new_manager: Callable[[], Any]
 ) -> None:
     """What makes it may be an override, of a class whose constructor goes on after ours."""
 
@@ -230,3 +254,41 @@ async def test_an_adopted_kernel_is_restarted_in_the_environment_that_it_was_sta
         == sessions.get_kernel_env("a.ipynb", "a")["JPY_SESSION_NAME"]
     )
     sessions.close()
+
+
+async def test_one_look_for_kernels_at_a_time(
+    folder: KernelFolder, monkeypatch: pytest.MonkeyPatch, begin: Callable[[], Any]
+) -> None:
+    """While a kernel that does not end is waited for, the next look is due."""
+    manager = begin()
+    looks: list[int] = []
+    go_on = threading.Event()
+
+    def find(self: Search, *_: object, **__: object) -> list[FoundKernel]:
+        looks.append(1)
+        assert go_on.wait(60)
+        return []
+
+    monkeypatch.setattr(Search, "find", find)
+    first = asyncio.ensure_future(manager._maintain())
+    second = asyncio.ensure_future(manager._maintain())
+    done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+    assert done == {second}
+    go_on.set()
+    await first
+    assert len(looks) == 1
+    await manager._maintain()
+    assert len(looks) == 2
+
+
+def test_locks_that_keep_nobody_out_are_not_trusted(
+    folder: KernelFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    begin: Callable[[], Any],
+) -> None:
+    """A file system may grant every one of them."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    manager = begin()
+    assert manager._owned is None
+    assert "its locks cannot be trusted" in caplog.text

@@ -70,6 +70,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         self._search: Search | None = None
         self._on_found: Callable[[FoundSessions], None] | None = None
         self._maintenance: PeriodicCallback | None = None
+        self._maintaining = False
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @default("kernel_manager_class")
@@ -144,7 +145,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
             folder.prepare()
             probe = folder.path / f"probe-{os.getpid()}"
             try:
-                lock = KernelLock.acquire(probe)
+                lock, second = KernelLock.acquire(probe), KernelLock.acquire(probe)
             finally:
                 probe.unlink(missing_ok=True)
         except BadRecord as error:
@@ -152,7 +153,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         except OSError as error:
             why = f"{folder.path}: {error.strerror or error}"
         else:
-            if lock is not None:
+            if lock is not None and second is None:
                 lock.release()
                 return True
             why = f"{folder.path}: its locks cannot be trusted"
@@ -170,6 +171,16 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         IOLoop.current().call_later(_SECOND_LOOK, self._maintain)
 
     async def _maintain(self) -> None:
+        if self._maintaining:
+            # A kernel that does not end is waited for; the search is for one thread.
+            return
+        self._maintaining = True
+        try:
+            await self._look_after_kernels()
+        finally:
+            self._maintaining = False
+
+    async def _look_after_kernels(self) -> None:
         owned, search = self._owned, self._search
         assert owned is not None
         assert search is not None
