@@ -143,7 +143,7 @@ class KernelAuthority(ABC):
 
     def begin_records(
         self, namespace: str, patience: float, on_found: Callable[[FoundSessions], None]
-    ) -> None:
+    ) -> bool:
         """Begin to record the kernels, and adopt those that have outlived their server.
 
         Parameters
@@ -154,10 +154,13 @@ class KernelAuthority(ABC):
             Seconds for which a kernel is left to the next start of the server that had it.
         on_found : callable
             Is given the sessions on what was adopted, now and later, on the event loop.
-        """
 
-    def note_sessions(self, kernel_id: str, sessions: tuple[RecordedSession, ...]) -> None:
-        """Record the sessions on a kernel; never raises."""
+        Returns
+        -------
+        bool
+            Whether sessions of this namespace are recorded.
+        """
+        return False
 
     def set_in_use_check(self, in_use: InUseCheck) -> None:
         """Have the kernel manager ask which kernels sessions use, before it shuts any down.

@@ -6,47 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 from tornado.ioloop import IOLoop
 
 from ..errors import InvalidValue, SessionConflict
-from ..kernels.authority import FoundSessions, RecordedSession
+from ..kernels.authority import FoundSessions, KernelAuthority, RecordedSession
 from ..records import READY, SessionRecord
 from ..servers.heartbeat import Heartbeat
 from .context import SessionContext
+from .local_records import LocalRecords
 from .mirror import Mirror
 
 
-@dataclass(eq=False)
-class RecordedSessions:
-    """Keeps the records of kernels equal to memory, and takes from them what was found.
+class RecordWriter:
+    """Keeps the records of kernels equal to the sessions in memory.
 
-    For the tasks of one event loop.
+    Session managers that share the memory share it, and it lives as long as that: so it does
+    not keep the kernel manager, for which the memory is kept.
     """
 
-    _context: SessionContext
-    _mirror: Mirror
-    _lease: Heartbeat
-    #: Whether sessions are being taken over: a record has them all, and memory not yet.
-    _taking: bool = False
+    def __init__(self, records: LocalRecords, authority: KernelAuthority) -> None:
+        self._records = records
+        self._kernel_manager = ref(authority.kernel_manager)
+        #: Whether sessions are being taken over: a record has them all, and memory not yet.
+        self.paused = False
 
-    def begin(self) -> None:
-        """Take over the sessions on kernels that have outlived their server."""
-        # Weakly: a kernel manager may live longer than a session manager.
-        records = self._mirror.records
-        records.on_change = _weakly(self._note)
-        self._context.authority.begin_records(
-            self._context.scope.namespace,
-            self._lease.server.lease_seconds,
-            _weakly(self._take),
-        )
-
-    def _note(self, kernel_id: str) -> None:
-        if self._taking:
+    def __call__(self, kernel_id: str) -> None:
+        """Record the sessions on a kernel."""
+        kernel_manager: Any = self._kernel_manager()
+        if self.paused or kernel_manager is None:
             return
-        on_kernel = self._mirror.records.find({"kernel_id": kernel_id})
-        self._context.authority.note_sessions(
+        on_kernel = self._records.find({"kernel_id": kernel_id})
+        kernel_manager.note_sessions(
             kernel_id,
             tuple(
                 RecordedSession(
@@ -61,15 +53,44 @@ class RecordedSessions:
             ),
         )
 
+
+@dataclass(eq=False)
+class RecordedSessions:
+    """Takes over the sessions on kernels that have outlived their server.
+
+    For the tasks of one event loop.
+    """
+
+    _context: SessionContext
+    _mirror: Mirror
+    _lease: Heartbeat
+
+    def begin(self) -> None:
+        """Take over what is there, and have sessions recorded from now on."""
+        records, authority = self._mirror.records, self._context.authority
+        writer = records.on_change
+        if writer is None:
+            records.on_change = writer = RecordWriter(records, authority)
+        is_recorded = authority.begin_records(
+            self._context.scope.namespace,
+            self._lease.server.lease_seconds,
+            # Weakly: a kernel manager may live longer than a session manager.
+            _weakly(self._take),
+        )
+        if not is_recorded:
+            records.on_change = None
+
     def _take(self, found: FoundSessions) -> None:
-        self._taking = True
+        writer = self._mirror.records.on_change
+        assert isinstance(writer, RecordWriter)
+        writer.paused = True
         try:
             self._take_all(found)
         finally:
-            self._taking = False
+            writer.paused = False
             self._lease.note_ended(found.former_servers)
         for kernel_id in dict.fromkeys(kernel_id for _, kernel_id, _ in found.sessions):
-            self._note(kernel_id)
+            writer(kernel_id)
 
     def _take_all(self, found: FoundSessions) -> None:
         context = self._context

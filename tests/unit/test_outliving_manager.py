@@ -256,6 +256,40 @@ async def test_an_adopted_kernel_is_restarted_in_the_environment_that_it_was_sta
     sessions.close()
 
 
+async def test_who_shares_the_kernels_may_end_first(
+    folder: KernelFolder, left: KernelRecord, new_manager: Callable[[], Any], tmp_path: Path
+) -> None:
+    """What one session manager does is recorded, though another came later and is gone."""
+    folder.write(left.replace(place=place_of(None), sessions=(session("one"),)))
+    how: dict[str, Any] = {
+        "kernels": new_manager(),
+        "namespace": "tenant",
+        "url": str(tmp_path / "sessions.db"),
+    }
+    first, second = make_manager(**how), make_manager(**how)
+    second.close()
+    del second
+    gc.collect()
+    await first.update_session("one", path="renamed")
+    await first.save_session("two", path="b.ipynb", name="", type="notebook", kernel_id="k")
+    recorded = {one.session_id: one.path for one in folder.read("k").sessions}
+    assert recorded == {"one": "renamed", "two": "b.ipynb"}
+    first.close()
+
+
+async def test_another_namespace_is_not_recorded(
+    folder: KernelFolder, left: KernelRecord, new_manager: Callable[[], Any]
+) -> None:
+    folder.write(left.replace(place=place_of(None), sessions=(session("one"),)))
+    kernels = new_manager()
+    first = make_manager(kernels=kernels, namespace="tenant")
+    second = make_manager(kernels=kernels, namespace="another")
+    await second.save_session("two", path="b.ipynb", name="", type="notebook", kernel_id="k")
+    assert [one.session_id for one in folder.read("k").sessions] == ["one"]
+    for manager in (first, second):
+        manager.close()
+
+
 async def test_one_look_for_kernels_at_a_time(
     folder: KernelFolder, monkeypatch: pytest.MonkeyPatch, begin: Callable[[], Any]
 ) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,50 @@ def link(path: Path) -> None:
     path.symlink_to(path.with_suffix(".other"))
 
 
-@pytest.mark.parametrize("spoil", [no_file, no_json, no_key, no_port, writable, link])
+@pytest.mark.parametrize("spoil", [writable, link])
+def test_who_may_be_reached_by_others_is_left_alone(
+    search: Search,
+    leave: Callable[..., Any],
+    folder: KernelFolder,
+    clock: Clock,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its file is not believed; that is no reason to end it."""
+    process = leave()
+    spoil(tmp_path / "kernel-k.json")
+    assert search.find_at_start() == []
+    clock.moment += 91
+    assert search.find(is_at_place=True) == []
+    assert process.poll() is None
+    assert caplog.text.count("The kernel k is left alone: its connection file is not to be") == 1
+    assert files(folder) == ["k.json"]
+    (tmp_path / "kernel-k.json").unlink()
+    (tmp_path / "kernel-k.json").write_text(json.dumps(CONNECTION))
+    (tmp_path / "kernel-k.json").chmod(0o600)
+    assert ids(search.find(is_at_place=True)) == ["k"]
+
+
+def test_a_server_that_is_just_ending_is_waited_for(
+    search: Search, leave: Callable[..., Any], folder: KernelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave()
+    ending = subprocess.Popen(["sleep", "600"])
+    owner = ProcessMark.of(ending.pid)
+    assert owner is not None
+    record = folder.read("k").replace(owner=owner)
+    folder.write(record)
+    # One that goes on is not waited for.
+    monkeypatch.setattr(time, "sleep", lambda seconds: kill(ending))
+    assert search.find_at_start() == []
+    assert ending.poll() is None
+    folder.write(record.replace(detached=True))
+    assert ids(search.find_at_start()) == ["k"]
+    ending.wait()
+
+
+@pytest.mark.parametrize("spoil", [no_file, no_json, no_key, no_port])
 def test_who_cannot_be_reached_any_more_is_ended_after_a_lease(
     search: Search,
     leave: Callable[..., Any],
@@ -398,8 +442,6 @@ def test_a_record_that_is_none_is_left_alone_and_told_once(
 def test_a_clock_that_was_set_changes_nothing(
     search: Search, leave: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import time
-
     leave()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert ids(search.find_at_start()) == ["k"]

@@ -17,6 +17,9 @@ from .kernel_lock import KernelLock
 from .kernel_process import ProcessMark, end, find_by_argument
 from .kernel_record import BadRecord, KernelRecord
 
+#: Seconds for which a start waits for the end of a server that has let go of its kernels.
+DETACHED_PATIENCE: Final = 5.0
+_PAUSE: Final = 0.05
 #: Seconds that a kernel is given to end by itself, and then once more until it is killed.
 END_PATIENCE: Final = 5.0
 _DAY: Final = 86_400.0
@@ -60,28 +63,40 @@ class Search:
     clock: Callable[[], float] = time.monotonic
     #: Since when kernels of other places have been seen without an owner.
     _unowned_since: dict[str, float] = field(default_factory=dict)
-    #: The files that were complained of.
+    #: The kernels that were complained of.
     _warned: set[str] = field(default_factory=set)
-    #: The kernels of which the system did not say how they are.
-    _unknown: set[str] = field(default_factory=set)
     #: The servers of this namespace that have ended: a kernel that they had is without an owner.
     former_servers: set[str] = field(default_factory=set)
 
     def find_at_start(self) -> list[FoundKernel]:
         """Return the kernels that this server's predecessor left: they are its own at once.
 
-        Ends none, which takes time.
+        Ends none, which takes time. A predecessor that is just ending is waited for, some
+        seconds at most: JupyterLab disposes of what a first list lacks.
         """
+        self._wait_for_detached()
         found = []
         for kernel_id in self.folder.kernel_ids():
             with self._left_alone_if_unknown(kernel_id):
                 record = self._read(kernel_id)
                 if record is None or self._has_owner(record):
                     continue
-                ours = (record.namespace, record.place) == (self.namespace, self.place)
-                if ours and not self._is_expired(record):
+                if self._is_of_place(record) and not self._is_expired(record):
                     found.append(self._take(kernel_id, may_end=False))
         return [one for one in found if one is not None]
+
+    def _is_of_place(self, record: KernelRecord) -> bool:
+        return (record.namespace, record.place) == (self.namespace, self.place)
+
+    def _wait_for_detached(self) -> None:
+        deadline = time.monotonic() + DETACHED_PATIENCE
+        for kernel_id in self.folder.kernel_ids():
+            with self._left_alone_if_unknown(kernel_id):
+                record = self._read(kernel_id)
+                if record is None or not (record.detached and self._is_of_place(record)):
+                    continue
+                while self._has_owner(record) and time.monotonic() < deadline:
+                    time.sleep(_PAUSE)
 
     def find(self, besides: Collection[str] = (), *, is_at_place: bool) -> list[FoundKernel]:
         """Return the kernels to adopt by now, and end those that are due; blocks.
@@ -121,11 +136,15 @@ class Search:
         try:
             yield
         except OSError as error:
-            if kernel_id not in self._unknown:
-                self.log.warning(
-                    "The kernel %s is left as it is; it is tried again: %s.", kernel_id, error
-                )
-            self._unknown.add(kernel_id)
+            self._warn(
+                kernel_id, f"The kernel {kernel_id} is left as it is; it is tried again: {error}"
+            )
+
+    def _warn(self, kernel_id: str, text: str) -> None:
+        """Say once for each kernel what is wrong with it."""
+        if kernel_id not in self._warned:
+            self._warned.add(kernel_id)
+            self.log.warning("%s.", text)
 
     def _read(self, kernel_id: str) -> KernelRecord | None:
         try:
@@ -133,14 +152,12 @@ class Search:
         except FileNotFoundError:
             return None
         except (BadRecord, OSError) as error:
-            if kernel_id not in self._warned:
-                self._warned.add(kernel_id)
-                self.log.warning(
-                    "The kernel record %s is left alone: %s. If its kernel is not needed any "
-                    "more, end the kernel and remove the file.",
-                    self.folder.record_file(kernel_id),
-                    error,
-                )
+            path = self.folder.record_file(kernel_id)
+            self._warn(
+                kernel_id,
+                f"The kernel record {path} is left alone: {error}. If its kernel is not needed any "
+                "more, end the kernel and remove the file",
+            )
             return None
 
     def _has_owner(self, record: KernelRecord) -> bool:
@@ -203,6 +220,11 @@ class Search:
         else:
             try:
                 return FoundKernel(record, lock, process, read_connection(record))
+            except UnsafeFile as error:
+                self._warn(
+                    record.kernel_id, f"The kernel {record.kernel_id} is left alone: {error}"
+                )
+                return None
             except BadRecord as error:
                 why = f"nobody can reach it any more, since {error}"
         if may_end:

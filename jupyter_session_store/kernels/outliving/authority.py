@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..authority import FoundSessions, RecordedSession
+from ..authority import FoundSessions
 from ..processes import ProcessAuthority
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ class OutlivingAuthority(ProcessAuthority):
 
     def begin_records(
         self, namespace: str, patience: float, on_found: Callable[[FoundSessions], None]
-    ) -> None:
+    ) -> bool:
         """Begin to record, and adopt what a predecessor left."""
-        self.kernel_manager.begin_records(namespace, self.server_id, patience, on_found)
-
-    def note_sessions(self, kernel_id: str, sessions: tuple[RecordedSession, ...]) -> None:
-        """Record the sessions on a kernel."""
-        self.kernel_manager.note_sessions(kernel_id, sessions)
+        return self.kernel_manager.begin_records(namespace, self.server_id, patience, on_found)

@@ -43,6 +43,8 @@ class KernelRecord:
         The process of that server.
     process : ProcessMark or None
         The kernel's own; ``None`` from before it is launched until it is known.
+    detached : bool
+        Whether the owner has let go of the kernel, and is about to end.
     connection_file : str
         The path of the file with its ports and its key.
     cwd : str or None
@@ -66,6 +68,7 @@ class KernelRecord:
     info: Mapping[str, str] = field(default_factory=dict)
     owned_until: float = 0.0
     former_servers: tuple[str, ...] = ()
+    detached: bool = False
     sessions: tuple[RecordedSession, ...] = ()
 
     def replace(self, **changes: Any) -> KernelRecord:
@@ -99,6 +102,7 @@ class KernelRecord:
                 info={str(key): str(value) for key, value in found["info"].items()},
                 owned_until=float(found["owned_until"]),
                 former_servers=tuple(map(str, _list(found, "former_servers"))),
+                detached=found["detached"] is True,
                 sessions=tuple(map(_session, _list(found, "sessions"))),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from jupyter_client.multikernelmanager import DuplicateKernelError
 from jupyter_server._tz import utcnow
@@ -25,6 +27,8 @@ from .kernel_lock import KernelLock
 from .kernel_process import ProcessMark
 from .kernel_record import BadRecord
 from .owned_kernels import OwnedKernels, Owner
+
+T = TypeVar("T")
 
 #: Seconds between two looks at what is written of the kernels, and for kernels without an owner.
 _MAINTENANCE: Final = 30.0
@@ -70,6 +74,8 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         self._search: Search | None = None
         self._on_found: Callable[[FoundSessions], None] | None = None
         self._maintenance: PeriodicCallback | None = None
+        #: The kernels that could not be adopted, each of which was told of.
+        self._unusable: set[str] = set()
         self._maintaining = False
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
 
@@ -96,11 +102,11 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         server_id: str,
         patience: float,
         on_found: Callable[[FoundSessions], None],
-    ) -> None:
+    ) -> bool:
         """Begin to record kernels, and adopt those that this server's predecessor left.
 
-        Returns with the kernels in the list; asks none of them anything. Once only: a second
-        call, for another session manager over the same kernels, changes nothing.
+        Returns with the kernels in the list; asks none of them anything. A second call, for
+        another session manager over the same kernels, has that told of what is found later.
 
         Parameters
         ----------
@@ -110,13 +116,23 @@ class PersistentKernelManager(AsyncMappingKernelManager):
             Seconds for which a kernel of another server is left to that server's next start.
         on_found : callable
             Is given what was found, now and whenever another kernel is adopted.
+
+        Returns
+        -------
+        bool
+            Whether the kernels of this namespace are recorded: those of one namespace are.
         """
-        if self._owned is not None or not self.detach_on_stop:
-            return
+        if self._owned is not None:
+            if self._owned.owner.namespace != namespace:
+                return False
+            self._on_found = on_found
+            return True
+        if not self.detach_on_stop:
+            return False
         folder = KernelFolder.of_this_machine()
         process = ProcessMark.of(os.getpid())
         if process is None or not self._works(folder):
-            return
+            return False
         place = place_of(self.parent)
         self._on_found = on_found
         self._owned = OwnedKernels(
@@ -138,6 +154,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
                 foreign,
             )
         IOLoop.current().add_callback(self._begin_maintenance)
+        return True
 
     def _works(self, folder: KernelFolder) -> bool:
         """Return whether records and locks can be kept, and say so in the log if not."""
@@ -189,7 +206,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         is_at_place = place_of(self.parent) == search.place
         # In a thread: a kernel that is to end is given some seconds.
         find = partial(search.find, frozenset(self._kernels), is_at_place=is_at_place)
-        self._adopt(await asyncio.to_thread(find))
+        self._adopt(await in_daemon_thread(find))
 
     def _adopt(self, kernels: list[FoundKernel]) -> None:
         """Own kernels that were found, and hand over their sessions."""
@@ -206,7 +223,9 @@ class PersistentKernelManager(AsyncMappingKernelManager):
                 self._adopt_one(found, owned)
             except Exception:
                 # One kernel that cannot be used keeps no other from its user.
-                self.log.exception("The kernel %s cannot be adopted.", found.record.kernel_id)
+                if found.record.kernel_id not in self._unusable:
+                    self.log.exception("The kernel %s cannot be adopted.", found.record.kernel_id)
+                self._unusable.add(found.record.kernel_id)
                 found.lock.release()
             else:
                 adopted.append(found)
@@ -340,6 +359,32 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         """Wait until the kernels that are being started or shut down have been."""
         pending = [task for task in self._pending_kernels.values() if not task.done()]
         await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def in_daemon_thread(function: Callable[[], T]) -> T:
+    """Call a function in a thread that does not delay the exit of the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(action: Callable[[Any], None], outcome: Any) -> None:
+        def set_unless_cancelled() -> None:
+            if not done.cancelled():
+                action(outcome)
+
+        # A loop that was closed waits for nothing any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(set_unless_cancelled)
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            tell(done.set_exception, error)
+        else:
+            tell(done.set_result, result)
+
+    threading.Thread(target=run, name="jupyter_session_store kernels", daemon=True).start()
+    return await done
 
 
 def place_of(app: Any) -> str:

@@ -195,6 +195,7 @@ class OwnedKernels:
             owned,
             process=process,
             former_servers=tuple(former)[-_FORMER_SERVERS:],
+            detached=False,
             namespace=owner.namespace,
             place=owner.place,
             server_id=owner.server_id,
@@ -225,10 +226,10 @@ class OwnedKernels:
             self._remove_if_ended(owned)
 
     def detach(self, kernel_id: str) -> None:
-        """Record a last time what is known of a kernel, which is left running."""
+        """Record that this server lets go of a kernel, which is left running, and ends soon."""
         owned = self._kernels.get(kernel_id)
         if owned is not None:
-            self._change(owned)
+            self._change(owned, detached=True)
 
     def maintain(self) -> None:
         """Write what could not be written, touch what is old, cut long logs; call now and then."""
