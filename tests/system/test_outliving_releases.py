@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -37,14 +38,18 @@ _OLDEST: Final = (".venvs/oldest", ".[test]", "--oldest", "--python-version=3.10
 @pytest.fixture(scope="module")
 def oldest() -> str:
     """The Python that has the oldest declared releases of all dependencies."""
-    done = subprocess.run(
-        [sys.executable, "tools/environment.py", *_OLDEST],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    (ROOT / ".venvs").mkdir(exist_ok=True)
+    with (ROOT / f"{_OLDEST[0]}.lock").open("w") as lock:
+        # Several processes of the tests may want it at once: one makes it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "tools/environment.py", *_OLDEST],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout
     python = ROOT / _OLDEST[0] / "bin" / "python"
     asked = "import jupyter_client, jupyter_server as server; print(server, jupyter_client)"

@@ -50,8 +50,12 @@ def _jupyter_server_extension_points():
 def _load_jupyter_server_extension(app):
     app.web_app.add_handlers(".*$", [(app.base_url + "allocated", Handler)])
 """
-#: The connection is not given up in between: it is some files.
-_KEPT = "c.PersistentSessionManager.connection_idle_seconds = 3600\n"
+#: The connection is not given up in between: it is some files. Compiled statements are kept up to
+#: a number, which is reached soon.
+_KEPT = """
+c.PersistentSessionManager.connection_idle_seconds = 3600
+c.PersistentSessionManager.engine_options = {"query_cache_size": 10}
+"""
 #: Bytes by which it may be more, of what Python and the drivers keep for later.
 _LEEWAY = 250_000
 
