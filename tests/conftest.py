@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import re
@@ -23,6 +24,14 @@ pytest_plugins = [
     "tests.leaving_out",
     "tests.remembering",
 ]
+
+
+def pytest_configure() -> None:
+    # Each has the time-outs in what it sends from its import on: that one comes while a test has
+    # changed them would change them for all tests of the process.
+    for name in ("mysql", "postgresql", "sqlite"):
+        importlib.import_module(f"jupyter_session_store.sql.engine.{name}")
+
 
 _SEED = "JSS_TEST_SEED"
 

@@ -228,7 +228,7 @@ class Mirror:
                 waiting = len(self._differing)
                 self._take(mirrored, asked, awaited)
                 if waiting and not self._differing:
-                    self.log.info("%d session(s) that it did not have are in it now.", waiting)
+                    self.log.info("Wrote %d session(s) to the session store that it did not have.", waiting)
                 if self._in_step:
                     return
 
