@@ -228,7 +228,9 @@ class Mirror:
                 waiting = len(self._differing)
                 self._take(mirrored, asked, awaited)
                 if waiting and not self._differing:
-                    self.log.info("Wrote %d session(s) to the session store that it did not have.", waiting)
+                    self.log.info(
+                        "Wrote %d session(s) that the session store did not have.", waiting
+                    )
                 if self._in_step:
                     return
 
