@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -61,8 +60,9 @@ class PersistentKernel(ServerKernelManager):
     def _make_provisioner(self, owned: OwnedKernels) -> Any:
         factory = KernelProvisionerFactory.instance(parent=self.parent)
         stock = factory.create_provisioner_instance(self.kernel_id, self.kernel_spec, parent=self)
-        if type(stock) is not LocalProvisioner:
-            return stock
+        return self._own_provisioner(owned) if type(stock) is LocalProvisioner else stock
+
+    def _own_provisioner(self, owned: OwnedKernels) -> OutlivingProvisioner:
         provisioner = OutlivingProvisioner(
             kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self
         )
@@ -86,10 +86,7 @@ class PersistentKernel(ServerKernelManager):
         self.load_connection_info(found.connection)  # type: ignore[arg-type]
         # Its ports are not drawn anew.
         self._random_port_names = []
-        provisioner = OutlivingProvisioner(
-            kernel_id=record.kernel_id, kernel_spec=self.kernel_spec, parent=self
-        )
-        provisioner.owned = owned
+        provisioner = self._own_provisioner(owned)
         provisioner.hold(found)
         self.provisioner = provisioner
         # This server removes the file when the kernel ends. Not before it holds the process: an
@@ -154,16 +151,14 @@ class PersistentKernel(ServerKernelManager):
 
     def cleanup_connection_file(self) -> None:
         """Remove the connection file, unless the kernel goes on: it is the way to it."""
-        provisioner = self.provisioner
-        if isinstance(provisioner, OutlivingProvisioner) and provisioner.outlives:
-            process = provisioner.process
-            if process is not None and process.poll() is None:
-                return
+        process = getattr(self.provisioner, "process", None) if self.outlives else None
+        if process is not None and process.poll() is None:
+            return
         super().cleanup_connection_file()
 
 
-def _done(result: Any) -> Any:
+def _done(result: Any) -> Future[Any]:
     """Return a future that has a result; there may be no event loop yet."""
-    future: Future[Any] | asyncio.Future[Any] = Future()
+    future: Future[Any] = Future()
     future.set_result(result)
     return future
