@@ -57,7 +57,6 @@ class _Owned:
     unwritten: bool = True
     #: Whether the kernel is not this server's to use any more: its files go with its process.
     ending: bool = False
-    written_at: float = 0.0
 
 
 class OwnedKernels:
@@ -237,7 +236,7 @@ class OwnedKernels:
             if owned.ending:
                 self._remove_if_ended(owned)
                 continue
-            if owned.unwritten or self._clock() - owned.written_at > self._touch_interval:
+            if owned.unwritten or self._clock() - owned.record.owned_until > self._touch_interval:
                 self._change(owned)
             with suppress(OSError):
                 cut_log(self.folder.log_file(owned.record.kernel_id))
@@ -274,10 +273,9 @@ class OwnedKernels:
             self._failing = False
 
     def _write(self, owned: _Owned) -> None:
-        owned.record = owned.record.replace(owned_until=time.monotonic())
+        owned.record = owned.record.replace(owned_until=self._clock())
         self.folder.write(owned.record)
         owned.unwritten = False
-        owned.written_at = self._clock()
 
 
 def _same(one: tuple[RecordedSession, ...], other: tuple[RecordedSession, ...]) -> bool:
