@@ -12,9 +12,9 @@ from tornado.ioloop import IOLoop
 
 from ..errors import InvalidValue, SessionConflict
 from ..kernels.authority import FoundSessions, KernelAuthority, RecordedSession
-from ..records import READY, SessionRecord
+from ..records import SessionRecord
 from ..servers.heartbeat import Heartbeat
-from .context import SessionContext
+from .context import NewSession, SessionContext
 from .local_records import LocalRecords
 from .mirror import Mirror
 
@@ -95,24 +95,12 @@ class RecordedSessions:
     def _take_all(self, found: FoundSessions) -> None:
         context = self._context
         for session, kernel_id, kernel_name in found.sessions:
-            record = SessionRecord(
-                namespace=context.scope.namespace,
-                authority=context.scope.authority,
-                session_id=session.session_id,
-                path=session.path,
-                name=session.name,
-                type=session.type,
-                kernel_id=kernel_id,
-                kernel_name=kernel_name,
-                kernel_model=None,
-                server_id=context.server_id,
-                state=READY,
-                claim=None,
-                created_at=datetime.fromisoformat(session.created_at).astimezone(timezone.utc),
-                updated_at=datetime.now(timezone.utc),
-                version=session.version,
-            )
+            wanted = NewSession(session.path, session.name, session.type)
+            created_at = datetime.fromisoformat(session.created_at).astimezone(timezone.utc)
             try:
+                record = context.new_record(session.session_id, wanted, kernel_id).replace(
+                    kernel_name=kernel_name, created_at=created_at, version=session.version
+                )
                 record.check()
                 self._mirror.adopt(record)
             except (InvalidValue, SessionConflict) as error:
