@@ -74,29 +74,21 @@ class Search:
         Ends none, which takes time. A predecessor that is just ending is waited for, some
         seconds at most: JupyterLab disposes of what a first list lacks.
         """
-        self._wait_for_detached()
+        deadline = time.monotonic() + DETACHED_PATIENCE
         found = []
         for kernel_id in self.folder.kernel_ids():
             with self._left_alone_if_unknown(kernel_id):
                 record = self._read(kernel_id)
-                if record is None or self._has_owner(record):
+                if record is None or not self._is_of_place(record) or self._is_expired(record):
                     continue
-                if self._is_of_place(record) and not self._is_expired(record):
+                while record.detached and self._has_owner(record) and time.monotonic() < deadline:
+                    time.sleep(_PAUSE)
+                if not self._has_owner(record):
                     found.append(self._take(kernel_id, may_end=False))
         return [one for one in found if one is not None]
 
     def _is_of_place(self, record: KernelRecord) -> bool:
         return (record.namespace, record.place) == (self.namespace, self.place)
-
-    def _wait_for_detached(self) -> None:
-        deadline = time.monotonic() + DETACHED_PATIENCE
-        for kernel_id in self.folder.kernel_ids():
-            with self._left_alone_if_unknown(kernel_id):
-                record = self._read(kernel_id)
-                if record is None or not (record.detached and self._is_of_place(record)):
-                    continue
-                while self._has_owner(record) and time.monotonic() < deadline:
-                    time.sleep(_PAUSE)
 
     def find(self, besides: Collection[str] = (), *, is_at_place: bool) -> list[FoundKernel]:
         """Return the kernels to adopt by now, and end those that are due; blocks.
