@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..databases import Database
 from ..databases.plugin import Servers
+from .losing import LosingDatabase
 from .outliving import OutlivingServer
 from .server import JupyterServer
 from .waiting import until
@@ -89,6 +91,19 @@ def shared(kind: str, pool: Pool) -> Iterator[Running]:
         pool.end(kind)
         raise
     assert uncaught == []
+
+
+@pytest.fixture
+def losing(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LosingDatabase]:
+    """A database that can go away in every way."""
+    if kind == "sqlite":
+        (tmp_path / "folder").mkdir()
+        database, instance = Database(kind, f"sqlite:///{tmp_path}/folder/sessions.db"), None
+    else:
+        instance = request.getfixturevalue("own_server")
+        database = instance.create_database()
+    with LosingDatabase(database, instance) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -35,19 +35,6 @@ LEASE: Final = 5
 #: Seconds in which each answer comes, a light kernel's start included, on a busy machine: who
 #: waited for the store would wait for its time-outs, of which the shortest is 4.
 BOUND: Final = 3.5
-
-
-@pytest.fixture
-def losing(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LosingDatabase]:
-    """A database that can go away in every way."""
-    if kind == "sqlite":
-        (tmp_path / "folder").mkdir()
-        database, instance = Database(kind, f"sqlite:///{tmp_path}/folder/sessions.db"), None
-    else:
-        instance = request.getfixturevalue("own_server")
-        database = instance.create_database()
-    with LosingDatabase(database, instance) as made:
-        yield made
 
 
 def config_of(url: str, lease: int = LEASE) -> str:

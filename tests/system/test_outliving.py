@@ -274,19 +274,6 @@ def test_a_process_that_has_got_its_number_is_left_alone(
         other.wait()
 
 
-@pytest.fixture
-def losing(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LosingDatabase]:
-    """A database that can go away."""
-    if kind == "sqlite":
-        (tmp_path / "folder").mkdir()
-        database, instance = Database(kind, f"sqlite:///{tmp_path}/folder/sessions.db"), None
-    else:
-        instance = request.getfixturevalue("own_server")
-        database = instance.create_database()
-    with LosingDatabase(database, instance) as made:
-        yield made
-
-
 def test_without_its_database(losing: LosingDatabase, new_server: NewServer) -> None:
     """Neither an outage nor a lost database loses a session."""
     database = losing.database

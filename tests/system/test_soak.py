@@ -16,12 +16,10 @@ from .losing import LosingDatabase
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config
 from .process import OTHER_KERNEL
 from .server import JupyterServer
-from .test_local_outages import config_of, is_in_step, losing
+from .test_local_outages import config_of, is_in_step
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(3600)]
-
-__all__ = ["losing"]
 
 #: Serves how many bytes the package, and what it alone uses, has allocated and not given back.
 _MODULE = """
