@@ -237,8 +237,12 @@ WITHOUT: Final = 'c.ServerApp.jpserver_extensions["jupyter_session_store"] = Fal
 
 
 def config_for(database: Database) -> str:
-    """Return what all servers have in their configuration."""
-    return f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = 60\n"
+    """Return what all servers have in their configuration.
+
+    A renewal that writes how a kernel is counts a change of its sessions: none comes before
+    the test has ended.
+    """
+    return f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = 3600\n"
 
 
 @pytest.fixture
