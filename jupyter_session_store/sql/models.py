@@ -9,7 +9,18 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Final, cast
 
-from sqlalchemy import DateTime, Dialect, Index, MetaData, String, Table, UniqueConstraint, text
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    Index,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    event,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -73,14 +84,6 @@ class ExactText(TypeDecorator[str]):
         return backend_of(dialect).exact_text(self.length)
 
 
-#: How MySQL and MariaDB keep a table.
-STORAGE: Final = {
-    f"{dialect}_{option}": value
-    for dialect in ("mysql", "mariadb")
-    for option, value in (("engine", "InnoDB"), ("row_format", "DYNAMIC"))
-}
-
-
 class Base(DeclarativeBase):
     """The base of the model; constraints are named, so that a migration can change them."""
 
@@ -93,9 +96,6 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    # The defaults of a server may be a storage engine without transactions, or a row format
-    # whose keys are too short.
-    __table_args__: Any = STORAGE
 
 
 class Session(Base):
@@ -148,7 +148,6 @@ class Session(Base):
         # For a list. Without the id, by which that is ordered last: three texts of 1,020 bytes do
         # not fit into an index of PostgreSQL.
         Index(None, "namespace", "authority", "created_at"),
-        STORAGE,
     )
 
 
@@ -185,6 +184,16 @@ class Meta(Base):
     #: What is said.
     value: Mapped[str] = mapped_column(ExactText(255))
 
+
+def _name_storage(table: Table, connection: Connection, **_: object) -> None:
+    # Not in the table's definition: there SQLAlchemy imports the dialect of each option.
+    dialect = connection.dialect
+    for option, value in backend_of(dialect).table_options.items():
+        table.dialect_kwargs[f"{dialect.name}_{option}"] = value
+
+
+for _table in Base.metadata.tables.values():
+    event.listen(_table, "before_create", _name_storage)
 
 #: The tables themselves, for statements of the core.
 SESSIONS: Final = cast("Table", Session.__table__)

@@ -137,6 +137,8 @@ class Backend:
     may_hold_stock_table: ClassVar[bool] = False
     #: Whether a column holds values of its type alone.
     is_typed: ClassVar[bool] = True
+    #: What is said of each table when it is made.
+    table_options: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: The level of a migration's connection, which has real transactions.
     migration_isolation: ClassVar[str | None] = "READ COMMITTED"
     #: Has a transaction wait for a lock no longer than a server does.

@@ -161,6 +161,9 @@ class MySQL(Backend):
     port = 3306
     # With sql_mode ORACLE "BEGIN" begins a block of statements.
     begin = "START TRANSACTION"
+    # The defaults of a server may be a storage engine without transactions, or a row format
+    # whose keys are too short.
+    table_options = {"engine": "InnoDB", "row_format": "DYNAMIC"}  # noqa: RUF012
     # READ COMMITTED takes no writes where the binary log has statements (error 1665).
     migration_isolation = "REPEATABLE READ"
     #: The first that has the collation.
