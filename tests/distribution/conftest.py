@@ -76,14 +76,7 @@ def with_wheel(installer: Installer, distribution: Distribution) -> Environment:
     return installer("base", from_file(distribution.wheel), "ipykernel")
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        "wheel",
-        # What runs the tests is one.
-        pytest.param("editable", marks=pytest.mark.extended("editable installs")),
-    ],
-)
+@pytest.fixture(scope="session", params=["wheel", "editable"])
 def installed(
     request: pytest.FixtureRequest, installer: Installer, with_wheel: Environment
 ) -> Environment:

@@ -17,7 +17,7 @@ from .building import ROOT, Distribution
 from .keep_wheel import WHEELS
 
 # Whichever test is first installs what builds, and builds three times.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.extended("installed wheels")]
 
 
 def contents(wheel: Path) -> dict[str, bytes]:

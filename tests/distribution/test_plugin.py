@@ -13,7 +13,7 @@ from ..system.server import JupyterServer
 from .building import Environment
 from .conftest import PLUGIN
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.extended("installed wheels")]
 
 CHOSEN = 'c.PersistentSessionManager.repository = "jsonfile"\n'
 

@@ -43,9 +43,17 @@ def test_each_block_says_what_it_is() -> None:
     assert marks == []
 
 
+#: The first pages of a newcomer, whose commands `make test` runs.
+FIRST: Final = ("README.md", "docs/tutorial.md")
+LATER: Final = pytest.mark.extended("the commands of the how-to guides")
+
+
 @pytest.mark.system
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("page", [page for page in pages() if is_run(page)])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=() if page in FIRST else LATER) for page in pages() if is_run(page)],
+)
 def test_the_commands_of(
     page: str, named_database: Callable[[str], Database], tmp_path: Path
 ) -> None:
