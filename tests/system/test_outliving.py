@@ -7,7 +7,7 @@ import os
 import random
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,9 @@ NewServer = Callable[..., OutlivingServer]
 
 
 @pytest.fixture
-def new_server() -> Iterator[NewServer]:
-    """A function that makes a server, not started yet, which is gone after the test."""
-    made: list[OutlivingServer] = []
-
-    def new(config: str = "", **how: Any) -> OutlivingServer:
-        made.append(OutlivingServer(config, **how))
-        return made[-1]
-
-    yield new
-    for server in made:
-        print(server.log)
-        server.close()
+def new_server(new_outliving_server: NewServer) -> NewServer:
+    """A function that makes a server whose kernels outlive it."""
+    return new_outliving_server
 
 
 @pytest.fixture

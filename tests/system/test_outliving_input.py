@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,13 @@ NewServer = Callable[..., OutlivingServer]
 
 
 @pytest.fixture
-def new_server(database: Database) -> Iterator[NewServer]:
-    """A function that makes a server, not started yet, which is gone after the test."""
-    made: list[OutlivingServer] = []
+def new_server(database: Database, new_outliving_server: NewServer) -> NewServer:
+    """A function that makes a server of this database whose kernels outlive it."""
 
-    def new(config: str = "", **how: Any) -> OutlivingServer:
-        made.append(OutlivingServer(f"{stored_in(database)}\n{config}", **how))
-        return made[-1]
+    def new(config: str = "", **how: object) -> OutlivingServer:
+        return new_outliving_server(f"{stored_in(database)}\n{config}", **how)
 
-    yield new
-    for server in made:
-        print(server.log)
-        server.close()
+    return new
 
 
 def test_bad_records_disturb_nobody(new_server: NewServer) -> None:
