@@ -287,7 +287,7 @@ class StoreDescription:
     Parameters
     ----------
     backend : str
-        Such as ``postgresql on db.example.org``: no password, no whole URL.
+        Such as ``postgresql jupyter@db:5432/jupyter``: no password, no whole URL.
     statements : int
         How many it has sent to a database; 0 where there is none.
     evictions : int

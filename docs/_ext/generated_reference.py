@@ -317,7 +317,10 @@ def _schema_states() -> str:
         versions.State.FOREIGN: versions.Status(versions.State.FOREIGN, None),
     }
     rows = (
-        (state.value, f"``{' '.join(versions.explain(found, 'postgresql on db').split())}``")
+        (
+            state.value,
+            f"``{' '.join(versions.explain(found, 'postgresql jupyter@db:5432/jupyter').split())}``",
+        )
         for state, found in examples.items()
     )
     return _table(("state", "what is said"), rows)

@@ -9,7 +9,7 @@ from traitlets import Float
 
 from ..errors import SchemaMismatch, StoreUnavailable
 from .command import ExitCode, StoreCommand
-from .schema import database_name, schema_status
+from .schema import schema_status
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -60,9 +60,9 @@ class Check(StoreCommand):
             with self.database(statement_timeout=True, writes=False) as engine:
                 found = schema_status(engine)
                 if found.state is versions.State.CURRENT:
-                    text = f"{database_name(engine)} is at revision {found.revision}, the newest"
+                    text = f"{self.database_name} is at revision {found.revision}, the newest"
                     return self._compare_keys(engine, text)
-                return found.usable, versions.explain(found, database_name(engine))
+                return found.usable, versions.explain(found, self.database_name)
         except (StoreUnavailable, SchemaMismatch) as error:
             return False, str(error)
 

@@ -19,6 +19,8 @@ from .command_line import CommandLine, ExitCode, exit_with_usage_error, print_er
 from .output import Output, OutputError, escape_controls, flush
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Connection, Engine
 
     from ..config.settings import Settings
@@ -69,6 +71,10 @@ class StoreCommand(CommandLine):
     ).tag(config=True)
 
     as_json = Bool(False, help="Print JSON.").tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._settings: dict[str, Settings] = {}
 
     def initialize(self, argv: Any = None) -> None:
         """Read the command line and the configuration files."""
@@ -200,19 +206,43 @@ class StoreCommand(CommandLine):
                 "expected --yes, or --dry-run to see what it would remove. Nothing was changed."
             )
 
-    def settings(self, given: str = "") -> Settings:
-        """Return the settings of the configured database, or of `given`, a value of ``--url``."""
+    def settings(self, given: str | None = None) -> Settings:
+        """Return the settings of the database that `given`, by default ``--url``, names."""
         from ..config.settings import Settings
 
-        if given:
-            return Settings.from_argument(given, self.config)
-        return Settings.from_config(self.config)
+        given = self.url if given is None else given
+        if given not in self._settings:
+            # Once: a file may be a pipe.
+            self._settings[given] = (
+                Settings.from_argument(given, self.config)
+                if given
+                else Settings.from_config(self.config)
+            )
+        return self._settings[given]
+
+    @property
+    def database_name(self) -> str:
+        """The name of the database for texts: ``postgresql jupyter@db:5432/jupyter``."""
+        return self.describe_database()
+
+    def describe_database(self, given: str | None = None) -> str:
+        """Return the name of the database that `given`, by default ``--url``, names."""
+        from ..sql.engine.url import describe, parse
+
+        return describe(parse(self.settings(given).url))
+
+    def missing_file(self, given: str | None = None) -> Path | None:
+        """Return the file of a SQLite database if it does not exist."""
+        from ..sql.engine.url import parse, sqlite_file
+
+        file = sqlite_file(parse(self.settings(given).url))
+        return None if file is None or file.exists() else file
 
     def database(self, given: str | None = None, **options: bool) -> AbstractContextManager[Engine]:
         """Return :func:`.admin_connection.engine`, by default for the value of ``--url``."""
         from ..sql.admin import admin_connection
 
-        found = self.settings(self.url if given is None else given)
+        found = self.settings(given)
         return admin_connection.engine(found.url, found.engine_options, **options)
 
     @contextmanager

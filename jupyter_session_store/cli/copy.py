@@ -59,7 +59,7 @@ class Copy(TransferCommand):
     ).tag(config=True)
     target = Unicode(help="The database that is added to, named in the same way.").tag(config=True)
 
-    def settings(self, given: str = "") -> Settings:
+    def settings(self, given: str | None = None) -> Settings:
         """Return the settings of a database; another driver gets no engine options."""
         from ..sql.engine.url import parse
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .command import JSON_FLAG, ExitCode, StoreCommand
-from .schema import database_name, schema_status
+from .schema import schema_status
 
 
 class Current(StoreCommand):
@@ -22,7 +22,7 @@ class Current(StoreCommand):
             found = schema_status(engine)
             self.output.one(
                 {
-                    "database": database_name(engine),
+                    "database": self.database_name,
                     "revision": found.revision,
                     "state": found.state.value,
                     "usable": found.usable,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, SchemaMismatch
 from .command import ExitCode, StoreCommand
-from .schema import MigrationCommand, database_name, schema_status
+from .schema import MigrationCommand, schema_status
 
 
 class Downgrade(MigrationCommand):
@@ -62,7 +62,7 @@ class Downgrade(MigrationCommand):
             found = schema_status(engine)
             if found.state is versions.State.AHEAD_COMPATIBLE:
                 raise SchemaMismatch(
-                    f"The database ({database_name(engine)}) is at revision {found.revision}, "
+                    f"The database ({self.database_name}) is at revision {found.revision}, "
                     "newer than this release, which does not know how to undo it; expected the "
                     "release that made it. Nothing was changed. Run there: jupyter session-store "
                     f"downgrade {target}"
@@ -71,9 +71,9 @@ class Downgrade(MigrationCommand):
             # Nothing but the way to base is known of one that is damaged.
             damaged = found.state is states.DAMAGED and target == "base"
             if not damaged and found.state not in (states.BEHIND, states.CURRENT):
-                raise SchemaMismatch(versions.explain(found, database_name(engine)))
+                raise SchemaMismatch(versions.explain(found, self.database_name))
             plan = migrating.downgrade_plan(found.revision, target)
-            self.print_plan(plan, database_name(engine), "undo")
+            self.print_plan(plan, "undo")
             lost = [revision for revision in plan if revision.downgrade_loses]
             for revision in lost:
                 self.output.text(f"Undoing {revision.id} loses {revision.downgrade_loses}.")

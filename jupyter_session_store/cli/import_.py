@@ -92,7 +92,7 @@ class Import(TransferCommand):
     def _refuse_same_file(self, file: Path) -> None:
         from ..sql.engine.url import parse, sqlite_file
 
-        target = sqlite_file(parse(self.settings(self.url).url))
+        target = sqlite_file(parse(self.settings().url))
         if target is not None and target.exists() and file.exists() and target.samefile(file):
             raise ConfigurationError(
                 f"The file {str(file)!r} is the database that its sessions would be imported into; "
@@ -104,7 +104,7 @@ class Import(TransferCommand):
     ) -> ExitCode:
         from ..sql.admin import importing
 
-        where = {"from": f"stock file {str(file)!r}", "to": self.describe_database(self.url)}
+        where = {"from": f"stock file {str(file)!r}", "to": self.database_name}
         expected = importing.count(raw, scope)
         self.output.text(
             f"{'Would import' if self.dry_run else 'Importing'} {expected.added} sessions from the "

@@ -26,13 +26,6 @@ def schema_status(engine: Engine) -> Status:
         return versions.status(connection)
 
 
-def database_name(engine: Engine) -> str:
-    """Return the name of a database for texts: neither a user nor a password is in it."""
-    from ..sql.engine.url import describe
-
-    return describe(engine.url)
-
-
 class MigrationCommand(StoreCommand):
     """What upgrade and downgrade share."""
 
@@ -48,14 +41,15 @@ class MigrationCommand(StoreCommand):
         """Print the SQL statements from one revision to another."""
         from ..sql.schema import migrating
 
-        settings = self.settings(self.url)
+        settings = self.settings()
         self.output.text(
             migrating.sql_script(settings.url, start, target, downgrade=downgrade).rstrip()
         )
         return ExitCode.DONE
 
-    def print_plan(self, plan: Sequence[Revision], database: str, verb: str) -> None:
+    def print_plan(self, plan: Sequence[Revision], verb: str) -> None:
         """Print the revisions to run or to undo, in this order."""
+        database = self.database_name
         found = f"{database}: {len(plan)} revision{'s' if len(plan) != 1 else ''} to {verb}"
         self.output.text(found if plan else f"{database}: nothing to {verb}.")
         for revision in plan:

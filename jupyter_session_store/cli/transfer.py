@@ -14,7 +14,6 @@ from .command import JSON_FLAG, ExitCode, StoreCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -58,19 +57,6 @@ class TransferCommand(StoreCommand):
             with _advise_rerun(), admin_connection.connected(engine) as connection:
                 self.require_usable(connection, given)
                 yield connection
-
-    def missing_file(self, given: str) -> Path | None:
-        """Return the file of a SQLite database if it does not exist."""
-        from ..sql.engine.url import parse, sqlite_file
-
-        file = sqlite_file(parse(self.settings(given).url))
-        return None if file is None or file.exists() else file
-
-    def describe_database(self, given: str) -> str:
-        """Return the name of a database for texts: no user or password is in it."""
-        from ..sql.engine.url import describe, parse
-
-        return describe(parse(self.settings(given).url))
 
     def _note_conflicts(self, counts: Counts) -> None:
         """Say which sessions the target kept as they were, and which came without a claim."""

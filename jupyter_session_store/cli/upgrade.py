@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import SchemaMismatch
 from .command import ExitCode, StoreCommand
-from .schema import MigrationCommand, database_name, schema_status
+from .schema import MigrationCommand, schema_status
 
 
 class Upgrade(MigrationCommand):
@@ -35,15 +35,6 @@ class Upgrade(MigrationCommand):
         ),
     }
 
-    def _missing_file(self) -> str | None:
-        """Return the name of a SQLite file if it does not exist."""
-        from ..sql.engine.factory import check
-        from ..sql.engine.url import describe, sqlite_file
-
-        url = check(self.settings(self.url).url)
-        file = sqlite_file(url)
-        return None if file is None or file.exists() else describe(url)
-
     def run(self) -> ExitCode:
         from ..sql.schema import migrating, versions
 
@@ -51,22 +42,22 @@ class Upgrade(MigrationCommand):
         if self.sql:
             start, _, end = target.rpartition(":")
             return self.print_script(start or None, end)
-        if self.dry_run and (missing := self._missing_file()):
-            self.output.text(f"The {missing} is not there, and would be made.")
-            self.print_plan(migrating.upgrade_plan(None, target), missing, "run")
+        if self.dry_run and self.missing_file() is not None:
+            self.output.text(f"The database ({self.database_name}) is not there: it would be made.")
+            self.print_plan(migrating.upgrade_plan(None, target), "run")
             return ExitCode.DONE
         with self.database(create=True) as engine:
             found = schema_status(engine)
             states = versions.State
             bare = found.state is states.DAMAGED and found.is_bare
             if not bare and found.state not in (states.EMPTY, states.BEHIND, states.CURRENT):
-                explanation = versions.explain(found, database_name(engine))
+                explanation = versions.explain(found, self.database_name)
                 if not found.usable:
                     raise SchemaMismatch(explanation)
                 self.output.text(explanation)
                 return ExitCode.DONE
             plan = migrating.upgrade_plan(None if bare else found.revision, target)
-            self.print_plan(plan, database_name(engine), "run")
+            self.print_plan(plan, "run")
             if plan and not self.dry_run:
                 # The id, since another process may upgrade meanwhile: +1 would then go too far.
                 migrating.upgrade(engine, plan[-1].id, from_nothing=bare, log=self.log)

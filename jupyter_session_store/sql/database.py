@@ -228,12 +228,12 @@ class Database:
         missed, self._file_id = self._file_id is None, found
         if found is None:
             raise StoreUnavailable(
-                f"the {self.name} is not there any more; expected the one that this server has "
-                "opened. Put it back, or make an empty one: jupyter session-store upgrade"
+                f"the file ({self.name}) is not there any more; expected the one that this server "
+                "has opened. Put it back, or make an empty one: jupyter session-store upgrade"
             )
         if not missed:
             raise StoreUnavailable(
-                f"the {self.name} is another than the one that this server has opened. It is used "
+                f"the file ({self.name}) is another than this server has opened. It is used "
                 "from now on if it has the tables; to make them: jupyter session-store upgrade"
             )
 

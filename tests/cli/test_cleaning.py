@@ -112,7 +112,10 @@ def test_an_unreachable_database(run: Run) -> None:
     for words in COMMANDS:
         answer = run(*words, url="postgresql://nobody@127.0.0.1:1/nothing")
         assert answer.returncode == 3, answer.stdout
-        assert "The session store is unavailable: postgresql on 127.0.0.1: " in answer.stderr
+        assert (
+            "The session store is unavailable: postgresql nobody@127.0.0.1:1/nothing: "
+            in answer.stderr
+        )
         assert "jupyter session-store doctor" in answer.stderr
         assert "Traceback" not in answer.stderr
 

@@ -259,7 +259,7 @@ def test_a_damaged_file(run: Run, file: Path, home: Path) -> None:
 def test_a_database_that_does_not_answer(run: Run, file: Path) -> None:
     done = run("import", str(file), *TO_ALICE, url="postgresql://jupyter:s3cr3t@127.0.0.1:1/x")
     assert done.returncode == 3, done.stdout
-    assert "The session store is unavailable: postgresql on 127.0.0.1" in done.stderr
+    assert "The session store is unavailable: postgresql jupyter@127.0.0.1:1/x: " in done.stderr
     assert "s3cr3t" not in done.stderr
 
 

@@ -235,7 +235,7 @@ def test_a_server_goes_away(
     code, errors = cut_off(cut, source, target, home, resumes=True)
     own_server.start()
     assert code == 3, errors
-    assert f"The session store is unavailable: {own_server.kind} on 127.0.0.1" in errors
+    assert f"The session store is unavailable: {own_server.kind} " in errors
     assert GOES_ON in errors
     assert "Traceback" not in errors
     assert not shows_password(database, errors)

@@ -72,7 +72,7 @@ def test_a_full_disk(run: Run, database: Database, home: Path, tmp_path: Path, h
         prefix = (sys.executable, "-c", _LIMITED)
         done = session_store(*words, home=home, prefix=prefix, SOURCE=database.url)
     assert done.returncode == 3, done.stderr
-    assert f"unavailable: SQLite file '{tmp_path}/target.db': " in done.stderr
+    assert f"unavailable: sqlite {tmp_path}/target.db: " in done.stderr
     assert GOES_ON in done.stderr
     assert "Traceback" not in done.stderr
     there = number(target)
@@ -152,8 +152,8 @@ def test_a_schema_that_does_not_fit(run: Run, database: Database, tmp_path: Path
         ("--from full.db --to no/such/folder.db", 2, "is not a folder"),
         ("--from full.db --to :memory:", 2, "in the memory of a process"),
         ("--from full.db --to env:NO_SUCH", 2, "'NO_SUCH' is not set"),
-        ("--from full.db --to postgresql://127.0.0.1:1/x", 3, "postgresql on 127.0.0.1"),
-        ("--from mysql://nobody@127.0.0.1:1/x --to x.db", 3, "mysql on 127.0.0.1"),
+        ("--from full.db --to postgresql://127.0.0.1:1/x", 3, "postgresql 127.0.0.1:1/x"),
+        ("--from mysql://nobody@127.0.0.1:1/x --to x.db", 3, "mysql nobody@127.0.0.1:1/x"),
         ("--from full.db --to x.db more", 2, "Found 1 arguments"),
         ("--from full.db --to x.db --fast", 2, "fast"),
     ],

@@ -75,7 +75,7 @@ def test_it_serves_sessions(
     assert stored.rows(kept) == [(session["id"], "a.ipynb", kernel)]
     # Enabled by nothing but the installed file.
     status = server.model(server.api.get("/api/session-store/status"), 200)
-    assert status["backend"] == f"SQLite file {str(file)!r}"
+    assert status["backend"] == f"sqlite {file}"
     assert server.api.get("/api/session-store/health").json() == {"status": "well"}
     assert "jupyter_session_store_sessions 1.0" in server.api.get("/metrics").text
     assert server.delete(session["id"]).status_code == 204

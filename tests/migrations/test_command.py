@@ -258,7 +258,7 @@ def test_the_database_is_named_before_it_is_touched(tmp_path: Path) -> None:
     file = tmp_path / "mine.db"
     done = alembic("-x", f"url={file}", "upgrade", "head", home=tmp_path)
     assert done.returncode == 0
-    assert done.stdout.index(f"The database: SQLite file '{file}'") < done.stdout.index("Running")
+    assert done.stdout.index(f"The database: sqlite {file}") < done.stdout.index("Running")
 
 
 def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("postgresql://nobody@127.0.0.1:1/x", "is unavailable: postgresql on 127.0.0.1"),
+        ("postgresql://nobody@127.0.0.1:1/x", "is unavailable: postgresql nobody@127.0.0.1:1/x"),
         ("nowhere://x", "names the dialect 'nowhere', which SQLAlchemy does not know"),
     ],
     ids=["unreachable", "unknown"],

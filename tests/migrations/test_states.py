@@ -224,10 +224,10 @@ def refused_and_left(database: Database, engine: Engine) -> str:
 
 
 SECRET_URLS: Final = {
-    "postgresql://jupyter:s3cr3t@db.example:5433/jupyter": "postgresql on db.example",
-    "mysql://jupyter:s3cr3t@db.example/jupyter": "mysql on db.example",
-    "mariadb://jupyter:s3cr3t@db.example/jupyter": "mariadb on db.example",
-    "sqlite:////srv/sessions.db": "SQLite file '/srv/sessions.db'",
+    "postgresql://jupyter:s3cr3t@db.example:5433/jupyter": "postgresql jupyter@db.example:5433/jupyter",
+    "mysql://jupyter:s3cr3t@db.example/jupyter": "mysql jupyter@db.example:3306/jupyter",
+    "mariadb://jupyter:s3cr3t@db.example/jupyter": "mariadb jupyter@db.example:3306/jupyter",
+    "sqlite:////srv/sessions.db": "sqlite /srv/sessions.db",
 }
 
 

@@ -213,9 +213,9 @@ def test_probes_and_status_through_an_outage(
         lease = told.pop("lease")
         assert (lease["seconds"], lease["overdue"]) == (LEASE, False)
         backend = {
-            "sqlite": "SQLite file",
-            "postgresql": "postgresql on 127.0.0.1",
-            "mysql": "mysql on 127.0.0.1",
+            "sqlite": "sqlite /",
+            "postgresql": "postgresql ",
+            "mysql": "mysql ",
         }
         assert told.pop("backend").startswith(backend[database.kind])
         ((server_id,),) = database.rows("SELECT server_id FROM jupyter_servers")

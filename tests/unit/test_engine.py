@@ -283,7 +283,7 @@ def test_the_innermost_mount_tells_the_file_system(monkeypatch: pytest.MonkeyPat
 )
 def test_memory_is_one_database(typed: str) -> None:
     engine = engines.create(typed)
-    assert urls.describe(engine.url) == "SQLite in memory"
+    assert urls.describe(engine.url) == "sqlite in memory"
     assert isinstance(engine.pool, StaticPool)
     with engine.connect() as connection:
         connection.exec_driver_sql("CREATE TABLE t (x)")
@@ -546,4 +546,29 @@ def test_no_password_and_no_url_is_shown() -> None:
     assert PASSWORD not in shown
     assert quote(PASSWORD, safe="") not in shown
     assert "postgresql" not in shown
-    assert urls.describe(url) == "postgresql on db"
+    assert urls.describe(url) == "postgresql u@db:5432/x"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql:///x", "postgresql localhost:5432/x"),
+        ("postgres://u@/x?host=/run/postgresql", "postgresql u@[/run/postgresql]:5432/x"),
+        ("postgresql://u@/x?host=a:5433,b&port=6", "postgresql u@a:5433,b:6/x"),
+        ("postgresql://u@[::1]/x?sslpassword=s3cr3t", "postgresql u@[::1]:5432/x"),
+        ("mysql://u%0A@db:3307/x", "mysql u?@db:3307/x"),
+        ("mariadb://u@/x?unix_socket=/run/my.sock", "mariadb u@[/run/my.sock]/x"),
+        ("sqlite:////srv/a.db?timeout=3", "sqlite /srv/a.db"),
+        (":memory:", "sqlite in memory"),
+    ],
+)
+def test_the_name_of_a_database(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("PGUSER", "PGHOST", "PGPORT", "PGDATABASE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert urls.describe(urls.parse(url)) == name
+
+
+def test_what_a_url_leaves_out_is_named_as_libpq_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGUSER", "jupyter")
+    monkeypatch.setenv("PGHOST", "db")
+    assert urls.describe(urls.parse("postgresql:///x")) == "postgresql jupyter@db:5432/x"

@@ -177,7 +177,7 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
         "unsynchronized_sessions": 0,
         "version": __version__,
         "repository": "sqlalchemy",
-        "backend": "SQLite in memory",
+        "backend": "sqlite in memory",
         "revision": versions.HEAD,
         "namespace": manager.namespace,
         "authority": "server",

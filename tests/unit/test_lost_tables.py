@@ -140,7 +140,7 @@ async def test_a_file_that_was_deleted(
     await every_verb_fails(repository, StoreUnavailable)
     assert not path.exists()
     [line] = said(caplog)
-    assert f"SQLite file {str(path)!r} is not there any more" in line
+    assert f"the file (sqlite {path}) is not there any more" in line
     # What the text says to run.
     with engine_of(database.url) as engine:
         migrating.upgrade(engine)
@@ -197,7 +197,7 @@ async def test_a_file_that_was_replaced(
     caplog.clear()
     remove(path)
     os.replace(shutil.copy(restored, path.with_name("copy.db")), path)
-    with pytest.raises(StoreUnavailable, match="is another than the one"):
+    with pytest.raises(StoreUnavailable, match="is another than this server"):
         await repository.find(SCOPE)
     # One with the tables is used.
     assert await repository.find(SCOPE) == [record("restored")]
@@ -205,7 +205,7 @@ async def test_a_file_that_was_replaced(
     caplog.clear()
     remove(path)
     os.replace(empty, path)
-    with pytest.raises(StoreUnavailable, match="is another than the one"):
+    with pytest.raises(StoreUnavailable, match="is another than this server"):
         await repository.find(SCOPE)
     # Nothing is made in one that has none.
     await every_verb_fails(repository, SchemaMismatch)

@@ -45,7 +45,7 @@ def engine(
     file = sqlite_file(made.url)
     if file is not None and not create and not file.exists():
         raise SchemaMismatch(
-            f"The {describe(made.url)} is not there; expected one that a server or "
+            f"The database ({describe(made.url)}) is not there; expected a file that a server or "
             "this command has made. Run: jupyter session-store upgrade"
         )
     try:

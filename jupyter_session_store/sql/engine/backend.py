@@ -7,6 +7,7 @@ dialect that is not named here gets the defaults of :class:`Backend`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -124,6 +125,8 @@ class Backend:
     #: The dialect and the driver that a URL without a driver means; ``None``: SQLAlchemy's choice.
     drivername: ClassVar[str | None] = None
     port: ClassVar[int | None] = None
+    #: The variables of the environment in which the driver looks for what a URL leaves out.
+    variables: ClassVar[Mapping[str, str]] = MappingProxyType({})
     #: The oldest release that this package is made for.
     oldest_release: ClassVar[tuple[int, ...] | None] = None
 
@@ -186,8 +189,25 @@ class Backend:
         return None
 
     def describe(self, url: URL) -> str:
-        """Return what may be shown of a URL."""
-        return f"{self.name} on {url.host}" if url.host else self.name
+        """Return what may be shown of a URL: the role, the host, the port and the name.
+
+        A socket stands in brackets, as an IPv6 address does.
+        """
+
+        def elsewhere(name: str) -> str:
+            value = url.query.get(name) or os.environ.get(self.variables.get(name, ""), "")
+            return value if isinstance(value, str) else ",".join(value)
+
+        user, database = url.username or elsewhere("user"), url.database or elsewhere("dbname")
+        if any(one in database for one in "=:"):
+            # libpq takes a whole URL in its place.
+            database = ""
+        hosts = url.host or elsewhere("host") or ("localhost" if self.port else "")
+        ports = str(url.port or "") or elsewhere("port") or str(self.port or "")
+        socket = elsewhere("unix_socket")
+        places = f"[{socket}]" if socket else _places(hosts, ports)
+        words = f"{user}@" if user else "", places, f"/{database}" if database else ""
+        return f"{self.name} {''.join(words)}".rstrip()
 
     def prepare(self, engine: Engine) -> None:
         """Set up the connections of an engine."""
@@ -337,6 +357,20 @@ def fault_of_port(value: str) -> str | None:
 def listed(names: Collection[str]) -> str:
     """Return names as SQL has them in a list of texts."""
     return ", ".join(f"'{name}'" for name in names)
+
+
+def _places(hosts: str, ports: str) -> str:
+    """Return the hosts with their ports; one port may be that of all, and a host have its own."""
+    names, numbers = hosts.split(","), ports.split(",")
+    numbers += numbers[-1:] * (len(names) - len(numbers))
+    places = []
+    for name, number in zip(names, numbers, strict=False):
+        host, colon, port = name.partition(":")
+        if "/" in name or ":" in port:
+            host, colon = f"[{name}]", ""
+        port = port if colon else number
+        places.append(f"{host}:{port}" if host and port else host)
+    return ",".join(places)
 
 
 def in_utc(value: datetime) -> datetime:

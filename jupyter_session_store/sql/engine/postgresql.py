@@ -191,6 +191,12 @@ class PostgreSQL(Backend):
     title = "PostgreSQL"
     drivername = "postgresql+psycopg"
     port = 5432
+    variables = {  # noqa: RUF012
+        "user": "PGUSER",
+        "host": "PGHOST",
+        "port": "PGPORT",
+        "dbname": "PGDATABASE",
+    }
     oldest_release = (14,)
     identity = "SELECT pg_postmaster_start_time(), current_database(), current_schema()"
     clock = "SELECT clock_timestamp()"

@@ -108,9 +108,9 @@ class SQLite(Backend):
 
     def describe(self, url: URL) -> str:
         if self.is_memory(url):
-            return "SQLite in memory"
+            return "sqlite in memory"
         path = self.file(url)
-        return super().describe(url) if path is None else f"SQLite file {str(path)!r}"
+        return f"sqlite {url.database if path is None else path.absolute()}"
 
     def prepare(self, engine: Engine) -> None:
         """Make a new file private, and set what suits its journal."""

@@ -66,8 +66,14 @@ def sqlite_file(url: URL) -> Path | None:
 
 
 def describe(url: URL) -> str:
-    """Return what may be shown of a URL: the backend and the host, or the file's name."""
-    return backend_of(url).describe(url)
+    """Return the name of a database for texts, without a password, a parameter or a whole URL.
+
+    Such as ``postgresql jupyter@db:5432/jupyter`` (role, host, port and name) or
+    ``sqlite /path/to/file.db``.
+    """
+    shown = backend_of(url).describe(url)
+    # A line end in a name would make two lines of one in a log.
+    return "".join(one if one.isprintable() else "?" for one in shown)
 
 
 def passwords_of(url: URL) -> list[str]:
