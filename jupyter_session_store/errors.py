@@ -88,3 +88,7 @@ class GatewayUnavailable(StoreUnavailable):
 
 class SchemaMismatch(SessionStoreError):
     """The database's schema does not fit this code: found, expected, what to run."""
+
+
+class DatabaseFileMissing(SchemaMismatch):
+    """The file of a database is not there, and is not to be made."""

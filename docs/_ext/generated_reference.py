@@ -316,11 +316,9 @@ def _schema_states() -> str:
         ),
         versions.State.FOREIGN: versions.Status(versions.State.FOREIGN, None),
     }
+    database = "postgresql jupyter@db:5432/jupyter"
     rows = (
-        (
-            state.value,
-            f"``{' '.join(versions.explain(found, 'postgresql jupyter@db:5432/jupyter').split())}``",
-        )
+        (state.value, f"``{' '.join(versions.explain(found, database).split())}``")
         for state, found in examples.items()
     )
     return _table(("state", "what is said"), rows)

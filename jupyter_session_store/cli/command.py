@@ -14,7 +14,13 @@ from jupyter_core.application import base_aliases, base_flags
 from traitlets import Bool, TraitError, Unicode
 
 from ..config import SECTIONS
-from ..errors import ConfigurationError, SchemaMismatch, SessionStoreError, StoreUnavailable
+from ..errors import (
+    ConfigurationError,
+    DatabaseFileMissing,
+    SchemaMismatch,
+    SessionStoreError,
+    StoreUnavailable,
+)
 from .command_line import CommandLine, ExitCode, exit_with_usage_error, print_error
 from .output import Output, OutputError, escape_controls, flush
 
@@ -29,6 +35,7 @@ __all__ = ["JSON_FLAG", "YES_FLAGS", "ExitCode", "StoreCommand"]
 
 _EXIT_CODES: Final = (
     (StoreUnavailable, ExitCode.UNAVAILABLE),
+    (DatabaseFileMissing, ExitCode.MISSING_FILE),
     (SchemaMismatch, ExitCode.SCHEMA_MISMATCH),
     ((SessionStoreError, TraitError), ExitCode.WRONG_USAGE),
 )

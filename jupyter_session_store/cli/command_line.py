@@ -29,18 +29,22 @@ _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
 
 
 class ExitCode(IntEnum):
-    """What a subcommand ends with."""
+    """What a subcommand ends with; each means the same for all of them."""
 
-    #: Done, or the answer is yes.
+    #: Done, or there was nothing to do; the answer is yes.
     DONE = 0
-    #: The answer is no: the schema is behind, a check failed, not found, not confirmed.
+    #: The answer is no: what was named is not there, something examined failed, not confirmed.
     NO = 1
-    #: What was typed, or a setting, is wrong.
+    #: What was typed, a setting or a right of the role is wrong: the same command fails again.
     WRONG_USAGE = 2
-    #: The database or the output is not available; try again.
+    #: The database, a server or the output is not available; try again.
     UNAVAILABLE = 3
-    #: The schema of the database does not fit.
+    #: The schema of the database does not fit: it is missing, behind, too new or damaged.
     SCHEMA_MISMATCH = 4
+    #: Refused: a server that is alive, or may be, uses it.
+    ALIVE = 5
+    #: The file of the database is not there.
+    MISSING_FILE = 6
     #: Ctrl-C.
     INTERRUPTED = 130
     #: The reader closed the pipe.

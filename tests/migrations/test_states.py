@@ -224,9 +224,9 @@ def refused_and_left(database: Database, engine: Engine) -> str:
 
 
 SECRET_URLS: Final = {
-    "postgresql://jupyter:s3cr3t@db.example:5433/jupyter": "postgresql jupyter@db.example:5433/jupyter",
-    "mysql://jupyter:s3cr3t@db.example/jupyter": "mysql jupyter@db.example:3306/jupyter",
-    "mariadb://jupyter:s3cr3t@db.example/jupyter": "mariadb jupyter@db.example:3306/jupyter",
+    "postgresql://jupyter:s3cr3t@db:5433/jupyter": "postgresql jupyter@db:5433/jupyter",
+    "mysql://jupyter:s3cr3t@db/jupyter": "mysql jupyter@db:3306/jupyter",
+    "mariadb://jupyter:s3cr3t@db/jupyter": "mariadb jupyter@db:3306/jupyter",
     "sqlite:////srv/sessions.db": "sqlite /srv/sessions.db",
 }
 

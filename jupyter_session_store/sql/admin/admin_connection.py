@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...errors import ConfigurationError, SchemaMismatch, StoreUnavailable
+from ...errors import ConfigurationError, DatabaseFileMissing, SchemaMismatch, StoreUnavailable
 from ..database import ATTEMPTS, pause
 from ..engine import factory as engines
 from ..engine.backend import backend_of
@@ -44,7 +44,7 @@ def engine(
         )
     file = sqlite_file(made.url)
     if file is not None and not create and not file.exists():
-        raise SchemaMismatch(
+        raise DatabaseFileMissing(
             f"The database ({describe(made.url)}) is not there; expected a file that a server or "
             "this command has made. Run: jupyter session-store upgrade"
         )
