@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, Final
 
-from .command_line import CommandLine, ExitCode, exit_with_usage_error
+from .command_line import CommandLine, ExitCode, exit_with_usage_error, show_word, suggest
 
 _PACKAGE: Final = "jupyter_session_store.cli"
 
@@ -24,9 +24,11 @@ class SessionStoreApp(CommandLine):
     --url says otherwise. A subcommand's own help says more:
     `jupyter session-store upgrade --help`.
 
-    Exit codes: 0 done, or yes; 1 no, or not found, or not confirmed; 2 wrong
-    usage or setting; 3 the database, or where the output goes, cannot be used
-    now; 4 the schema does not fit; 130 interrupted.
+    Exit codes: 0 done, or nothing to do, or yes; 1 no, not found, not confirmed;
+    2 wrong usage, setting or right; 3 the database, a server or the output is not
+    available now; 4 the schema does not fit; 5 refused, since a server is alive;
+    6 the file of the database is not there; 130 interrupted; 141 the reader
+    closed the pipe.
     """
     examples = """
     jupyter session-store check                       # does the schema fit?
@@ -59,9 +61,10 @@ class SessionStoreApp(CommandLine):
         """Start the subcommand; without one, print the help."""
         super().start()
         if self.extra_args:
+            word, names = self.extra_args[0], self.subcommands
+            expected = suggest(word, names, cutoff=0.65) or f"expected one of {', '.join(names)}."
             exit_with_usage_error(
-                f"There is no subcommand {self.extra_args[0]!r}; expected one of "
-                f"{', '.join(self.subcommands)}."
+                f"There is no subcommand {show_word(word)}; {expected} See: {self.typed} --help"
             )
         self.print_help()
         sys.exit(ExitCode.WRONG_USAGE)

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_core.application import base_aliases, base_flags
 from traitlets import Bool, TraitError, Unicode
@@ -21,8 +21,15 @@ from ..errors import (
     SessionStoreError,
     StoreUnavailable,
 )
-from .command_line import CommandLine, ExitCode, exit_with_usage_error, print_error
-from .output import Output, OutputError, escape_controls, flush
+from .command_line import (
+    CommandLine,
+    ExitCode,
+    exit_with_usage_error,
+    print_error,
+    show_word,
+)
+from .help import options_of
+from .output import Output, OutputError, discard_output, escape_controls, flush
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,11 +68,7 @@ class StoreCommand(CommandLine):
         "log-level": base_aliases["log-level"],
         "url": "StoreCommand.url",
     }
-    flags: Any = {"debug": base_flags["debug"]}
-    #: The names of the arguments without dashes.
-    arguments: ClassVar[tuple[str, ...]] = ()
-    #: How many of the last arguments may be left out.
-    optional_arguments: ClassVar[int] = 0
+    flags: Any = {"debug": (base_flags["debug"][0], "Log everything.")}
     #: Printed when Ctrl-C ends the subcommand.
     interrupt_message: str = "Nothing was changed."
 
@@ -121,6 +124,9 @@ class StoreCommand(CommandLine):
                     "--config. Nothing was changed."
                 )
 
+    def common_options(self) -> dict[str, str]:
+        return options_of(StoreCommand)
+
     def accepts_setting(self, section: str, name: str) -> bool:
         """Return whether a setting is an option: those of the database are, too."""
         if section not in SECTIONS:
@@ -136,7 +142,7 @@ class StoreCommand(CommandLine):
         try:
             flush()
         except (BrokenPipeError, OutputError):
-            _discard_output()
+            discard_output()
         sys.exit(code)
 
     def _exit_code(self) -> ExitCode:
@@ -147,10 +153,10 @@ class StoreCommand(CommandLine):
         except KeyboardInterrupt:
             return _report_interrupt(self.interrupt_message)
         except BrokenPipeError:
-            _discard_output()
+            discard_output()
             return ExitCode.BROKEN_PIPE
         except OutputError as error:
-            _discard_output()
+            discard_output()
             print_error(str(error))
             return ExitCode.UNAVAILABLE
         except OSError as error:
@@ -161,13 +167,15 @@ class StoreCommand(CommandLine):
         return code
 
     def _check_arguments(self) -> None:
-        given, names = self.extra_args, self.arguments
-        if len(names) - self.optional_arguments <= len(given) <= len(names):
+        given, names = self.extra_args, list(self.arguments)
+        unlimited = bool(names) and names[-1].endswith("...")
+        enough = len(given) >= len(names) - self.optional_arguments
+        if enough and (unlimited or len(given) <= len(names)):
             return
-        expected = " ".join(names) if names else "none"
+        found = f"the argument{'s' * (len(given) > 1)} {', '.join(map(show_word, given))}"
         raise ConfigurationError(
-            f"Found {len(given)} arguments ({' '.join(map(repr, given)) or 'none'}); "
-            f"expected {expected}. See: {self._help}"
+            f"Found {found if given else 'no argument'}; expected {' '.join(names) or 'none'}. "
+            f"Nothing was changed. See: {self._help}"
         )
 
     def add_url_to_commands(self, text: str, given: str | None = None) -> str:
@@ -274,11 +282,6 @@ class StoreCommand(CommandLine):
 def _report_interrupt(text: str) -> ExitCode:
     sys.stderr.write(f"\nInterrupted. {text}\n")
     return ExitCode.INTERRUPTED
-
-
-def _discard_output() -> None:
-    """Send standard output nowhere, so that the flush at exit does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_os_error(error: OSError) -> ExitCode:

@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from enum import IntEnum
-from inspect import cleandoc
-from textwrap import indent
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from jupyter_core.application import JupyterApp
-from traitlets.config import Configurable
+from traitlets import Enum, Float, Int, TraitError, TraitType
+from traitlets.config import Config, Configurable
+from traitlets.config.loader import DeferredConfig
 
 from .._version import __version__
 from ..errors import ConfigurationError
-from .output import escape_controls
+from .help import allowed_words, help_lines
+from .output import OutputError, discard_output, escape_controls, flush
 
 #: Settings that every command accepts, though no option sets them.
 _LOGGING: Final = frozenset({"log_datefmt", "log_format", "logging_config"})
 _SHOWING_OPTIONS: Final = frozenset({"-h", "--help", "--help-all", "-V", "--version"})
 #: A value, not an option: the expression is argparse's.
 _NEGATIVE_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")
+#: What traits expect, in words.
+_EXPECTED: Final[Mapping[type[TraitType[Any, Any]], str]] = {
+    Float: "a number",
+    Int: "a whole number",
+}
 
 
 class ExitCode(IntEnum):
@@ -66,6 +72,10 @@ class CommandLine(JupyterApp):
     """What the command and its subcommands share of traitlets' command line."""
 
     version = __version__
+    #: The arguments without dashes, and what each is; one that ends with "..." may be repeated.
+    arguments: ClassVar[Mapping[str, str]] = {}
+    #: How many of the last arguments may be left out.
+    optional_arguments: ClassVar[int] = 0
 
     def parse_command_line(self, argv: Any = None) -> None:
         """Check the options, then let traitlets read them: it ignores unknown ones."""
@@ -83,8 +93,42 @@ class CommandLine(JupyterApp):
         return flags, {f"--{name}": setting for name, setting in self.aliases.items()}
 
     @property
+    def typed(self) -> str:
+        """The command as it is typed."""
+        return f"jupyter {self.name.removeprefix('jupyter-')}"
+
+    @property
     def _help(self) -> str:
-        return f"jupyter {self.name.removeprefix('jupyter-')} --help"
+        return f"{self.typed} --help"
+
+    def update_config(self, config: Config) -> None:
+        """Take over settings; a value that one cannot have is a usage error."""
+        try:
+            super().update_config(config)
+        except TraitError as error:
+            in_file = config is not self.cli_config
+            wrong = next(self._wrong_values(config, in_file=in_file), f"{error}")
+            exit_with_usage_error(f"{wrong} Nothing was changed. See: {self._help}")
+
+    def _wrong_values(self, config: Config, *, in_file: bool) -> Iterator[str]:
+        """Yield what is wrong with settings; no value is repeated: it may hold a password."""
+        # Traitlets names the command itself, whichever of its base classes an option names.
+        options = {
+            setting.rpartition(".")[2]: option for option, setting in self._options()[1].items()
+        }
+        kinds = {kind.__name__ for kind in type(self).mro()}
+        for section in (one for one in config if one in kinds):
+            for name, value in config[section].items():
+                trait = self.traits(config=True).get(name)
+                if trait is None:
+                    continue
+                given = value.get_value(trait) if isinstance(value, DeferredConfig) else value
+                try:
+                    trait._validate(self, given)
+                except TraitError:
+                    setting = f"{section}.{name}"
+                    shown = f"c.{setting}" if in_file else options.get(name, f"--{setting}")
+                    yield f"{shown} has a wrong value; expected {_expected(trait, given)}"
 
     def accepts_setting(self, section: str, name: str) -> bool:
         """Return whether ``--Class.name=`` is an option: whether the setting has an effect."""
@@ -109,12 +153,22 @@ class CommandLine(JupyterApp):
             "configuration files; their folders are listed by: jupyter --paths"
         )
 
-    def emit_examples(self) -> Generator[str, None, None]:
-        """Yield the examples, all with the same margin."""
-        yield from ("Examples", "--------", "", indent(cleandoc(str(self.examples)), "    "), "")
+    def common_options(self) -> dict[str, str]:
+        """Return the options that every subcommand has, and what each is for."""
+        return {}
+
+    def emit_help(self, classes: bool = False) -> Generator[str, None, None]:
+        """Yield the help; with `classes` that of every setting, too."""
+        yield from help_lines(self, self.common_options(), with_settings=classes)
 
     def exit(self, exit_status: int | str | None = 0) -> None:
         """Exit; traitlets exits with 1 if it cannot read the command line."""
+        try:
+            flush()
+        except (BrokenPipeError, OutputError) as error:
+            discard_output()
+            broken = isinstance(error, BrokenPipeError)
+            exit_status = ExitCode.BROKEN_PIPE if broken else ExitCode.UNAVAILABLE
         super().exit(ExitCode.WRONG_USAGE if exit_status == 1 else exit_status)
 
 
@@ -147,8 +201,9 @@ def _check_options(
             continue
         setting = aliases.get(option) or _setting(option, accepts_setting)
         if setting is None:
-            near = _suggest_option(option, [*flags, *aliases])
-            raise ConfigurationError(f"There is no option {option!r} here; expected {near}.")
+            near = suggest(option, [*flags, *aliases])
+            expected = near or "expected one that the help lists."
+            raise ConfigurationError(f"There is no option {option!r} here; {expected}")
         if not equals:
             following = next(remaining, None)
             if following is None or _is_option(following):
@@ -176,10 +231,25 @@ def _setting(option: str, accepts_setting: Callable[[str, str], bool]) -> str | 
     return f"{section}.{name}" if option[:2] == "--" and accepts_setting(section, name) else None
 
 
-def _suggest_option(option: str, known: Collection[str]) -> str:
-    # The cutoff is high, so that --force is not suggested for --from.
-    near = get_close_matches(option, sorted(known), n=1, cutoff=0.8)
-    return near[0] if near else "one that the help lists"
+def suggest(word: str, known: Collection[str], *, cutoff: float = 0.8) -> str | None:
+    """Return a question for the one of the `known` words that may have been meant, if any."""
+    # The cutoff of options is high, so that --force is not suggested for --from.
+    words = {one.lower(): one for one in sorted(known)}
+    near = get_close_matches(word.lower(), words, n=1, cutoff=cutoff)
+    return f"did you mean {words[near[0]]}?" if near else None
+
+
+def _expected(trait: TraitType[Any, Any], given: object) -> str:
+    if not isinstance(trait, Enum):
+        return f"{_EXPECTED.get(type(trait)) or trait.info()}."
+    words = allowed_words(trait)
+    near = suggest(str(given), words, cutoff=0.5)
+    return f"one of {', '.join(words)}{f'; {near}' if near else '.'}"
+
+
+def show_word(word: str) -> str:
+    """Return what may be shown of a word that was typed: a URL may hold a password."""
+    return "a URL" if "://" in word else repr(word)
 
 
 def _check_value(what: str, value: str) -> None:

@@ -38,7 +38,7 @@ class Copy(TransferCommand):
     exit code is 1 if one is missing.
     """
     examples = """
-    jupyter session-store copy --to env:DB_URL                # from the configured database
+    jupyter session-store copy --to env:DB_URL          # from the configured one
     jupyter session-store copy --to env:DB_URL --dry-run
     jupyter session-store copy --from sessions.db --to file:/run/secrets/url
     jupyter session-store copy --from env:DB_URL --to backup.db --json

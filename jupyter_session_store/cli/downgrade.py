@@ -21,9 +21,11 @@ class Downgrade(MigrationCommand):
     examples = """
     jupyter session-store downgrade 0001
     jupyter session-store downgrade -1 --dry-run
-    jupyter session-store downgrade base --yes       # drops the tables, and every session
+    jupyter session-store downgrade base --yes     # drops every session
     """
-    arguments = ("REVISION",)
+    arguments = {
+        "REVISION": "An id, -1 for one step, or base: no tables; with --sql START:REVISION."
+    }
     flags = {
         **StoreCommand.flags,
         **{

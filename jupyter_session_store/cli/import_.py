@@ -44,7 +44,7 @@ class Import(TransferCommand):
     jupyter session-store import sessions.db --namespace dir:/home/bob \\
         --gateway https://gateway.example.org --url env:DB_URL
     """
-    arguments = ("FILE",)
+    arguments = {"FILE": "The file of the stock manager."}
     aliases = {
         **StoreCommand.aliases,
         "namespace": "Import.namespace",

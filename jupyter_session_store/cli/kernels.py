@@ -130,7 +130,7 @@ class Kernels(StoreCommand):
     jupyter session-store kernels --stop --detached --dry-run
     jupyter session-store kernels --stop --detached --yes
     """
-    arguments = ("KERNEL",)
+    arguments = {"KERNEL": "The id of a kernel, or 4 or more characters that it begins with."}
     optional_arguments = 1
     aliases = {"log-level": base_aliases["log-level"]}
     flags = {

@@ -20,7 +20,7 @@ class Purge(RemovingCommand):
     jupyter session-store purge hub:alice/ --dry-run
     jupyter session-store purge hub:alice/ --yes
     """
-    arguments = ("NAMESPACE",)
+    arguments = {"NAMESPACE": "The namespace that is removed."}
     flags = {
         **RemovingCommand.flags,
         "force": (

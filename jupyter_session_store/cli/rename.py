@@ -23,7 +23,10 @@ class Rename(CleaningCommand):
     examples = """
     jupyter session-store rename hub:alice/ hub:alice.smith/
     """
-    arguments = ("NAMESPACE", "NEW")
+    arguments = {
+        "NAMESPACE": "The namespace whose sessions are given away.",
+        "NEW": "The namespace that gets them.",
+    }
     flags = {
         **StoreCommand.flags,
         **JSON_FLAG,

@@ -21,7 +21,7 @@ class Show(SelectingCommand):
     jupyter session-store show 0c9b7b0e-5d0a-4e6e-8c54-0d8e6c2f3a55 --json
     jupyter session-store show --namespace hub:alice/ --path Untitled.ipynb
     """
-    arguments = ("SESSION",)
+    arguments = {"SESSION": "The id of a session; by default the options say which."}
     optional_arguments = 1
     flags = {**StoreCommand.flags, **JSON_FLAG}
 

@@ -20,10 +20,12 @@ class Upgrade(MigrationCommand):
     examples = """
     jupyter session-store upgrade
     jupyter session-store upgrade --dry-run
-    jupyter session-store upgrade --sql > upgrade.sql    # for a database administrator
+    jupyter session-store upgrade --sql > upgrade.sql      # for an administrator
     jupyter session-store upgrade --url env:DB_URL
     """
-    arguments = ("REVISION",)
+    arguments = {
+        "REVISION": "An id, +1 for one step, or head, the default; with --sql also START:REVISION."
+    }
     optional_arguments = 1
     flags = {
         **StoreCommand.flags,

@@ -200,7 +200,7 @@ def test_whose_kernels_they_are(
         ("stock.db --namespace x --gateway http://me:s3cr3t@gw", "without a user and a password"),
         ("stock.db --namespace x --gateway http://gw:port", "expected http://HOST:PORT/PATH"),
         ("stock.db --gateway http://gw --namespace=\N{NO-BREAK SPACE}x", "white space"),
-        ("--namespace x --gateway http://gw", "Found 0 arguments"),
+        ("--namespace x --gateway http://gw", "Found no argument"),
         ("none.db --namespace x --gateway http://gw", "There is no file 'none.db'"),
         (". --namespace x --gateway http://gw", "There is no file '.'"),
         ("text --namespace x --gateway http://gw", "is not SQLite's"),

@@ -98,12 +98,12 @@ def test_a_mistyped_option_changes_nothing(run: Run, filled: Database, name: str
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["prune", "--namesapce=a"], "no option '--namesapce' here; expected --namespace."),
+        (["prune", "--namesapce=a"], "no option '--namesapce' here; did you mean --namespace?"),
         (["prune", "--from=x"], "no option '--from' here; expected one that the help lists."),
-        (["prune", "--dead-server"], "expected --dead-servers."),
+        (["prune", "--dead-server"], "did you mean --dead-servers?"),
         (["copy", "--url", "x", "--to", "y"], "no option '--url' here"),
         (["copy", "--StoreCommand.url=x", "--to", "y"], "no option '--StoreCommand.url' here"),
-        (["downgrade", "base", "--yes", "--dryrun=1"], "expected --dry-run."),
+        (["downgrade", "base", "--yes", "--dryrun=1"], "did you mean --dry-run?"),
         (["upgrade", "--json"], "no option '--json' here"),
         (["list", "--older-than", "--json"], "Found no value for --older-than"),
         (["list", "--namespace=a", "--List.namespace=b"], "Found --List.namespace twice"),
