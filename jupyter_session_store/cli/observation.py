@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import StoreUnavailable
 from ..records import Liveness
+from .terminal import StatusLine
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -40,16 +41,35 @@ def observe(
     ``unknown`` if it ran out and this role may not write: with `must_know` that is
     a StoreUnavailable, as it is if the database took no writes for too long.
     """
+    waiting = {server.key: server for server in servers}
+    if not waiting:
+        return {}
+    with StatusLine() as line:
+        if not line.is_shown:
+            longest = max(server.lease_seconds for server in servers)
+            note(f"Watching {len(waiting)} server(s) for up to {longest} s.")
+
+        def note_above(text: str) -> None:
+            line.clear()
+            note(text)
+
+        return _observe(connection, waiting, note_above, must_know, line)
+
+
+def _observe(
+    connection: Connection,
+    waiting: dict[tuple[str, str], ServerRecord],
+    note: Callable[[str], None],
+    must_know: bool,
+    line: StatusLine,
+) -> dict[tuple[str, str], str]:
+    """Do as :func:`observe`; `line` counts down. Takes out of `waiting` what is found."""
     from ..servers.heartbeat import now
     from ..sql.admin import listing
     from ..sql.engine.timeouts import BUSY_TIMEOUT
 
     found: dict[tuple[str, str], str] = {}
-    waiting = {server.key: server for server in servers}
-    if not waiting:
-        return found
     leases = [server.lease_seconds for server in waiting.values()]
-    note(f"Watching {len(waiting)} server(s) for up to {max(leases)} s.")
     # A longer gap between two looks may hide a lock that kept the servers from renewing. In a
     # shorter one they wait for the lock, which is within what remains of their leases.
     longest_gap = min(BUSY_TIMEOUT, min(leases) / 2)
@@ -86,6 +106,9 @@ def observe(
             del waiting[key]
         if not waiting:
             break
+        left = max(server.lease_seconds for server in waiting.values())
+        left -= 0 if writable_since is None else int(look - writable_since)
+        line.show(f"Watching {len(waiting)} server(s) ... {max(left, 0)} s left")
         time.sleep(_POLL_SECONDS)
     return found
 

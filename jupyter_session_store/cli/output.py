@@ -8,11 +8,9 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
-from typing import Any, Final
+from typing import Any
 
-#: Rows of one table on a terminal, whose columns are as wide as these rows need.
-_TABLE_ROWS: Final = 200
+from .terminal import paint, write_tables
 
 
 class OutputError(Exception):
@@ -35,15 +33,18 @@ class Output:
     ) -> None:
         """Write a list: all keys as JSON, those of `columns` under their headings as a table.
 
-        A terminal shows `empty` instead of a table without rows, and of the columns that are
-        `unbroken` each value in one line.
+        A terminal shows `empty` instead of a table without rows, and each value of the columns
+        that are `unbroken` in one line, as it does with ids.
         """
         if self._json:
             _write_array(rows)
         elif not sys.stdout.isatty():
             _write_lines(rows, columns)
-        elif not _write_tables(rows, columns, unbroken):
-            _write(f"{empty}\n")
+        else:
+            cells = ({name: format_value(row[name]) for name in columns} for row in rows)
+            ids = (name for name in columns if name.endswith("_id"))
+            if not write_tables(cells, columns, {*unbroken, *ids}, _write):
+                _write(f"{empty}\n")
 
     def each(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Write a block for each row, with all of its keys, and return their number."""
@@ -63,7 +64,7 @@ class Output:
             return
         width = max(map(len, values))
         for name, value in values.items():
-            _write(f"{name:<{width}}  {format_value(value)}\n")
+            _write(f"{name:<{width}}  {paint(name, format_value(value))}\n")
 
     def text(self, text: str) -> None:
         """Write a sentence, unless the output is JSON."""
@@ -143,27 +144,3 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) 
     _write("\t".join(columns.values()) + "\n")
     for row in rows:
         _write("\t".join(format_value(row[name]) for name in columns) + "\n")
-
-
-def _write_tables(
-    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], unbroken: Collection[str]
-) -> bool:
-    """Write tables for a terminal, and return whether there was any row."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    console = Console()
-    remaining = iter(rows)
-    written = False
-    while batch := list(islice(remaining, _TABLE_ROWS)):
-        table = Table(
-            *(Column(heading, no_wrap=name in unbroken) for name, heading in columns.items())
-        )
-        for row in batch:
-            # Text has no markup: the brackets of a path stay.
-            cells = (Text(format_value(row[name]), overflow="fold") for name in columns)
-            table.add_row(*cells)
-        console.print(table)
-        written = True
-    return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Final
 
@@ -10,6 +11,8 @@ from traitlets import Bool, Unicode
 from ..records import check_text
 from .command import JSON_FLAG, ExitCode, StoreCommand
 
+#: Those of a terminal, which has 80 columns; a pipe has all.
+_NARROW: Final = ("namespace", "server_id", "pid", "sessions", "liveness")
 _COLUMNS: Final = {
     "namespace": "NAMESPACE",
     "server_id": "SERVER",
@@ -35,15 +38,18 @@ class Servers(StoreCommand):
     examples = """
     jupyter session-store servers
     jupyter session-store servers --observe
+    jupyter session-store servers --wide
     """
     aliases = {**StoreCommand.aliases, "namespace": "Servers.namespace"}
     flags = {
         **StoreCommand.flags,
         **JSON_FLAG,
+        "wide": ({"Servers": {"wide": True}}, "On a terminal all columns, as in a pipe."),
         "observe": ({"Servers": {"observing": True}}, "Watch which renew their leases."),
     }
 
     namespace = Unicode(help="Only servers of this namespace.").tag(config=True)
+    wide = Bool(False, help="On a terminal all columns, as in a pipe.").tag(config=True)
     observing = Bool(False, help="Watch which servers renew their leases.").tag(config=True)
 
     def run(self) -> ExitCode:
@@ -63,5 +69,8 @@ class Servers(StoreCommand):
             }
             for server in found
         )
-        self.output.rows(rows, _COLUMNS, empty="No servers.")
+        columns = _COLUMNS
+        if sys.stdout.isatty() and not self.wide:
+            columns = {name: _COLUMNS[name] for name in _NARROW}
+        self.output.rows(rows, columns, empty="No servers.")
         return ExitCode.DONE

@@ -166,7 +166,7 @@ def check_table(home: Path, records: Mapping[str, KernelRecord]) -> None:
     assert max(map(len, table.splitlines())) <= 80, table
     for record in records.values():
         assert record.process is not None
-        assert re.search(rf"^│ {record.kernel_id[:8]} .* {record.process.pid} ", table, re.M), table
+        assert re.search(rf"^{record.kernel_id[:8]} .* {record.process.pid} ", table, re.M), table
 
 
 @pytest.mark.system
@@ -503,8 +503,8 @@ def test_ids_that_begin_alike_are_told_apart_on_a_narrow_terminal(
         )
     code, table = on_terminal("kernels", home=home, url=NOWHERE, columns=70)
     assert code == 0
-    assert "│ 0123456789-a │" in table
-    assert "│ 0123456789-b │" in table
+    assert "\n0123456789-a  " in table
+    assert "\n0123456789-b  " in table
     assert "\x1b[31m" not in table
     assert "[red]" in table
 
