@@ -90,5 +90,9 @@ class SchemaMismatch(SessionStoreError):
     """The database's schema does not fit this code: found, expected, what to run."""
 
 
+class RightMissing(SchemaMismatch, ConfigurationError):
+    """The role lacks a right, and goes on lacking it until it is granted."""
+
+
 class DatabaseFileMissing(SchemaMismatch):
     """The file of a database is not there, and is not to be made."""

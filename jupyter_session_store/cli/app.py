@@ -76,7 +76,7 @@ def main() -> None:
     try:
         SessionStoreApp.launch_instance()
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted.\n")
+        sys.stderr.write("\nInterrupted. Nothing was changed.\n")
         sys.exit(ExitCode.INTERRUPTED)
 
 

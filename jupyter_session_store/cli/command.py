@@ -17,9 +17,11 @@ from ..config import SECTIONS
 from ..errors import (
     ConfigurationError,
     DatabaseFileMissing,
+    RightMissing,
     SchemaMismatch,
     SessionStoreError,
     StoreUnavailable,
+    StoreUnusable,
 )
 from .command_line import (
     CommandLine,
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
 
     from ..config.settings import Settings
 
-__all__ = ["JSON_FLAG", "YES_FLAGS", "ExitCode", "StoreCommand"]
+__all__ = ["JSON_FLAG", "YES_FLAGS", "ExitCode", "StoreCommand", "exit_code_of"]
 
 _EXIT_CODES: Final = (
+    (RightMissing, ExitCode.WRONG_USAGE),
+    (StoreUnusable, ExitCode.WRONG_USAGE),
     (StoreUnavailable, ExitCode.UNAVAILABLE),
     (DatabaseFileMissing, ExitCode.MISSING_FILE),
     (SchemaMismatch, ExitCode.SCHEMA_MISMATCH),
@@ -54,7 +58,7 @@ YES_FLAGS: Final[dict[str, Any]] = {
 }
 #: For subcommands that list.
 JSON_FLAG: Final[dict[str, Any]] = {
-    "json": ({"StoreCommand": {"as_json": True}}, "Print JSON instead of a table.")
+    "json": ({"StoreCommand": {"as_json": True}}, "Print JSON instead of text.")
 }
 
 
@@ -163,7 +167,7 @@ class StoreCommand(CommandLine):
             return _report_os_error(error)
         except (SessionStoreError, TraitError) as error:
             print_error(self.add_url_to_commands(str(error)))
-            return next(code for kinds, code in _EXIT_CODES if isinstance(error, kinds))
+            return exit_code_of(error)
         return code
 
     def _check_arguments(self) -> None:
@@ -276,7 +280,12 @@ class StoreCommand(CommandLine):
         try:
             admin_connection.require_usable(connection)
         except SchemaMismatch as error:
-            raise SchemaMismatch(self.add_url_to_commands(str(error), given)) from error
+            raise type(error)(self.add_url_to_commands(str(error), given)) from error
+
+
+def exit_code_of(error: SessionStoreError | TraitError) -> ExitCode:
+    """Return what a subcommand ends with that has raised an error."""
+    return next(code for kinds, code in _EXIT_CODES if isinstance(error, kinds))
 
 
 def _report_interrupt(text: str) -> ExitCode:

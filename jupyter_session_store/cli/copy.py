@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from traitlets import Unicode
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DatabaseFileMissing
 from .command import ExitCode, StoreCommand
 from .transfer import TransferCommand, count_fields, progress
 
@@ -83,7 +83,7 @@ class Copy(TransferCommand):
         """Return a connection to the source, whose schema fits."""
         file = self.missing_file(self.source)
         if file is not None:
-            raise ConfigurationError(
+            raise DatabaseFileMissing(
                 f"There is no file {str(file)!r} to copy from; expected the database that the "
                 "servers have used: --from, or c.SessionManager.database_filepath."
             )

@@ -25,7 +25,8 @@ class Doctor(StoreCommand):
     unknown: it could not be examined) and, if it is not well, what mends it.
 
     Exit codes: 0 nothing failed; 1 something did; 2 a setting is wrong; 3 the
-    database cannot be reached, after what was found until then.
+    database cannot be reached, 6 its file is not there, after what was found
+    until then.
     """
     examples = """
     jupyter session-store doctor
@@ -51,7 +52,8 @@ class Doctor(StoreCommand):
                     self.output.text(f"{finding.name}: {self.add_url_to_commands(finding.cure)}")
         verdicts = {finding.name: finding.verdict for finding in found}
         if verdicts[CONNECTION] is Verdict.FAILED:
-            return ExitCode.UNAVAILABLE
+            missing = self.missing_file() is not None
+            return ExitCode.MISSING_FILE if missing else ExitCode.UNAVAILABLE
         return ExitCode.NO if Verdict.FAILED in verdicts.values() else ExitCode.DONE
 
     def _rows(self, findings: Iterator[Finding], found: list[Finding]) -> Iterator[dict[str, Any]]:

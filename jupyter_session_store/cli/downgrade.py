@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ..errors import ConfigurationError, SchemaMismatch
-from .command import ExitCode, StoreCommand
+from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
 from .schema import MigrationCommand, schema_status
 
 
@@ -15,8 +16,10 @@ class Downgrade(MigrationCommand):
     Take the schema back to a revision: an id, -1 for one step, or base for no
     tables at all.
 
-    Refused without --yes where it would lose data. A SQLite file is backed up
-    first, beside itself. Stop the servers of the newer release before.
+    Asks before it begins, and says what data is lost. Where there is no terminal
+    to ask at, it is refused without --yes if it would lose data. A SQLite file
+    is backed up first, beside itself. Stop the servers of the newer release
+    before.
     """
     examples = """
     jupyter session-store downgrade 0001
@@ -28,10 +31,8 @@ class Downgrade(MigrationCommand):
     }
     flags = {
         **StoreCommand.flags,
-        **{
-            name: ({"JupyterApp": {"answer_yes": True}}, "Go on though data is lost.")
-            for name in ("yes", "y")
-        },
+        **YES_FLAGS,
+        **JSON_FLAG,
         "dry-run": (
             {"Downgrade": {"dry_run": True}},
             "Say what would be undone and lost, and change nothing.",
@@ -80,13 +81,13 @@ class Downgrade(MigrationCommand):
             for revision in lost:
                 self.output.text(f"Undoing {revision.id} loses {revision.downgrade_loses}.")
             if self.dry_run or not plan:
-                return ExitCode.DONE
-            if lost and not self.answer_yes:
-                raise ConfigurationError(
-                    "This downgrade loses data, and was refused; expected --yes. Nothing was "
-                    "changed."
-                )
+                return self.report(plan, found.revision, found.revision)
+            losing = ", which loses data" if lost else ""
+            if (lost or sys.stdin.isatty()) and not self.confirm(
+                f"Undo {len(plan)} revision(s) of {self.database_name}{losing}?"
+            ):
+                return ExitCode.NO
+            self.begin()
             end = plan[-1].previous or "base"
             migrating.downgrade(engine, end, planned=plan, log=self.log)
-            self.output.text(f"Done: revision {schema_status(engine).revision or 'base'}.")
-        return ExitCode.DONE
+            return self.report(plan, found.revision, schema_status(engine).revision)

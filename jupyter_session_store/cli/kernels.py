@@ -116,8 +116,8 @@ class Kernels(StoreCommand):
 
     Asks before it ends anything. A kernel of a running server is ended by that
     server; where it cannot be asked, as with a password and no token, it is
-    refused with exit code 1. The exit code is 1 also if there is no such kernel,
-    and 3 if a server is just adopting it. No kernel ends for its age here:
+    refused with exit code 5. The exit code is 1 if there is no such kernel, and 3
+    if a server is just adopting it. No kernel ends for its age here:
     servers see to detached_kernel_days.
 
     Needs no database, and reads no configuration file: it has neither --url nor
@@ -231,7 +231,7 @@ class Kernels(StoreCommand):
                     owners[one.kernel_id] = OwnerAPI.of(one.record.owner)
                 except OwnerUnreachable as error:
                     self.note(f"{_describe_unreachable(one, error)} Nothing was changed.")
-                    return ExitCode.NO
+                    return _code_of(error)
         running = [one for one in kernels if not one.has_ended]
         if self.dry_run:
             return self._preview(folder, running)
@@ -295,8 +295,12 @@ class Kernels(StoreCommand):
             owner.shut_down(kernel.kernel_id)
         except OwnerUnreachable as error:
             self.note(_describe_unreachable(kernel, error))
-            return ExitCode.UNAVAILABLE if error.may_pass else ExitCode.NO
+            return _code_of(error)
         return ExitCode.DONE
+
+
+def _code_of(error: OwnerUnreachable) -> ExitCode:
+    return ExitCode.UNAVAILABLE if error.may_pass else ExitCode.ALIVE
 
 
 def _describe_unreachable(kernel: _Kernel, error: OwnerUnreachable) -> str:

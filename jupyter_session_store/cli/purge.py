@@ -12,7 +12,7 @@ class Purge(RemovingCommand):
     description = """
     Remove all sessions and server registrations of a namespace: a user has left.
 
-    Refused, with exit code 1, while a server of it is alive, which is seen by
+    Refused, with exit code 5, while a server of it is alive, which is seen by
     watching for as long as the longest lease; and if there is nothing of it.
     Kernels are not shut down. Asks before it removes anything.
     """
@@ -43,12 +43,12 @@ class Purge(RemovingCommand):
             counted = pruning.count(connection, selection)
             if not servers and not counted.sessions:
                 self.note(f"There is nothing of the namespace {namespace!r}.")
-                return ExitCode.NO
+                return ExitCode.DONE
             if not self.force:
                 alive, servers = self.observe_servers(connection, namespace)
                 if alive:
                     self.report_alive(alive)
-                    return ExitCode.NO
+                    return ExitCode.ALIVE
             if self.dry_run:
                 return self.preview(connection, selection, counted, len(servers))
             if not self.confirm(
@@ -64,5 +64,5 @@ class Purge(RemovingCommand):
                 f"The server {returned[0].server_id} came back or was started meanwhile, and "
                 "what it has stays. Stop it and run this again."
             )
-            return ExitCode.NO
+            return ExitCode.ALIVE
         return ExitCode.DONE

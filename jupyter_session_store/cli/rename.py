@@ -17,7 +17,7 @@ class Rename(CleaningCommand):
     sessions already, those that come and whose path is held there lose their
     claim to it; if both have a session of one id, all is refused.
 
-    Refused, with exit code 1, while a server of either is alive, which is seen
+    Refused, with exit code 5, while a server of either is alive, which is seen
     by watching for as long as the longest lease; and if there is nothing of it.
     """
     examples = """
@@ -54,12 +54,12 @@ class Rename(CleaningCommand):
                 alive, dead = self.observe_servers(connection, old, new)
                 if alive:
                     self.report_alive(alive)
-                    return ExitCode.NO
+                    return ExitCode.ALIVE
             try:
                 done = renaming.rename(connection, old, new, dead)
             except renaming.ServerAppeared as error:
                 self.report_alive([error.server])
-                return ExitCode.NO
+                return ExitCode.ALIVE
             except SessionConflict as error:
                 self.note(
                     f"Both {old!r} and {new!r} have a session of the id {error.session_id!r}; "
@@ -68,7 +68,7 @@ class Rename(CleaningCommand):
                 return ExitCode.NO
         if not done.sessions and not done.servers:
             self.note(f"There is nothing of the namespace {old!r}.")
-            return ExitCode.NO
+            return ExitCode.DONE
         self.report(
             done._asdict(),
             f"Renamed {done.sessions} session(s) and {done.servers} server(s); "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from traitlets import Bool
 
+from ..errors import ConfigurationError
 from .command import ExitCode, StoreCommand
 
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ def schema_status(engine: Engine) -> Status:
         return versions.status(connection)
 
 
+#: Said of Ctrl-C once a migration has begun.
+_INTERRUPTED: Final = (
+    "The revision that was being run is undone, those before it stay; on MySQL and MariaDB, whose "
+    "schema changes cannot be undone, run the same command again. To see where it is, run: "
+    "jupyter session-store current"
+)
+
+
 class MigrationCommand(StoreCommand):
     """What upgrade and downgrade share."""
-
-    interrupt_message: str = (
-        "The revision that was being run is undone; on MySQL and MariaDB, whose schema changes "
-        "cannot be, run the same command again."
-    )
 
     dry_run = Bool(False, help="Say what would be run, and change nothing.").tag(config=True)
     sql = Bool(False, help="Print the SQL statements, and change nothing.").tag(config=True)
@@ -41,6 +45,10 @@ class MigrationCommand(StoreCommand):
         """Print the SQL statements from one revision to another."""
         from ..sql.schema import migrating
 
+        if self.as_json:
+            raise ConfigurationError(
+                "Found --sql with --json; expected one of them. Nothing was changed."
+            )
         settings = self.settings()
         self.output.text(
             migrating.sql_script(settings.url, start, target, downgrade=downgrade).rstrip()
@@ -54,3 +62,24 @@ class MigrationCommand(StoreCommand):
         self.output.text(found if plan else f"{database}: nothing to {verb}.")
         for revision in plan:
             self.output.text(f"  {revision.id}  {revision.kind:<11}  {revision.title}")
+
+    def begin(self) -> None:
+        """Say of Ctrl-C from now on that something was changed."""
+        self.interrupt_message = _INTERRUPTED
+
+    def report(self, plan: Sequence[Revision], before: str | None, after: str | None) -> ExitCode:
+        """Say at which revision the database is now, with ``--json`` all that was done."""
+        if self.as_json:
+            self.output.one(
+                {
+                    "database": self.database_name,
+                    "dry_run": self.dry_run,
+                    "revisions": [revision.id for revision in plan],
+                    "loses": [one.downgrade_loses for one in plan if one.downgrade_loses],
+                    "from": before,
+                    "revision": after,
+                }
+            )
+        elif plan and not self.dry_run:
+            self.output.text(f"Done: {self.database_name} is at revision {after or 'base'}.")
+        return ExitCode.DONE

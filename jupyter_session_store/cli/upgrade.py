@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import SchemaMismatch
-from .command import ExitCode, StoreCommand
+from .command import JSON_FLAG, ExitCode, StoreCommand
 from .schema import MigrationCommand, schema_status
 
 
@@ -29,6 +29,7 @@ class Upgrade(MigrationCommand):
     optional_arguments = 1
     flags = {
         **StoreCommand.flags,
+        **JSON_FLAG,
         "dry-run": ({"Upgrade": {"dry_run": True}}, "Say what would be run, and change nothing."),
         "sql": (
             {"Upgrade": {"sql": True}},
@@ -46,8 +47,9 @@ class Upgrade(MigrationCommand):
             return self.print_script(start or None, end)
         if self.dry_run and self.missing_file() is not None:
             self.output.text(f"The database ({self.database_name}) is not there: it would be made.")
-            self.print_plan(migrating.upgrade_plan(None, target), "run")
-            return ExitCode.DONE
+            plan = migrating.upgrade_plan(None, target)
+            self.print_plan(plan, "run")
+            return self.report(plan, None, None)
         with self.database(create=True) as engine:
             found = schema_status(engine)
             states = versions.State
@@ -57,11 +59,12 @@ class Upgrade(MigrationCommand):
                 if not found.usable:
                     raise SchemaMismatch(explanation)
                 self.output.text(explanation)
-                return ExitCode.DONE
+                return self.report([], found.revision, found.revision)
             plan = migrating.upgrade_plan(None if bare else found.revision, target)
             self.print_plan(plan, "run")
             if plan and not self.dry_run:
+                self.begin()
                 # The id, since another process may upgrade meanwhile: +1 would then go too far.
                 migrating.upgrade(engine, plan[-1].id, from_nothing=bare, log=self.log)
-                self.output.text(f"Done: revision {schema_status(engine).revision}.")
-        return ExitCode.DONE
+                return self.report(plan, found.revision, schema_status(engine).revision)
+            return self.report(plan, found.revision, found.revision)

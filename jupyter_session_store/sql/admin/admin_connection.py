@@ -9,13 +9,20 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...errors import ConfigurationError, DatabaseFileMissing, SchemaMismatch, StoreUnavailable
+from ...errors import (
+    ConfigurationError,
+    DatabaseFileMissing,
+    RightMissing,
+    SchemaMismatch,
+    StoreUnavailable,
+)
 from ..database import ATTEMPTS, pause
+from ..engine import cures
 from ..engine import factory as engines
 from ..engine.backend import backend_of
 from ..engine.faults import DriverFault
 from ..engine.url import describe, is_memory, reason_of, sqlite_file
-from ..schema import versions
+from ..schema import rights, versions
 
 T = TypeVar("T")
 
@@ -66,15 +73,30 @@ def connected(made: Engine) -> Iterator[Connection]:
 def translate_errors(made: Engine) -> Iterator[None]:
     """Raise an error of the database as a StoreUnavailable, which names that database.
 
-    What can only happen again until a setting is mended is a ConfigurationError.
+    What can only happen again until a setting is mended is a ConfigurationError, and a right that
+    this role lacks a RightMissing, with the GRANT.
     """
     try:
         yield
     except SQLAlchemyError as error:
         reason, cure = reason_of(error, made.url), backend_of(made).cure_of(error)
+        if backend_of(made).is_denied(error):
+            cure = _grants(made) or cures.cure_of(error, made) or _CURE
+            raise RightMissing(f"{describe(made.url)}: {reason}. {cure}") from error
         if isinstance(error, DriverFault) and error.is_lasting:
             raise ConfigurationError(f"{describe(made.url)}: {reason}. {cure}") from None
         raise StoreUnavailable(f"{describe(made.url)}: {reason}. {cure or _CURE}") from error
+
+
+def _grants(made: Engine) -> str | None:
+    """Return the statements that give this role what servers need, if it lacks anything of it."""
+    try:
+        with made.connect() as connection:
+            lacks = rights.lacking(connection)
+            return rights.grants(connection, lacks) if lacks else None
+    except SQLAlchemyError:
+        # It may not even connect.
+        return None
 
 
 def require_usable(connection: Connection) -> versions.Status:

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from ...errors import ConfigurationError, SchemaMismatch, SessionStoreError, StoreUnavailable
+from ...errors import (
+    ConfigurationError,
+    RightMissing,
+    SchemaMismatch,
+    SessionStoreError,
+    StoreUnavailable,
+)
 from ..engine import cutting
 from ..engine.backend import backend_of
 from ..engine.timeouts import BUSY_TIMEOUT
@@ -243,14 +249,11 @@ def _run(
 
 
 def refusal(error: DBAPIError, url: URL) -> SessionStoreError:
-    """Return what is raised for an error during a migration: a SchemaMismatch for a lack of rights.
-
-    Any other is a StoreUnavailable.
-    """
+    """Return what an error during a migration becomes: a RightMissing or a StoreUnavailable."""
     reason = f"{describe(url)}: {reason_of(error, url)}"
     backend = backend_of(url)
     if backend.is_denied(error):
-        return SchemaMismatch(
+        return RightMissing(
             f"This role may not change the schema ({reason}); expected one that may. "
             "Commands take the URL of such a role as: --url env:NAME"
         )
