@@ -1,5 +1,7 @@
 """The command itself: the table of its subcommands, and the start."""
 
+# PYTHON_ARGCOMPLETE_OK: so argcomplete's global completion finds that it can be asked.
+
 from __future__ import annotations
 
 import io
@@ -74,6 +76,11 @@ def main() -> None:
     """Run ``jupyter session-store``."""
     _open_streams()
     try:
+        if "_ARGCOMPLETE" in os.environ:
+            from .completion import complete
+
+            places = (place for place, _ in SessionStoreApp.subcommands.values())
+            complete(SessionStoreApp, places)
         SessionStoreApp.launch_instance()
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Nothing was changed.\n")

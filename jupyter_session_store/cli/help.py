@@ -21,7 +21,7 @@ _WIDEST: Final = 88
 _NAMES: Final = 24
 _NARROW: Final = 60
 #: Options that traitlets reads itself.
-_SHOWING: Final[Mapping[str, str]] = {
+SHOWING: Final[Mapping[str, str]] = {
     "-h, --help": "Show this help.",
     "--help-all": "Show it with the settings, each of which is c.Class.name in a file.",
     "-V, --version": "Show the version.",
@@ -48,7 +48,7 @@ def help_lines(
     own = {name: text for name, text in options.items() if name not in common}
     yield from _section("Options", own, width)
     others = {name: text for name, text in options.items() if name in common}
-    yield from _section("Options of every subcommand", {**others, **_SHOWING}, width)
+    yield from _section("Options of every subcommand", {**others, **SHOWING}, width)
     if with_settings:
         yield from _section("Settings", _settings_of(command), width)
     if command.examples:
@@ -71,11 +71,11 @@ def usage(command: CommandLine) -> str:
 def options_of(command: CommandLine | type[CommandLine]) -> dict[str, str]:
     """Return the options of a command, as they are typed, and what each is for."""
     names: dict[str, list[str]] = {}
-    for name, (_, text) in _declared(command, "flags").items():
+    for name, (_, text) in declared(command, "flags").items():
         names.setdefault(_in_one_line(text), []).append("-" * min(len(name), 2) + name)
     found = {", ".join(sorted(same, key=len)): text for text, same in names.items()}
-    for name, target in _declared(command, "aliases").items():
-        trait = _trait(command, target)
+    for name, target in declared(command, "aliases").items():
+        trait = trait_of(command, target)
         placeholder = trait.metadata.get("metavar") or name.upper().replace("-", "_")
         text = _in_one_line(str(trait.help))
         if isinstance(trait, Enum):
@@ -100,13 +100,15 @@ def _settings_of(command: CommandLine) -> dict[str, str]:
     }
 
 
-def _declared(command: CommandLine | type[CommandLine], name: str) -> Mapping[str, Any]:
+def declared(command: CommandLine | type[CommandLine], name: str) -> Mapping[str, Any]:
+    """Return the ``"flags"`` or the ``"aliases"`` of a command, as they are declared."""
     value: Any = getattr(command, name)
     found: Any = value.default() if isinstance(value, TraitType) else value
     return dict(found)
 
 
-def _trait(command: CommandLine | type[CommandLine], setting: str) -> TraitType[Any, Any]:
+def trait_of(command: CommandLine | type[CommandLine], setting: str) -> TraitType[Any, Any]:
+    """Return the trait of a setting, ``Class.name``."""
     section, _, name = setting.partition(".")
     kinds: Any = (command if isinstance(command, type) else type(command)).mro()
     owner = next(kind for kind in kinds if kind.__name__ == section)

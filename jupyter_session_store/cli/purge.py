@@ -13,8 +13,8 @@ class Purge(RemovingCommand):
     Remove all sessions and server registrations of a namespace: a user has left.
 
     Refused, with exit code 5, while a server of it is alive, which is seen by
-    watching for as long as the longest lease; and if there is nothing of it.
-    Kernels are not shut down. Asks before it removes anything.
+    watching for as long as the longest lease. Kernels are not shut down. Asks
+    before it removes anything.
     """
     examples = """
     jupyter session-store purge hub:alice/ --dry-run

@@ -18,7 +18,7 @@ class Rename(CleaningCommand):
     claim to it; if both have a session of one id, all is refused.
 
     Refused, with exit code 5, while a server of either is alive, which is seen
-    by watching for as long as the longest lease; and if there is nothing of it.
+    by watching for as long as the longest lease.
     """
     examples = """
     jupyter session-store rename hub:alice/ hub:alice.smith/
