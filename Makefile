@@ -111,6 +111,10 @@ format: install ## Format the code, and repair what can be repaired
 docs: install ## Build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
+.PHONY: reference
+reference: install ## Write the help and the output of each subcommand into its reference
+	$(BIN)/python docs/_ext/command_samples.py
+
 .PHONY: bench
 bench: ## Measure this manager, the stock one and the bare drivers
 	@$(ENVIRONMENT) $(VENV) ".[test,lint,docs,bench]"

@@ -149,65 +149,6 @@ def commands() -> Mapping[str, type[StoreCommand]]:
     return found
 
 
-def _commands() -> str:
-    return "\n\n".join(_command(name, command) for name, command in commands().items())
-
-
-def _command(name: str, command: type[StoreCommand]) -> str:
-    required = len(command.arguments) - command.optional_arguments
-    words = [
-        word if place < required else f"[{word}]" for place, word in enumerate(command.arguments)
-    ]
-    usage = " ".join(["jupyter session-store", name, *words, "[OPTIONS]"])
-    parts = [f"## {name}", f"```text\n{usage}\n```", _prose(_text_of(command.description))]
-    options = {
-        flag: text
-        for flag, text in options_of(command).items()
-        if flag not in options_of(StoreCommand)
-    }
-    if options:
-        parts.append(_option_table(options))
-    parts.append(f"```text\n{inspect.cleandoc(_text_of(command.examples))}\n```")
-    return "\n\n".join(parts)
-
-
-def _text_of(trait: Any) -> str:
-    """Return what a class says of itself, where its base has a trait."""
-    return str(trait.default() if isinstance(trait, TraitType) else trait)
-
-
-def options_of(command: type[StoreCommand]) -> dict[str, str]:
-    """Return the options of a command, and what each is for."""
-    found: dict[str, str] = {}
-    for name, (_, text) in _default(command, "flags").items():
-        dashes = "--" if len(name) > 1 else "-"
-        found[f"{dashes}{name}"] = _prose(text)
-    for name, target in _default(command, "aliases").items():
-        section, _, trait = (target[0] if isinstance(target, tuple) else target).partition(".")
-        owner: Any = next(kind for kind in inspect.getmro(command) if kind.__name__ == section)
-        found[f"--{name} {_placeholder(name)}"] = _prose(str(owner.class_traits()[trait].help))
-    return found
-
-
-def _default(command: type[StoreCommand], name: str) -> Mapping[Any, Any]:
-    value: Any = getattr(command, name)
-    found: Any = value.default() if isinstance(value, TraitType) else value
-    return dict(found)
-
-
-def _placeholder(option: str) -> str:
-    return option.upper().replace("-", "_")
-
-
-def _option_table(options: Mapping[str, str]) -> str:
-    rows = ((f"`{flag}`", " ".join(text.split())) for flag, text in options.items())
-    return _table(("option", "meaning"), rows)
-
-
-def _common_options() -> str:
-    return _option_table(options_of(StoreCommand))
-
-
 def _exit_codes() -> str:
     said = _comments(ExitCode)
     return _table(("code", "meaning"), ((f"`{code.value}`", said[code.name]) for code in ExitCode))
@@ -326,8 +267,6 @@ def _schema_states() -> str:
 
 _PARTS: Final[Mapping[str, Callable[..., str]]] = {
     "setting": _setting,
-    "common-options": _common_options,
-    "commands": _commands,
     "exit-codes": _exit_codes,
     "tables": _tables,
     "revisions": _revisions,

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from generated_reference import commands, expand, is_generated, options_of, settings
+from command_samples import PAGE, written
+from generated_reference import commands, expand, is_generated, settings
 
 from jupyter_session_store import errors
 from jupyter_session_store.cli.command import StoreCommand
+from jupyter_session_store.cli.help import options_of
 from jupyter_session_store.repository import SessionRepository
 from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import versions
@@ -25,6 +27,11 @@ _VARIABLE: Final = re.compile(r"\b(?:JUPYTER_SESSION_STORE|JSS_TEST)_[A-Z_]*[A-Z
 @pytest.mark.parametrize("page", [page for page in pages() if is_generated(source(page))])
 def test_what_is_generated(page: str) -> None:
     assert not is_generated(expand(source(page)))
+
+
+def test_what_the_page_shows_of_each_subcommand() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == written(page), "run: make reference"
 
 
 def test_every_setting_is_there() -> None:
@@ -75,7 +82,8 @@ def test_what_pages_say_of_commands(page: str) -> None:
     known = commands()
     for name, options in _TYPED.findall(" ".join(source(page).split())):
         assert name in known, name
-        of_command = {option.split()[0] for option in options_of(known[name])} | {"--help"}
+        words = {one for option in options_of(known[name]) for one in option.split(", ")}
+        of_command = {word.partition("=")[0] for word in words} | {"--help"}
         assert set(options.split()) <= of_command, (name, options)
 
 
