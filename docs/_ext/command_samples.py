@@ -52,6 +52,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "purge": "hub:ada/ --force --dry-run",
     "rename": "hub:ada/ hub:ada.l/ --force",
     "copy": "--to other.db --dry-run",
+    "remove": f"{_SESSIONS[0]} --dry-run",
     "import": "stock.db --namespace hub:ada/ --gateway https://gateway --dry-run",
 }
 _FINDINGS: Final = (

@@ -53,7 +53,7 @@ def test_a_file_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_file_that_is_not_there(run: Run, home: Path) -> None:
     file = home / "sessions.db"
     done = run("doctor", "--json", url=str(file))
-    assert done.returncode == 3
+    assert done.returncode == 6
     findings = told(done)
     assert list(findings) == [*GENERAL, "connection"]
     assert findings["connection"].cure == "jupyter session-store upgrade"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,7 @@ import pytest
 from jupyter_session_store.cli.app import SessionStoreApp
 
 from .in_process import run
-from .support import configure
+from .support import COMMAND, PATIENCE, configure, environment
 
 SUBCOMMANDS: Final = [*SessionStoreApp.subcommands]
 
@@ -92,3 +94,18 @@ def test_a_wrong_value_in_a_file(
     told = capsys.readouterr().err
     assert told.startswith("Error: c.List.state has a wrong value; expected one of closing, ready")
     assert SECRET not in told
+
+
+def test_nobody_reads_the_help(home: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        done = subprocess.run(
+            [COMMAND, "list", "--help"],
+            env=environment(home),
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -144,11 +144,11 @@ def test_a_schema_that_does_not_fit(run: Run, database: Database, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("--to x.db", 2, "There is no file"),
+        ("--to x.db", 6, "There is no file"),
         ("--from full.db", 2, "Found no --to; expected"),
         ("--from full.db --to postgresql://jupyter:s3cr3t@127.0.0.1:1/x", 2, "env:NAME"),
         ("--from mysql://jupyter:s3cr3t@127.0.0.1:1/x --to x.db", 2, "env:NAME"),
-        ("--from no-such.db --to x.db", 2, "There is no file 'no-such.db'"),
+        ("--from no-such.db --to x.db", 6, "There is no file 'no-such.db'"),
         ("--from full.db --to no/such/folder.db", 2, "is not a folder"),
         ("--from full.db --to :memory:", 2, "in the memory of a process"),
         ("--from full.db --to env:NO_SUCH", 2, "'NO_SUCH' is not set"),
