@@ -11,6 +11,7 @@ from traitlets import Float
 from ..errors import SchemaMismatch, StoreUnavailable
 from .command import JSON_FLAG, ExitCode, StoreCommand, exit_code_of
 from .schema import schema_status
+from .terminal import StatusLine
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -51,17 +52,9 @@ class Check(StoreCommand):
     wait = Float(0.0, help="Seconds to wait for a schema that fits.").tag(config=True)
 
     def run(self) -> ExitCode:
-        deadline = time.monotonic() + self.wait
-        said = ""
-        while True:
-            answer = self._look()
-            text = self.add_url_to_commands(answer.text)
-            if answer.code is ExitCode.DONE or time.monotonic() >= deadline:
-                break
-            if text != said:
-                self.note(f"Waiting: {text}")
-                said = text
-            time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        with StatusLine() as line:
+            answer = self._wait(line)
+        text = self.add_url_to_commands(answer.text)
         if self.as_json:
             self.output.one(
                 {
@@ -78,6 +71,22 @@ class Check(StoreCommand):
         else:
             self.note(text)
         return answer.code
+
+    def _wait(self, line: StatusLine) -> _Answer:
+        """Return the answer once it is good, or the last one when the time is over."""
+        deadline = time.monotonic() + self.wait
+        said = ""
+        while True:
+            answer = self._look()
+            left = deadline - time.monotonic()
+            if answer.code is ExitCode.DONE or left <= 0:
+                return answer
+            if answer.text != said:
+                line.clear()
+                self.note(f"Waiting: {self.add_url_to_commands(answer.text)}")
+                said = answer.text
+            line.show(f"Waiting ... {left:.0f} s left")
+            time.sleep(min(_POLL_SECONDS, left))
 
     def _look(self) -> _Answer:
         from ..sql.schema import versions

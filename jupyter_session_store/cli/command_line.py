@@ -84,7 +84,11 @@ class CommandLine(JupyterApp):
             try:
                 _check_options(words, *self._options(), self.accepts_setting)
             except ConfigurationError as error:
-                exit_with_usage_error(f"{error} Nothing was changed. See: {self._help}")
+                later = next((word for word in words if word in self.subcommands), None)
+                order = f" Options stand after the subcommand: {self.typed} {later} [OPTIONS]."
+                exit_with_usage_error(
+                    f"{error}{order if later else ''} Nothing was changed. See: {self._help}"
+                )
         super().parse_command_line(argv)
 
     def _options(self) -> tuple[dict[str, Any], dict[str, str]]:

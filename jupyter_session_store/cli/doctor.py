@@ -47,9 +47,11 @@ class Doctor(StoreCommand):
             self.output.rows(self._rows(examine(engine), found), columns, empty="")
         if sys.stdout.isatty():
             # A cell of the table would break a command into lines.
-            for finding in found:
-                if finding.cure:
-                    self.output.text(f"{finding.name}: {self.add_url_to_commands(finding.cure)}")
+            cures = [(one.name, one.cure) for one in found if one.cure]
+            if cures:
+                self.output.text("")
+            for name, cure in cures:
+                self.output.text(f"{name}: {self.add_url_to_commands(cure)}")
         verdicts = {finding.name: finding.verdict for finding in found}
         if verdicts[CONNECTION] is Verdict.FAILED:
             missing = self.missing_file() is not None

@@ -57,6 +57,7 @@ SECRET: Final = "s3cr3t"
     [
         ("ls", "no subcommand 'ls'; did you mean list? See: jupyter session-store --help"),
         ("upgrad", "no subcommand 'upgrad'; did you mean upgrade?"),
+        ("--debgu list", "Options stand after the subcommand: jupyter session-store list [OPT"),
         ("stamp", "no subcommand 'stamp'; expected one of upgrade, downgrade, "),
         (f"mysql://u:{SECRET}@h/x", "no subcommand a URL; expected one of "),
         (

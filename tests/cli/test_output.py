@@ -148,3 +148,15 @@ def test_servers_on_a_terminal(home: Path) -> None:
     code, shown = on_terminal("servers", "--wide", home=home, url=file, columns=160, NO_COLOR="1")
     assert code == 0
     assert "HOST  PROCESS  VERSION  STARTED (UTC)        LEASE (S)" in shown
+
+
+def test_check_counts_down(home: Path) -> None:
+    hurry(home)
+    file = str(home / "sessions.db")
+    code, shown = on_terminal("check", "--wait", "9", home=home, url=file)
+    assert code == 6
+    first, _, rest = shown.partition("\n")
+    assert first.startswith("\r\x1b[KWaiting: The database (sqlite ")
+    assert re.match(r"\rWaiting ... \d s left\x1b\[K\rWaiting ... \d s left\x1b\[K", rest)
+    assert shown.count("Waiting: ") == 1
+    assert "\r\x1b[KThe database (sqlite " in rest

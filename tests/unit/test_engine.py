@@ -556,6 +556,7 @@ def test_no_password_and_no_url_is_shown() -> None:
         ("postgres://u@/x?host=/run/postgresql", "postgresql u@[/run/postgresql]:5432/x"),
         ("postgresql://u@/x?host=a:5433,b&port=6", "postgresql u@a:5433,b:6/x"),
         ("postgresql://u@[::1]/x?sslpassword=s3cr3t", "postgresql u@[::1]:5432/x"),
+        ("postgresql:///?service=prod", "postgresql [service prod]"),
         ("mysql://u%0A@db:3307/x", "mysql u?@db:3307/x"),
         ("mariadb://u@/x?unix_socket=/run/my.sock", "mariadb u@[/run/my.sock]/x"),
         ("sqlite:////srv/a.db?timeout=3", "sqlite /srv/a.db"),
@@ -563,7 +564,7 @@ def test_no_password_and_no_url_is_shown() -> None:
     ],
 )
 def test_the_name_of_a_database(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("PGUSER", "PGHOST", "PGPORT", "PGDATABASE"):
+    for variable in ("PGUSER", "PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE"):
         monkeypatch.delenv(variable, raising=False)
     assert urls.describe(urls.parse(url)) == name
 

@@ -204,7 +204,9 @@ class Backend:
             database = ""
         hosts = url.host or elsewhere("host") or ("localhost" if self.port else "")
         ports = str(url.port or "") or elsewhere("port") or str(self.port or "")
-        socket = elsewhere("unix_socket")
+        # What a service of libpq's names is in a file.
+        service = "" if url.host or elsewhere("host") else elsewhere("service")
+        socket = elsewhere("unix_socket") or (f"service {service}" if service else "")
         places = f"[{socket}]" if socket else _places(hosts, ports)
         words = f"{user}@" if user else "", places, f"/{database}" if database else ""
         return f"{self.name} {''.join(words)}".rstrip()

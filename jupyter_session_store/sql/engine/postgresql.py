@@ -196,6 +196,7 @@ class PostgreSQL(Backend):
         "host": "PGHOST",
         "port": "PGPORT",
         "dbname": "PGDATABASE",
+        "service": "PGSERVICE",
     }
     oldest_release = (14,)
     identity = "SELECT pg_postmaster_start_time(), current_database(), current_schema()"
