@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,11 +19,15 @@ from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import Departure
 from jupyter_session_store.sql.engine import cutting, timeouts
 from jupyter_session_store.sql.engine import factory as engines
+from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
+from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.sql.schema.migrating import migration_connection
+from jupyter_session_store.sql.schema.versions import State
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
 from tests.hanging import HangingProxy
+from tests.migrations.support import engine_of, status
 from tests.unit.dummies import (
     NOTEBOOK,
     assert_equal_after_renewal,
@@ -137,24 +142,52 @@ async def test_a_first_start_whose_connection_hangs_does_not_hang(
     """While it makes the tables: a migration of an empty database has no long statement."""
     monkeypatch.setattr(timeouts, "SILENCE_TIMEOUT", 1)
     repository = SQLAlchemySessionRepository(proxy.url, options={}, auto_upgrade="safe", log=log)
-    hung: list[str] = []
-
-    def hang(_cursor: object, statement: str, *_: object) -> None:
-        if "CREATE TABLE jupyter_sessions" in statement.replace("IF NOT EXISTS ", "") and not hung:
-            hung.append(statement)
-            proxy.hang()
-
-    for name in ("do_execute", "do_execute_no_params"):
-        event.listen(repository._database.engine, name, hang)
+    hung = hang_at(repository, proxy, "CREATE TABLE jupyter_sessions")
     began = time.monotonic()
     # It says in the log that the database is away, and goes on.
     repository.open(SCOPE, server("one"), timeout=60)
     assert time.monotonic() - began < 50
-    assert hung
-    # The database sees that its client has gone, and lets the lock of migrations go.
-    proxy.go_on()
-    assert await repository.find(SCOPE) == []
+    # Its session, which had the lock of migrations, has ended as well.
+    assert await asyncio.wait_for(until_found(repository), 60) == []
+    assert len(hung) == 1
     await repository.add(record("a"))
+    repository.close(timeout=10)
+
+
+def hang_at(
+    repository: SQLAlchemySessionRepository, proxy: HangingProxy, statement: str
+) -> list[str]:
+    """Let the connection hang, once, when a statement is sent; return what was."""
+    hung: list[str] = []
+
+    def hang(_cursor: object, sent: str, *_: object) -> None:
+        if statement in sent.replace("IF NOT EXISTS ", "") and not hung:
+            hung.append(sent)
+            proxy.hang()
+
+    for name in ("do_execute", "do_execute_no_params"):
+        event.listen(repository._database.engine, name, hang)
+    return hung
+
+
+@needs_network
+async def test_an_upgrade_whose_connection_hangs_does_not_keep_the_server_away(
+    database: Database, proxy: HangingProxy, brief: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its session is ended in the database too, where it has the lock of migrations."""
+    caplog.set_level(logging.INFO)
+    with engine_of(database.url) as engine:
+        migrating.upgrade(engine, "0001")
+    repository = SQLAlchemySessionRepository(proxy.url, options={}, auto_upgrade="always", log=log)
+    hung = hang_at(repository, proxy, "ALTER TABLE")
+    repository.open(SCOPE, server("one"), timeout=0.1)
+    assert "starts without it" in caplog.text
+    # What hangs is never let go.
+    assert await asyncio.wait_for(until_found(repository), 60) == []
+    assert len(hung) == 1
+    await repository.add(record("a"))
+    with engine_of(database.url) as engine:
+        assert status(engine).state is State.CURRENT
     repository.close(timeout=10)
 
 
@@ -238,12 +271,26 @@ async def test_what_takes_too_long_is_told_from_what_hangs(
 
 
 @needs_network
-def test_a_migration_is_not_cut(database: Database) -> None:
+def test_a_migration_is_not_cut(
+    kind: str, database: Database, brief: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engines.create(database.url)
     watch = cutting.StatementWatch(engine)
+    # Of the class: MariaDB has an object of its own from the first connect on.
+    driver = type(backend_of(engine).driver)
+    end_if_waiting, answers = driver.end_if_waiting, list[bool]()
+
+    def ask(*how: Any) -> bool:
+        answers.append(end_if_waiting(*how))
+        return answers[-1]
+
+    monkeypatch.setattr(driver, "end_if_waiting", ask)
     with migration_connection(engine) as connection:
         watch.cut()
+        # Nor where a statement takes longer than any of a server: the database works on it.
+        connection.exec_driver_sql(SLEEP[kind].format(3)).close()
         assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+    assert set(answers) == {False}
     with engine.connect() as connection:
         watch.cut()
         with pytest.raises(Exception, match=r"closed|[Ll]ost|gone away"):

@@ -103,6 +103,22 @@ class Driver:
         """Return the host and the port of a connection, where a URL can name several of them."""
         return None
 
+    def session(self, connection: Connection) -> tuple[Any, ...] | None:
+        """Return what a connection is to its database; ``None`` if that is not to be known.
+
+        Behind a pooler the database sees another connection, or many.
+        """
+        return None
+
+    def end_if_waiting(
+        self, connection: Connection, session: tuple[Any, ...], seconds: float
+    ) -> bool:
+        """End another session if it has waited for its client for so long; return whether it has.
+
+        Its locks go with it. On a server that is not the session's, nothing is found.
+        """
+        return False
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-out of statements, and limit the wait for a lock.
 

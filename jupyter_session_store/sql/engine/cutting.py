@@ -25,6 +25,8 @@ from .backend import backend_of
 #: was: the others may be ones that only read.
 _HUNG_SECONDS: Final = 30.0
 _KEY: Final = "jupyter_session_store.socket"
+#: After so many looks the database is asked whether a migration hangs.
+_LOOKS: Final = 10
 
 
 class StatementWatch:
@@ -131,6 +133,85 @@ class StatementWatch:
 def spare(connection: Connection) -> None:
     """Let the statements of a connection take as long as they take: it is not cut."""
     _let_go(None, connection)
+
+
+@contextmanager
+def cut_if_hanging(connection: Connection, session: tuple[Any, ...] | None) -> Iterator[None]:
+    """Cut a connection that hangs, however long its statements may take.
+
+    No time tells the one from the other. So the database is asked, on a connection of its own. If
+    it waits for this program, which waits for it, it ends the session, whose locks would keep
+    others out. `session` is as :meth:`.Driver.session` has it.
+    """
+    driver = backend_of(connection).driver
+    descriptor = driver.descriptor(connection.connection.dbapi_connection)
+    if session is None or descriptor is None:
+        yield
+        return
+    attendant = _Attendant(connection, session, descriptor)
+    threading.Thread(
+        target=attendant.watch, name="jupyter_session_store migration", daemon=True
+    ).start()
+    try:
+        yield
+    finally:
+        attendant.end()
+
+
+class _Attendant:
+    """Watches over a connection whose statements another thread sends."""
+
+    def __init__(self, connection: Connection, session: tuple[Any, ...], descriptor: int) -> None:
+        engine = connection.engine
+        # The pool of this one has no second connection.
+        self._other = Engine(engine.pool.recreate(), engine.dialect, engine.url)
+        self._driver = backend_of(connection).driver
+        self._session = session
+        self._duplicate = _Duplicate(descriptor)
+        self._ended = threading.Event()
+        #: Whether an answer is waited for, and how many looks it was since that began.
+        self._is_waiting = False
+        self._looks = 0
+        for name in ("before_cursor_execute", "commit", "rollback"):
+            event.listen(connection, name, self._note_question)
+        event.listen(connection, "after_cursor_execute", self._note_answer)
+
+    def watch(self) -> None:
+        """Look every now and then, until it has ended.
+
+        What is counted are looks, and not seconds: in those the process may have been suspended.
+        """
+        while not self._ended.wait(timeouts.STATEMENT_TIMEOUT / _LOOKS):
+            self._looks += self._is_waiting
+            if self._looks < _LOOKS:
+                continue
+            self._looks = 0
+            if self._is_hanging():
+                self._duplicate.cut()
+                return
+
+    def end(self) -> None:
+        """End the watch."""
+        self._ended.set()
+        self._duplicate.close()
+
+    def _is_hanging(self) -> bool:
+        try:
+            with self._other.connect() as connection:
+                return self._driver.end_if_waiting(
+                    connection, self._session, timeouts.STATEMENT_TIMEOUT
+                )
+        except Exception:
+            # The database may be away, or a password not be there any more.
+            return False
+        finally:
+            self._other.dispose()
+
+    def _note_question(self, *_: object) -> None:
+        self._looks, self._is_waiting = 0, True
+
+    def _note_answer(self, *_: object) -> None:
+        self._is_waiting = False
 
 
 def _let_go(_connection: object, record: Any) -> None:

@@ -30,6 +30,9 @@ _STATEMENT_LIMIT: Final = (
     "/*M!100101 , max_statement_time={0} */ /*M!100300 , idle_transaction_timeout={0} */"
 )
 
+#: A connection's number, and the server that has given it.
+_SESSION: Final = "SELECT CONNECTION_ID(), @@hostname, @@port, @@datadir"
+
 #: They are no texts, or what the store sets itself.
 _NOT_IN_URLS: Final = frozenset(
     {
@@ -129,6 +132,27 @@ class PyMySQL(Driver):
         # It has no public name for it.
         descriptor: int = connection._sock.fileno()
         return descriptor
+
+    def session(self, connection: Connection) -> tuple[Any, ...] | None:
+        driver: Any = connection.connection.dbapi_connection
+        found = connection.exec_driver_sql(_SESSION).one()
+        return tuple(found) if found[0] == driver.thread_id() else None
+
+    def end_if_waiting(
+        self, connection: Connection, session: tuple[Any, ...], seconds: float
+    ) -> bool:
+        """Look at the list of processes, in which each user sees its own."""
+        number, *server = session
+        if [*connection.exec_driver_sql(_SESSION).one()][1:] != server:
+            return False
+        waiting = text(
+            "SELECT 1 FROM information_schema.processlist"
+            " WHERE id = :number AND command = 'Sleep' AND time >= :seconds"
+        )
+        found = connection.execute(waiting, {"number": number, "seconds": seconds}).first()
+        if found is not None:
+            connection.exec_driver_sql(f"KILL {number:d}")
+        return found is not None
 
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-outs: the wait for a table was limited at connect."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event
+from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event, text
 from sqlalchemy.types import TypeEngine
 
 from . import timeouts
@@ -161,6 +161,28 @@ class Psycopg(Driver):
 
     def place(self, connection: Any) -> tuple[str, str]:
         return connection.info.host, str(connection.info.port)
+
+    def session(self, connection: Connection) -> tuple[Any, ...] | None:
+        driver: Any = connection.connection.dbapi_connection
+        found = connection.exec_driver_sql(
+            "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity"
+            f" WHERE pid = pg_backend_pid() AND pid = {driver.info.backend_pid:d}"
+        ).one_or_none()
+        return None if found is None else tuple(found)
+
+    def end_if_waiting(
+        self, connection: Connection, session: tuple[Any, ...], seconds: float
+    ) -> bool:
+        """Ask for sessions that are idle, within a transaction or without one."""
+        ended = connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = :pid"
+                " AND backend_start = :began AND state LIKE 'idle%'"
+                " AND state_change < clock_timestamp() - make_interval(secs => :seconds)"
+            ),
+            {"pid": session[0], "began": session[1], "seconds": seconds},
+        )
+        return ended.first() is not None
 
     def set_migration_limits(self, connection: Connection) -> bool:
         """Set both on the server."""

@@ -294,21 +294,23 @@ def sql_script(url: str, start: str | None, target: str, *, downgrade: bool = Fa
 def migration_connection(engine: Engine, *, brief: bool = False) -> Iterator[Connection]:
     """Yield a connection whose transactions are real ones, as a migration needs.
 
-    It is not cut, unless each of its statements is `brief`.
+    Each of its statements takes as long as it takes, unless it hangs, as
+    :func:`.cut_if_hanging` finds it out; where each is `brief`, it has the time of any other.
     """
     with engine.connect() as connection:
         backend = backend_of(connection)
         if backend.migration_isolation is not None:
             connection.execution_options(isolation_level=backend.migration_isolation)
-        if not brief:
-            cutting.spare(connection)
+        session = backend.driver.session(connection)
         # A migration takes as long as it takes, but every server that uses a table waits behind
         # one that waits for it: so it gives up before they do.
-        if not backend.driver.set_migration_limits(connection):
-            yield connection
-            return
+        has_limits = backend.driver.set_migration_limits(connection)
+        if not brief:
+            cutting.spare(connection)
         try:
-            yield connection
+            with cutting.cut_if_hanging(connection, session):
+                yield connection
         finally:
-            # Its limits end with it.
-            connection.invalidate()
+            if has_limits:
+                # They end with it.
+                connection.invalidate()
