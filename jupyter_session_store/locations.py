@@ -32,6 +32,12 @@ _CREDENTIALS: Final = re.compile(r":.*@|[\s;&?](?:pass(?:word|wd)?|pwd|secret|us
 _DRIVE: Final = re.compile(r"[A-Za-z]:(?=[\\/])")
 #: As SQLAlchemy reads a URL: only the "@" of a password has to be encoded.
 _USER_AND_PASSWORD: Final = re.compile(r"[^:/]*://[^:/]*:[^@]*@")
+#: Credentials in a text that holds more; the form of a URL, which is told, has none.
+_IN_TEXT: Final = re.compile(
+    r"(?P<before>://)(?!user:password@)[^\s'\"]*(?P<after>@)"
+    r"|(?P<name>\b(?:pass(?:word|wd)?|pwd)\s*=\s*)(?:'[^']*'|[^\s;&'\"]+)",
+    re.I,
+)
 
 #: Other programs' ways to name a database, and how each is written here.
 _FOREIGN: Final = (
@@ -100,3 +106,8 @@ def holds_password(text: str) -> bool:
         return True
     names = [name.lower() for name, _ in parse_qsl(text.partition("?")[2])]
     return "://" in text and any("pass" in name and name != "passfile" for name in names)
+
+
+def without_credentials(text: str) -> str:
+    """Return a text that may repeat what was given in a wrong place, without its credentials."""
+    return _IN_TEXT.sub(r"\g<before>\g<name>(not shown)\g<after>", text)

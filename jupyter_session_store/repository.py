@@ -20,6 +20,7 @@ from .errors import (
     SessionStoreError,
     UnknownRepository,
 )
+from .locations import without_credentials
 from .records import (
     STOCK_COLUMNS,
     Closing,
@@ -466,8 +467,9 @@ def load_repository(name: str) -> type[SessionRepository]:
     """
     found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
     if not found:
+        shown = without_credentials(repr(name))
         raise UnknownRepository(
-            f"No session repository is called {name!r}; the installed ones are "
+            f"No session repository is called {shown}; the installed ones are "
             f"{', '.join(repository_names()) or 'none'}. Set "
             "c.PersistentSessionManager.repository to one of them, or install the "
             "package that brings it."

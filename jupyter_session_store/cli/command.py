@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from jupyter_core.application import base_aliases, base_flags
-from traitlets import Bool, TraitError, Unicode
+from traitlets import Bool, TraitError
 
 from ..config import SECTIONS
+from ..config.database import SecretText
+from ..config.secrets import hide_secrets
 from ..errors import (
     ConfigurationError,
     DatabaseFileMissing,
@@ -23,6 +27,7 @@ from ..errors import (
     StoreUnavailable,
     StoreUnusable,
 )
+from ..locations import without_credentials
 from .command_line import (
     CommandLine,
     ExitCode,
@@ -76,7 +81,7 @@ class StoreCommand(CommandLine):
     #: Printed when Ctrl-C ends the subcommand.
     interrupt_message: str = "Nothing was changed."
 
-    url = Unicode(
+    url = SecretText(
         help="""
         Another database than the configured one: env:NAME (an environment
         variable that holds the URL), file:PATH (a file that does), or a URL or
@@ -92,6 +97,7 @@ class StoreCommand(CommandLine):
 
     def initialize(self, argv: Any = None) -> None:
         """Read the command line and the configuration files."""
+        hide_secrets()
         try:
             super().initialize(argv)
             self._refuse_empty_settings()
@@ -100,9 +106,20 @@ class StoreCommand(CommandLine):
         except Exception as error:
             # A configuration file is a program: it may raise any error.
             exit_with_usage_error(
-                f"The configuration cannot be read: {type(error).__name__}: {error}. Run: "
+                f"The configuration cannot be read: {self._describe(error)}. Run: "
                 "jupyter --paths (it lists the folders of the configuration files)"
             )
+
+    def _describe(self, error: Exception) -> str:
+        """Return what a configuration file has raised, and where; never a value."""
+        names = (f"{self.config_file_name}.py", os.path.basename(self.config_file or ""))
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [one.lineno for one in frames if os.path.basename(one.filename) in names]
+        where = f" (line {lines[-1]})" if lines else ""
+        repeats = isinstance(error, (TypeError, ValueError))
+        if repeats and not isinstance(error, json.JSONDecodeError):
+            return f"{type(error).__name__}{where}"
+        return f"{type(error).__name__}: {error}{where}"
 
     def _refuse_empty_settings(self) -> None:
         """Refuse an empty option in a configuration file: it would select everything."""
@@ -200,7 +217,7 @@ class StoreCommand(CommandLine):
 
     def note(self, text: str) -> None:
         """Print to standard error a text that is not a result."""
-        sys.stderr.write(f"{escape_controls(text)}\n")
+        sys.stderr.write(f"{escape_controls(without_credentials(text))}\n")
 
     def confirm(self, question: str) -> bool:
         """Ask for confirmation; with ``--yes`` it is given, without a terminal an error."""

@@ -19,6 +19,7 @@ from traitlets.config.loader import DeferredConfig
 
 from .._version import __version__
 from ..errors import ConfigurationError
+from ..locations import without_credentials
 from .help import allowed_words, help_lines
 from .output import OutputError, discard_output, escape_controls, flush
 
@@ -64,8 +65,8 @@ def exit_with_usage_error(text: str) -> NoReturn:
 
 
 def print_error(text: str) -> None:
-    """Write an error to standard error."""
-    sys.stderr.write(f"Error: {escape_controls(text)}\n")
+    """Write an error to standard error, without credentials that stood in a wrong place."""
+    sys.stderr.write(f"Error: {escape_controls(without_credentials(text))}\n")
 
 
 class CommandLine(JupyterApp):
@@ -207,7 +208,9 @@ def _check_options(
         if setting is None:
             near = suggest(option, [*flags, *aliases])
             expected = near or "expected one that the help lists."
-            raise ConfigurationError(f"There is no option {option!r} here; {expected}")
+            # After one dash a value may follow without a space, as in -pPASSWORD.
+            shown = option if option[:2] == "--" else option[:2]
+            raise ConfigurationError(f"There is no option {shown!r} here; {expected}")
         if not equals:
             following = next(remaining, None)
             if following is None or _is_option(following):

@@ -50,7 +50,8 @@ class _SaysNoValue(TraitType):  # type: ignore[type-arg]
     @property
     def section(self) -> str:
         """The section of the configuration in which users set it."""
-        return "SessionManager" if self.name == "database_filepath" else SECTION
+        others = {"database_filepath": "SessionManager", "url": "StoreCommand"}
+        return others.get(str(self.name), SECTION)
 
 
 class SecretText(_SaysNoValue, Unicode):  # type: ignore[type-arg]

@@ -30,6 +30,7 @@ from .support import (
 )
 
 SECRET: Final = "s3cr3t"
+URL: Final = f"postgresql://u:{SECRET}@127.0.0.1:1/d"
 #: What each subcommand needs, so that without the mistake it would go on.
 WORDS: Final[dict[str, list[str]]] = {
     "downgrade": ["base", "--yes"],
@@ -209,6 +210,54 @@ def test_passwords_are_not_shown(run: Run, home: Path, filled: Database) -> None
         found = refused(run("list"))
         assert "show_config is set" in found
         assert SECRET not in found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", URL],
+        ["check", f"host=h user=u password={SECRET}"],
+        ["check", "-p" + SECRET],
+        ["check", "--url", f"env:{URL}"],
+        ["upgrade", URL],
+        ["prune", "--older-than", URL],
+        ["prune", f"--older-than={URL}"],
+        ["downgrade", URL, "--sql"],
+        ["kernels", URL],
+        [URL],
+    ],
+)
+def test_credentials_in_a_wrong_place_are_not_repeated(run: Run, words: list[str]) -> None:
+    done = run(*words, url="x.db")
+    assert done.returncode != 0
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"c.SessionManager = {URL!r}", "cannot be read: ValueError (line 2). Run"),
+        (f"x = int({SECRET!r})", "cannot be read: ValueError (line 2). Run"),
+        (f"c.PersistentSessionManager.repository = {URL!r}", "(not shown)@127.0.0.1:1/d"),
+        (f"c.StoreCommand.url = ({URL!r},)", "c.StoreCommand.url is of type tuple"),
+    ],
+)
+def test_what_a_configuration_holds_is_not_repeated(
+    run: Run, home: Path, line: str, told: str
+) -> None:
+    configure(home, line)
+    done = run("check")
+    assert told in refused(done)
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_options_that_are_put_together_are_not_logged(run: Run, home: Path) -> None:
+    """Traitlets keeps what is added to a setting as an object of its own."""
+    how = f"{{'connect_args': {{'passwd': {SECRET!r}}}}}"
+    configure(home, f"c.PersistentSessionManager.engine_options.update({how})")
+    done = run("check", "--debug", url="x.db")
+    assert "Config changed" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

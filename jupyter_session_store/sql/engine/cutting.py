@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -172,9 +172,14 @@ class _Attendant:
         #: Whether an answer is waited for, and how many looks it was since that began.
         self._is_waiting = False
         self._looks = 0
-        for name in ("before_cursor_execute", "commit", "rollback"):
-            event.listen(connection, name, self._note_question)
+        event.listen(connection, "before_cursor_execute", self._note_question)
         event.listen(connection, "after_cursor_execute", self._note_answer)
+        # There is no event for their answers.
+        self._dialect: Any = engine.dialect
+        self._sender = threading.get_ident()
+        self._former = {name: getattr(self._dialect, name) for name in ("do_commit", "do_rollback")}
+        for name, send in self._former.items():
+            setattr(self._dialect, name, self._noting(send))
 
     def watch(self) -> None:
         """Look every now and then, until it has ended.
@@ -193,6 +198,8 @@ class _Attendant:
     def end(self) -> None:
         """End the watch."""
         self._ended.set()
+        for name, send in self._former.items():
+            setattr(self._dialect, name, send)
         self._duplicate.close()
 
     def _is_hanging(self) -> bool:
@@ -206,6 +213,17 @@ class _Attendant:
             return False
         finally:
             self._other.dispose()
+
+    def _noting(self, send: Callable[[Any], None]) -> Callable[[Any], None]:
+        def send_noted(connection: Any) -> None:
+            if threading.get_ident() != self._sender:
+                return send(connection)
+            self._note_question()
+            send(connection)
+            self._note_answer()
+            return None
+
+        return send_noted
 
     def _note_question(self, *_: object) -> None:
         self._looks, self._is_waiting = 0, True
