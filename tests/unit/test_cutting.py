@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import Departure
@@ -391,4 +392,31 @@ def test_nobody_asks_more_often_than_needed(monkeypatch: pytest.MonkeyPatch) -> 
     watch.end()
     assert watch.cut_if_overdue() == limit
     assert cuts == [moment]
+    engine.dispose()
+
+
+@needs_network
+@pytest.mark.parametrize("where", ["in its log-in", "in a statement", "in a transaction"])
+def test_a_connection_of_an_operator_that_hangs_is_cut(
+    kind: str, proxy: HangingProxy, brief: None, where: str
+) -> None:
+    engine = engines.create(proxy.url, statement_timeout=False)
+
+    def hang(*_: object) -> None:
+        proxy.hang()
+
+    if where == "in its log-in":
+        event.listen(engine, "connect", hang, insert=True)
+
+    def work() -> None:
+        with cutting.connected(engine) as connection:
+            # However long it takes.
+            connection.exec_driver_sql(SLEEP[kind].format(2)).close()
+            if where == "in a transaction":
+                connection.exec_driver_sql(backend_of(connection).begin)
+            hang()
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DBAPIError):
+        work()
     engine.dispose()

@@ -17,7 +17,7 @@ from ...errors import (
     StoreUnavailable,
 )
 from ..database import ATTEMPTS, pause
-from ..engine import cures
+from ..engine import cures, cutting
 from ..engine import factory as engines
 from ..engine.backend import backend_of
 from ..engine.faults import DriverFault
@@ -64,8 +64,8 @@ def engine(
 
 @contextmanager
 def connected(made: Engine) -> Iterator[Connection]:
-    """Yield a connection on which each statement commits by itself."""
-    with translate_errors(made), made.connect() as connection:
+    """Yield a connection on which each statement commits by itself; it is cut if it hangs."""
+    with translate_errors(made), cutting.connected(made) as connection:
         yield connection
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
+from ..engine import cutting
 from ..engine.backend import backend_of
 from ..engine.url import describe, sqlite_file
 from ..schema import versions
@@ -76,7 +77,7 @@ def _file(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
 def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
     found: versions.Status | None = None
     try:
-        with engine.connect() as connection:
+        with cutting.connected(engine) as connection:
             found = versions.status(connection)
         outcome = common.revision(found, describe(engine.url))
     except Exception as error:
@@ -99,7 +100,7 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
 def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -> Finding:
     try:
         # One of its own: the last examination may have broken its connection.
-        with engine.connect() as connection:
+        with cutting.connected(engine) as connection:
             outcome = look(connection)
     except Exception as error:
         outcome = _not_examined(error, engine)

@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Engine, literal, select
 
+from ..engine import cutting
 from ..engine.cures import cure_of
 from ..engine.url import sqlite_file
 from .findings import Outcome, failed, ok, reason
@@ -27,7 +28,7 @@ def connect(engine: Engine) -> Outcome:
         )
     begin = time.perf_counter()
     try:
-        with engine.connect() as connection:
+        with cutting.connected(engine) as connection:
             connected = time.perf_counter()
             connection.execute(select(literal(1)))
             answered = time.perf_counter()

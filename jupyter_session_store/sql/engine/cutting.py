@@ -136,50 +136,62 @@ def spare(connection: Connection) -> None:
 
 
 @contextmanager
-def cut_if_hanging(connection: Connection, session: tuple[Any, ...] | None) -> Iterator[None]:
-    """Cut a connection that hangs, however long its statements may take.
+def connected(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection that is cut if it hangs, however long its statements may take.
 
     No time tells the one from the other. So the database is asked, on a connection of its own. If
     it waits for this program, which waits for it, it ends the session, whose locks would keep
-    others out. `session` is as :meth:`.Driver.session` has it.
+    others out. Until it has said which session it is, no statement takes long.
     """
-    driver = backend_of(connection).driver
-    descriptor = driver.descriptor(connection.connection.dbapi_connection)
-    if session is None or descriptor is None:
-        yield
+    if backend_of(engine).is_embedded:
+        with engine.connect() as connection:
+            yield connection
         return
-    attendant = _Attendant(connection, session, descriptor)
+    attendant = _Attendant(engine)
     threading.Thread(
-        target=attendant.watch, name="jupyter_session_store migration", daemon=True
+        target=attendant.watch, name="jupyter_session_store attendant", daemon=True
     ).start()
     try:
-        yield
+        with engine.connect() as connection:
+            attendant.attend(connection)
+            yield connection
     finally:
         attendant.end()
 
 
 class _Attendant:
-    """Watches over a connection whose statements another thread sends."""
+    """Watches over the connection of an engine, whose statements another thread sends."""
 
-    def __init__(self, connection: Connection, session: tuple[Any, ...], descriptor: int) -> None:
-        engine = connection.engine
-        # The pool of this one has no second connection.
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        # The pool of the engine has no second connection.
         self._other = Engine(engine.pool.recreate(), engine.dialect, engine.url)
-        self._driver = backend_of(connection).driver
-        self._session = session
-        self._duplicate = _Duplicate(descriptor)
+        self._session: tuple[Any, ...] | None = None
+        self._duplicate: _Duplicate | None = None
         self._ended = threading.Event()
         #: Whether an answer is waited for, and how many looks it was since that began.
         self._is_waiting = False
         self._looks = 0
-        event.listen(connection, "before_cursor_execute", self._note_question)
-        event.listen(connection, "after_cursor_execute", self._note_answer)
-        # There is no event for their answers.
+        # There is no event for the answers to these.
         self._dialect: Any = engine.dialect
         self._sender = threading.get_ident()
         self._former = {name: getattr(self._dialect, name) for name in ("do_commit", "do_rollback")}
         for name, send in self._former.items():
             setattr(self._dialect, name, self._noting(send))
+        # Before those that send statements of their own.
+        event.listen(engine, "connect", self._keep, insert=True)
+
+    def attend(self, connection: Connection) -> None:
+        """Watch over a connection of the engine; one of a pooler is not watched any more."""
+        self._note_answer()
+        if self._duplicate is None:
+            self._keep(connection.connection.dbapi_connection)
+        event.listen(connection, "before_cursor_execute", self._note_question)
+        event.listen(connection, "after_cursor_execute", self._note_answer)
+        self._session = backend_of(connection).driver.session(connection)
+        connection.rollback()
+        if self._session is None:
+            self._ended.set()
 
     def watch(self) -> None:
         """Look every now and then, until it has ended.
@@ -191,23 +203,35 @@ class _Attendant:
             if self._looks < _LOOKS:
                 continue
             self._looks = 0
-            if self._is_hanging():
+            if self._duplicate is not None and self._is_hanging():
                 self._duplicate.cut()
                 return
 
     def end(self) -> None:
         """End the watch."""
         self._ended.set()
+        event.remove(self._engine, "connect", self._keep)
         for name, send in self._former.items():
             setattr(self._dialect, name, send)
-        self._duplicate.close()
+        if self._duplicate is not None:
+            self._duplicate.close()
+
+    def _keep(self, connection: Any, _record: object = None) -> None:
+        if threading.get_ident() != self._sender:
+            return
+        self._note_question()
+        # The socket of a connection that an option makes may be anything, or be hidden.
+        with suppress(Exception):
+            descriptor = backend_of(self._engine).driver.descriptor(connection)
+            self._duplicate = None if descriptor is None else _Duplicate(descriptor)
 
     def _is_hanging(self) -> bool:
+        if self._session is None:
+            return True
         try:
             with self._other.connect() as connection:
-                return self._driver.end_if_waiting(
-                    connection, self._session, timeouts.STATEMENT_TIMEOUT
-                )
+                driver = backend_of(connection).driver
+                return driver.end_if_waiting(connection, self._session, timeouts.STATEMENT_TIMEOUT)
         except Exception:
             # The database may be away, or a password not be there any more.
             return False

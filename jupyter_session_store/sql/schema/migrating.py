@@ -295,21 +295,19 @@ def migration_connection(engine: Engine, *, brief: bool = False) -> Iterator[Con
     """Yield a connection whose transactions are real ones, as a migration needs.
 
     Each of its statements takes as long as it takes, unless it hangs, as
-    :func:`.cut_if_hanging` finds it out; where each is `brief`, it has the time of any other.
+    :func:`.cutting.connected` finds it out; where each is `brief`, it has the time of any other.
     """
-    with engine.connect() as connection:
+    with cutting.connected(engine) as connection:
         backend = backend_of(connection)
         if backend.migration_isolation is not None:
             connection.execution_options(isolation_level=backend.migration_isolation)
-        session = backend.driver.session(connection)
         # A migration takes as long as it takes, but every server that uses a table waits behind
         # one that waits for it: so it gives up before they do.
         has_limits = backend.driver.set_migration_limits(connection)
         if not brief:
             cutting.spare(connection)
         try:
-            with cutting.cut_if_hanging(connection, session):
-                yield connection
+            yield connection
         finally:
             if has_limits:
                 # They end with it.
