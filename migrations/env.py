@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from logging.config import fileConfig
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from alembic import context
 from alembic.runtime.migration import MigrationContext, RevisionStep
@@ -20,11 +24,19 @@ from jupyter_session_store.sql.engine import create
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.engine.url import describe, parse
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import backup, locks, migrating, versions
+from jupyter_session_store.sql.schema import backup, locks, migrating, rights, versions
 
 if TYPE_CHECKING:
+    from alembic.script import Script
+
     from jupyter_session_store.config.settings import Settings
 
+#: The keys of ``-x``, and how each is given.
+KEYS: Final = {
+    "url": "-x url=env:NAME, -x url=file:PATH, -x url= and a path or a URL without a password",
+    "yes": "-x yes=true",
+    "through_pooler": "-x through_pooler=true",
+}
 #: How Alembic finds what to run: given the revisions that a database is at.
 Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 
@@ -40,7 +52,7 @@ settings: dict[str, Any] = {
 
 def run_offline() -> None:
     """Print the SQL, for ``--sql``: the URL only tells the dialect."""
-    url = parse(config.attributes.get("url") or _settings().url)
+    url = parse(config.attributes.get("url") or _settings(_arguments()).url)
     context.configure(
         dialect_name=url.get_backend_name(),
         literal_binds=True,
@@ -57,13 +69,19 @@ def run_online() -> None:
     if connection is not None:
         migrate(connection)
         return
-    found = _settings()
+    command, given = _command(), _arguments()
+    if command == "revision" and migrating.is_installed():
+        _refuse_to_write()
+    found = _settings(given)
     engine = create(found.url, found.engine_options, statement_timeout=False)
     # Before it is touched: a default is easily taken for another database.
     logging.getLogger("jupyter_session_store").info("The database: %s", describe(engine.url))
     try:
-        if _is_upgrade():
+        if command == "upgrade":
             _refuse_damaged(engine)
+        if command in ("upgrade", "downgrade"):
+            config.attributes["unlocked"] = migrating.is_unlocked(engine)
+            config.attributes["through_pooler"] = "through_pooler" in given
         with migrating.migration_connection(engine) as own:
             migrate(own)
     except DBAPIError as error:
@@ -72,10 +90,20 @@ def run_online() -> None:
         engine.dispose()
 
 
-def _is_upgrade() -> bool:
-    """Return whether this is the command ``alembic upgrade``."""
+def _command() -> str | None:
+    """Return the name of Alembic's command, or ``None`` for what runs in another process."""
     command, *_ = getattr(config.cmd_opts, "cmd", None) or (None,)
-    return getattr(command, "__name__", None) == "upgrade"
+    return getattr(command, "__name__", None)
+
+
+def _refuse_to_write() -> None:
+    """Refuse to write a revision where the next installation of the package removes it."""
+    raise ConfigurationError(
+        f"A revision would be written into the installed package ({migrating.migrations_folder()}"
+        "), which the next installation replaces; expected a checkout of the project. Nothing "
+        "was written. In a checkout, with a database that is at head: alembic -x url=PATH "
+        "revision --autogenerate -m '...'"
+    )
 
 
 def _refuse_damaged(engine: Engine) -> None:
@@ -104,15 +132,18 @@ def migrate(connection: Connection) -> None:
         options |= {"transactional_ddl": True, "render_as_batch": True}
     else:
         options["transaction_per_migration"] = True
-    context.configure(**options)
-    # Again, now that Alembic has said how it finds its steps.
+    # Twice: only then has Alembic said how it finds its steps.
+    with _silence("alembic.runtime.migration"):
+        context.configure(**options)
     steps = _Steps(context.get_context().opts["fn"], log)
     context.configure(**options, fn=steps)
+    _look_ahead(connection, steps)
     if not file:
-        with _unhidden_interrupt(), locks.migration_lock(connection, log=log):
+        with _unhidden_interrupt(), _lock(connection, log):
             forget_what_is_lost(connection)
             connection.commit()
             context.run_migrations()
+            steps.tell_grants(connection)
         return
     with context.begin_transaction(), locks.migration_lock(connection, log=log):
         forget_what_is_lost(connection)
@@ -121,6 +152,76 @@ def migrate(connection: Connection) -> None:
         # Who is using the file now may keep it as it is; the next server sets it.
         with suppress(DBAPIError):
             backend_of(connection).keep_journal(connection)
+
+
+@contextmanager
+def _silence(name: str) -> Iterator[None]:
+    """Keep a logger from saying for the first time what it says again."""
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
+
+
+def _lock(connection: Connection, log: logging.Logger | None) -> AbstractContextManager[None]:
+    """Hold the lock, but where a pooler keeps it from holding: there it would never be released."""
+    if config.attributes.get("unlocked"):
+        return nullcontext()
+    return locks.migration_lock(connection, log=log)
+
+
+def _look_ahead(connection: Connection, steps: _Steps) -> None:
+    """Refuse, or ask about, what is about to be run: nobody waits for an answer under the lock."""
+    unlocked, command = config.attributes.get("unlocked"), _command()
+    if not unlocked and command != "downgrade":
+        return
+    heads = context.get_context().get_current_heads()
+    found = steps.find(heads, context.get_context())
+    if found and unlocked and not config.attributes.get("through_pooler"):
+        raise ConfigurationError(_say_unlocked(connection))
+    if found and command == "downgrade":
+        config.attributes["planned"] = [one.id for one in found]
+        _agree_to_lose(connection, found)
+    connection.rollback()
+
+
+def _say_unlocked(connection: Connection) -> str:
+    direct, through = "--url env:DIRECT_URL", "--through-pooler"
+    if _command() is not None:
+        direct, through = "-x url=env:DIRECT_URL", "-x through_pooler=true"
+    return (
+        f"Between this process and {describe(connection.engine.url)} is a pooler in transaction "
+        "mode, through which the lock that keeps two upgrades apart does not hold; expected the "
+        f"server itself. Nothing was changed. Name it: {direct}. If there is no way to it, and "
+        f"nothing else upgrades meanwhile: {through}"
+    )
+
+
+def _agree_to_lose(connection: Connection, undone: Sequence[migrating.Revision]) -> None:
+    """Ask before data is lost; without a terminal it takes ``-x yes=true``."""
+    if not any(one.downgrade_loses for one in undone):
+        return
+    lines = rights.losses(connection, undone)
+    count = f"{len(undone)} revision{'s' if len(undone) != 1 else ''}"
+    question = f"Undo {count} of {describe(connection.engine.url)}?"
+    told = "".join(f"{line}\n" for line in lines)
+    if "yes" in _arguments():
+        sys.stderr.write(told)
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"{told}{question} There is no terminal to ask at; expected -x yes=true. Nothing was "
+            "changed."
+        )
+    sys.stderr.write(f"{told}{question} [y/N] ")
+    sys.stderr.flush()
+    answer = ""
+    with suppress(KeyboardInterrupt):
+        answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
+        raise ConfigurationError("It was not confirmed. Nothing was changed.")
 
 
 @contextmanager
@@ -158,13 +259,23 @@ class _Steps:
     def __init__(self, steps: Steps, log: logging.Logger | None) -> None:
         self._steps = steps
         self._log = log
+        self._tables: set[str] | None = None
         self.leave_tables = False
+
+    def find(self, heads: tuple[str, ...], migration: MigrationContext) -> list[migrating.Revision]:
+        """Return the revisions that would be run or undone, in this order."""
+        return [
+            migrating.read_declaration(step.revision)
+            for step in self._steps(heads, migration)
+            if isinstance(step, RevisionStep)
+        ]
 
     def __call__(self, heads: tuple[str, ...], migration: MigrationContext) -> list[Any]:
         taken = list(self._steps(heads, migration))
         revisions = [step for step in taken if isinstance(step, RevisionStep)]
         if not revisions:
             return taken
+        _refuse_undeclared([step.revision for step in revisions])
         _refuse_what_was_not_planned([step.revision.revision for step in revisions], heads)
         connection = migration.connection
         assert connection is not None
@@ -172,36 +283,90 @@ class _Steps:
             backup.back_up(connection, "+".join(heads), self._log)
             last = revisions[-1]
             self.leave_tables = last.is_upgrade or last.revision.down_revision is not None
+        else:
+            self._tables = _our_tables(connection)
+            if not heads:
+                # Alembic has just made it, or could have.
+                self._tables.discard(versions.VERSION_TABLE)
         return taken
+
+    def tell_grants(self, connection: Connection) -> None:
+        """Say what the role of servers needs on the tables that were made."""
+        if self._tables is None:
+            return
+        made = _our_tables(connection) - self._tables
+        if needed := rights.grants_for_servers(connection, made):
+            (self._log or logging.getLogger("jupyter_session_store")).info(
+                "Servers that log in as another role need on the new tables:%s",
+                "".join(f"\n  {statement}" for statement in needed),
+            )
+
+
+def _our_tables(connection: Connection) -> set[str]:
+    ours = {versions.VERSION_TABLE, *Base.metadata.tables}
+    return ours & set(inspect(connection).get_table_names())
+
+
+def _refuse_undeclared(scripts: Sequence[Script]) -> None:
+    """Refuse a revision that is as Alembic has written it: it says nothing of what it does."""
+    for script in scripts:
+        if migrating.read_declaration(script).kind == migrating.UNDECLARED:
+            raise ConfigurationError(
+                f"The revision {script.revision} does not declare its KIND, "
+                "OLDEST_COMPATIBLE_CODE and DOWNGRADE_LOSES; expected one that is finished. "
+                "Nothing was changed. Finish it, or remove it: rm "
+                f"{shlex.quote(str(script.path))}"
+            )
 
 
 def _refuse_what_was_not_planned(found: list[str], heads: tuple[str, ...]) -> None:
     planned: list[str] | None = config.attributes.get("planned")
     if planned is None or found == planned:
         return
-    at = "+".join(heads) or "no revision"
+    at, agreed = "+".join(heads) or "no revision", ", ".join(planned) or "nothing"
     raise SchemaMismatch(
         f"The database is at revision {at} now, where {', '.join(found)} would be undone; "
-        f"expected to undo {', '.join(planned)}, as was planned before another process changed "
-        "it. Nothing was changed. Run the same command again."
+        f"expected to undo {agreed}, as was planned before another process changed it. Nothing "
+        "was changed. Run the same command again."
     )
 
 
-def _settings() -> Settings:
+def _arguments() -> dict[str, str]:
+    """Return what was given by ``-x``, and refuse what is not known: a slip would be passed over.
+
+    No value is repeated, nor a key that is no name: either may be a URL.
+    """
+    found: dict[str, str] = {}
+    for given in context.get_x_argument():
+        key, equals, value = given.partition("=")
+        if key not in KEYS:
+            raise ConfigurationError(_say_unknown(key if equals else ""))
+        if key in found:
+            raise ConfigurationError(f"Found -x {key} twice; expected it once.")
+        if key != "url" and value != "true":
+            raise ConfigurationError(f"-x {key} has another value; expected {KEYS[key]}.")
+        found[key] = value
+    return found
+
+
+def _say_unknown(key: str) -> str:
+    name = f" {key!r}" if re.fullmatch(r"[A-Za-z][\w-]{0,30}", key) else ""
+    near = get_close_matches(key, KEYS, n=1)
+    hint = f" Did you mean -x {near[0]}=...?" if name and near else ""
+    return (
+        f"alembic was given an argument -x{name} that is not known here; expected "
+        f"{', '.join(KEYS.values())}.{hint}"
+    )
+
+
+def _settings(given: dict[str, str]) -> Settings:
     # Imported late: a server that upgrades gives its connection, and has read its own settings.
     from jupyter_session_store.config.settings import Settings
 
-    arguments: dict[str, Any] = context.get_x_argument(as_dictionary=True)
-    if arguments.keys() - {"url"}:
-        # Not what stands there is shown, which may be a URL.
-        raise ConfigurationError(
-            "alembic was given an argument -x that is not known here; expected "
-            "-x url=env:NAME, -x url=file:PATH, or -x url= and a path or a URL without a password."
-        )
-    if "url" in arguments:
-        return Settings.from_argument(arguments["url"])
-    if given := config.get_main_option("sqlalchemy.url"):
-        return Settings.from_jupyter(given)
+    if "url" in given:
+        return Settings.from_argument(given["url"])
+    if configured := config.get_main_option("sqlalchemy.url"):
+        return Settings.from_jupyter(configured)
     return Settings.from_jupyter()
 
 

@@ -37,6 +37,11 @@ class Downgrade(MigrationCommand):
             {"Downgrade": {"dry_run": True}},
             "Say what would be undone and lost, and change nothing.",
         ),
+        "through-pooler": (
+            {"Downgrade": {"through_pooler": True}},
+            "Go on though a pooler in transaction mode, such as PgBouncer, is in between, through "
+            "which the migration lock does not hold: only if nothing else upgrades meanwhile.",
+        ),
         "sql": (
             {"Downgrade": {"sql": True}},
             "Print the SQL statements, from START:REVISION, and change nothing.",
@@ -50,7 +55,8 @@ class Downgrade(MigrationCommand):
         self.extra_args = [*self.extra_args, *steps]
 
     def run(self) -> ExitCode:
-        from ..sql.schema import migrating, versions
+        from ..sql.admin.admin_connection import connected
+        from ..sql.schema import migrating, rights, versions
 
         target = self.extra_args[0]
         if self.sql:
@@ -78,8 +84,9 @@ class Downgrade(MigrationCommand):
             plan = migrating.downgrade_plan(found.revision, target)
             self.print_plan(plan, "undo")
             lost = [revision for revision in plan if revision.downgrade_loses]
-            for revision in lost:
-                self.output.text(f"Undoing {revision.id} loses {revision.downgrade_loses}.")
+            with connected(engine) as connection:
+                for line in rights.losses(connection, plan):
+                    self.output.text(line)
             if self.dry_run or not plan:
                 return self.report(plan, found.revision, found.revision)
             losing = ", which loses data" if lost else ""
@@ -89,5 +96,7 @@ class Downgrade(MigrationCommand):
                 return ExitCode.NO
             self.begin()
             end = plan[-1].previous or "base"
-            migrating.downgrade(engine, end, planned=plan, log=self.log)
+            migrating.downgrade(
+                engine, end, planned=plan, through_pooler=self.through_pooler, log=self.log
+            )
             return self.report(plan, found.revision, schema_status(engine).revision)

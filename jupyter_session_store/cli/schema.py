@@ -39,6 +39,9 @@ class MigrationCommand(StoreCommand):
     """What upgrade and downgrade share."""
 
     dry_run = Bool(False, help="Say what would be run, and change nothing.").tag(config=True)
+    through_pooler = Bool(
+        False, help="Go on though a pooler in between keeps the lock of migrations from holding."
+    ).tag(config=True)
     sql = Bool(False, help="Print the SQL statements, and change nothing.").tag(config=True)
 
     def print_script(self, start: str | None, target: str, *, downgrade: bool = False) -> ExitCode:

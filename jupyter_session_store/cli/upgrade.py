@@ -31,6 +31,11 @@ class Upgrade(MigrationCommand):
         **StoreCommand.flags,
         **JSON_FLAG,
         "dry-run": ({"Upgrade": {"dry_run": True}}, "Say what would be run, and change nothing."),
+        "through-pooler": (
+            {"Upgrade": {"through_pooler": True}},
+            "Go on though a pooler in transaction mode, such as PgBouncer, is in between, through "
+            "which the migration lock does not hold: only if nothing else upgrades meanwhile.",
+        ),
         "sql": (
             {"Upgrade": {"sql": True}},
             "Print the SQL statements for a database without tables, and change nothing. "
@@ -65,6 +70,12 @@ class Upgrade(MigrationCommand):
             if plan and not self.dry_run:
                 self.begin()
                 # The id, since another process may upgrade meanwhile: +1 would then go too far.
-                migrating.upgrade(engine, plan[-1].id, from_nothing=bare, log=self.log)
+                migrating.upgrade(
+                    engine,
+                    plan[-1].id,
+                    from_nothing=bare,
+                    through_pooler=self.through_pooler,
+                    log=self.log,
+                )
                 return self.report(plan, found.revision, schema_status(engine).revision)
             return self.report(plan, found.revision, found.revision)

@@ -308,7 +308,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 lacks = rights.lacking(connection)
-                return rights.grants(connection, lacks) if lacks else None
+                return " ".join(rights.grants(connection, lacks)) or None
         except Exception:
             # It may be anything, such as a password that cannot be read any more. What is told is
             # the fault that it was asked about.

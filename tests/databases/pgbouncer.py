@@ -21,8 +21,8 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = plain
 auth_file = {users}
-stats_users = jss
-pool_mode = transaction
+admin_users = jss
+pool_mode = {mode}
 max_client_conn = {clients}
 default_pool_size = {connections}
 max_db_connections = {connections}
@@ -33,7 +33,7 @@ log_disconnections = 0
 
 
 class PgBouncer(LocalInstance):
-    """PgBouncer in transaction mode, with a password of its own.
+    """PgBouncer, by default in transaction mode, with a password of its own.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ class PgBouncer(LocalInstance):
         How many may connect.
     connections : int
         How many it holds to PostgreSQL at most.
+    mode : str
+        ``"transaction"`` or ``"session"``.
 
     Raises
     ------
@@ -54,10 +56,18 @@ class PgBouncer(LocalInstance):
     STOP: ClassVar[signal.Signals] = signal.SIGTERM
     _program: Path
 
-    def __init__(self, target: Database, *, clients: int = 100, connections: int = 5) -> None:
+    def __init__(
+        self,
+        target: Database,
+        *,
+        clients: int = 100,
+        connections: int = 5,
+        mode: str = "transaction",
+    ) -> None:
         self._target = parameters(target.url)
         self._clients = clients
         self._connections = connections
+        self._mode = mode
         super().__init__("postgresql")
         path = urlsplit(target.url).path
         #: The same database, reached through PgBouncer.
@@ -84,6 +94,7 @@ class PgBouncer(LocalInstance):
             port=self.port,
             users=self.directory / "users",
             clients=self._clients,
+            mode=self._mode,
             connections=self._connections,
         )
         self.write("pgbouncer.ini", text)
@@ -91,3 +102,8 @@ class PgBouncer(LocalInstance):
 
     def command(self) -> list[str]:
         return [str(self._program), str(self.directory / "pgbouncer.ini")]
+
+    def command_console(self, command: str) -> None:
+        """Give PgBouncer's own console a command."""
+        console = urlsplit(self.database.url)._replace(path="/pgbouncer").geturl()
+        Database("postgresql", console).execute(command)

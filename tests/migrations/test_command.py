@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -11,11 +15,16 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from sqlalchemy import Engine
 
-from jupyter_session_store.sql.schema import migrating, versions
+from jupyter_session_store.errors import ConfigurationError
+from jupyter_session_store.sql.engine.url import describe
+from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.schema import migrating, rights, versions
 from jupyter_session_store.sql.schema.versions import State
 
+from ..cli.doctor_support import another_user, role_of
 from ..databases import Database
-from .support import ROOT, run_python, status
+from ..databases.pgbouncer import PgBouncer
+from .support import ROOT, TABLES, engine_of, release, run_python, status
 
 SECRET: Final = "s3cr3t"
 
@@ -27,14 +36,21 @@ def alembic(
     return run_python("-m", "alembic", *words, home=home, cwd=cwd, **variables)
 
 
-def alembic_in_turn(*commands: tuple[str, ...], home: Path, **variables: str) -> list[str]:
+def alembic_in_turn(
+    *commands: tuple[str, ...], home: Path, answers: str = "", cwd: Path = ROOT, **variables: str
+) -> list[str]:
     """Run commands in one process, and return what each printed.
 
-    Most of what the command takes is its imports.
+    Most of what the command takes is its imports. With `answers` there is a terminal, at which
+    they have been typed.
     """
     code = """if True:
-        import json, sys, traceback
+        import json, os, pty, sys, traceback
         from alembic.config import main
+        if sys.argv[2]:
+            terminal, end = pty.openpty()
+            os.write(terminal, sys.argv[2].encode())
+            sys.stdin = os.fdopen(end)
         for words in json.loads(sys.argv[1]):
             print("=====")
             try:
@@ -44,7 +60,9 @@ def alembic_in_turn(*commands: tuple[str, ...], home: Path, **variables: str) ->
                 traceback.print_exc()
                 print("exit 1")
     """
-    done = run_python("-u", "-c", code, json.dumps(commands), home=home, cwd=ROOT, **variables)
+    done = run_python(
+        *("-u", "-c", code, json.dumps(commands), answers), home=home, cwd=cwd, **variables
+    )
     assert done.returncode == 0, done.stdout
     outputs = done.stdout.split("=====\n")[1:]
     assert len(outputs) == len(commands)
@@ -85,7 +103,7 @@ def test_from_the_first_to_the_last_command(
         ("current", "--verbose"): f"{versions.HEAD} (head)",
         ("history",): "<base> -> 0001, Create the tables",
         ("check",): "No new upgrade operations detected.",
-        ("downgrade", "base"): "Running downgrade 0001 -> ",
+        ("-x", "yes=true", "downgrade", "base"): "Running downgrade 0001 -> ",
         ("upgrade", all_of_them): "Running upgrade  -> 0001, Create the tables",
         ("upgrade", "heads"): "exit 0",
     }
@@ -241,12 +259,18 @@ def test_a_password_in_an_argument_is_refused(tmp_path: Path) -> None:
 def test_an_argument_that_is_not_known_is_refused(tmp_path: Path) -> None:
     """Else a slip upgrades the file of the default, and says so nowhere."""
     given = {
-        "uri=env:DATABASE": "an argument -x that is not known here",
+        "uri=env:DATABASE": "an argument -x 'uri' that is not known here",
+        "through-pooler=true": "Did you mean -x through_pooler=...?",
         f"postgresql://u:{SECRET}@h/d?a=b": "an argument -x that is not known here",
+        f"{SECRET}": "an argument -x that is not known here",
+        "yes=1": "-x yes has another value; expected -x yes=true",
+        "yes": "-x yes has another value; expected -x yes=true",
         "url=": "The URL that was given is empty",
         "url": "The URL that was given is empty",
     }
-    commands = [("-x", one, "upgrade", "head") for one in given]
+    commands: list[tuple[str, ...]] = [("-x", one, "upgrade", "head") for one in given]
+    given["url=one"] = "Found -x url twice"
+    commands.append(("-x", "url=one", "-x", "url=two", "upgrade", "head"))
     for told, output in zip(given.values(), alembic_in_turn(*commands, home=tmp_path), strict=True):
         assert told in output
         assert SECRET not in output
@@ -259,6 +283,150 @@ def test_the_database_is_named_before_it_is_touched(tmp_path: Path) -> None:
     done = alembic("-x", f"url={file}", "upgrade", "head", home=tmp_path)
     assert done.returncode == 0
     assert done.stdout.index(f"The database: sqlite {file}") < done.stdout.index("Running")
+    lines = done.stdout.splitlines()
+    assert len(lines) == len({*lines}), done.stdout
+
+
+def test_a_downgrade_that_loses_data_is_agreed_to(
+    database: Database, engine: Engine, tmp_path: Path
+) -> None:
+    migrating.upgrade(engine)
+    name = describe(engine.url)
+    in_turn = partial(alembic_in_turn, home=tmp_path, JUPYTER_SESSION_STORE_URL=database.url)
+    base = ("downgrade", "base")
+    [refused] = in_turn(base)
+    for told in (
+        "FAILED: Undoing",
+        "Undoing 0001 loses every session.",
+        f"Undo {int(versions.HEAD)} revisions of {name}?",
+        "expected -x yes=true. Nothing was changed.",
+    ):
+        assert told in refused
+    assert refused.endswith("exit 1\n")
+    assert refused.count("FAILED") == 1
+    no, yes, nothing = in_turn(base, base, base, answers="n\ny\n")
+    assert f"Undo {int(versions.HEAD)} revisions of {name}? [y/N]" in no
+    assert "It was not confirmed. Nothing was changed." in no
+    assert "Running downgrade" not in no
+    assert yes.index("loses every session") < yes.index("Running downgrade 0001 -> ")
+    # Of what is not there nothing can be lost.
+    assert "Undo" not in nothing
+    assert nothing.endswith("exit 0\n")
+    assert not is_at_head(engine)
+
+
+def grants_in(output: str) -> list[str]:
+    return re.findall(r"^  (GRANT .*;)$", output, re.MULTILINE)
+
+
+@pytest.mark.only("postgresql", reason="the others' roles keep their rights when a table goes")
+def test_the_grants_that_go_and_those_to_give_are_told(
+    database: Database, engine: Engine, tmp_path: Path
+) -> None:
+    upgrade, downgrade = ("upgrade", "head"), ("-x", "yes=true", "downgrade", "base")
+    in_turn = partial(alembic_in_turn, home=tmp_path, JUPYTER_SESSION_STORE_URL=database.url)
+    with another_user(database) as url:
+        role = role_of(database, url)
+        [made] = in_turn(upgrade)
+        told = grants_in(made)
+        assert len(told) == len(TABLES)
+        for statement in told:
+            database.execute(statement.replace("TO ROLE", f"TO {role}"))
+        with engine_of(url) as theirs, theirs.connect() as connection:
+            assert rights.lacking(connection) == {}
+        gone, again = in_turn(downgrade, upgrade)
+        told = grants_in(gone.partition("these GRANTs")[2])
+        assert len(told) == len(Base.metadata.tables)
+        for statement in told:
+            assert statement.endswith(f" TO {role};")
+            database.execute(statement)
+        with engine_of(url) as theirs, theirs.connect() as connection:
+            assert rights.lacking(connection) == {}
+        # Alembic's own table has stayed.
+        assert len(grants_in(again)) == len(Base.metadata.tables)
+
+
+@pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
+def test_nothing_is_run_through_a_pooler_in_transaction_mode(
+    database: Database, engine: Engine, tmp_path: Path
+) -> None:
+    """The lock would not hold, and would stay on a connection of the pooler."""
+    upgrade, through = ("upgrade", "head"), ("-x", "through_pooler=true")
+    locks = "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory'"
+    with closing(PgBouncer(database)) as bouncer:
+        refused, done, nothing, back = alembic_in_turn(
+            *(upgrade, (*through, *upgrade), upgrade, ("-x", "yes=true", "downgrade", "base")),
+            home=tmp_path,
+            JUPYTER_SESSION_STORE_URL=bouncer.database.url,
+        )
+        for told in (refused, back):
+            assert "is a pooler in transaction mode" in told
+            assert "-x url=env:DIRECT_URL" in told
+            assert "-x through_pooler=true" in told
+            assert told.endswith("exit 1\n")
+        assert "Running upgrade  -> 0001" in done
+        assert nothing.endswith("exit 0\n")
+        assert is_at_head(engine)
+        assert database.rows(locks) == [(0,)]
+    with closing(PgBouncer(database, mode="session")) as bouncer:
+        [back] = alembic_in_turn(
+            ("-x", "yes=true", "downgrade", "base"),
+            home=tmp_path,
+            JUPYTER_SESSION_STORE_URL=bouncer.database.url,
+        )
+        assert back.endswith("exit 0\n")
+    assert not is_at_head(engine)
+
+
+def test_a_revision_that_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is listed, and not run."""
+    checkout = tmp_path / "checkout"
+    versions_folder = release(checkout) / "versions"
+    url = f"{tmp_path}/mine.db"
+    given = ("-x", f"url={url}")
+    outputs = alembic_in_turn(
+        (*given, "upgrade", "head"),
+        (*given, "revision", "--autogenerate", "-m", "stray"),
+        (*given, "upgrade", "head"),
+        home=tmp_path,
+        cwd=checkout,
+    )
+    [stray] = versions_folder.glob("*_stray.py")
+    assert "does not declare its KIND" in outputs[-1]
+    assert f"Finish it, or remove it: rm {stray}" in outputs[-1]
+    assert version_in(Path(url)) == [(versions.HEAD,)]
+    monkeypatch.setattr(migrating, "migrations_folder", lambda: checkout / "migrations")
+    found = migrating.revisions()
+    assert [one.id for one in found[:-1]] == sorted(migrating.known_revisions())
+    assert (found[-1].title, found[-1].kind) == ("stray", migrating.UNDECLARED)
+    with engine_of(url) as engine, pytest.raises(ConfigurationError, match="does not declare"):
+        migrating.upgrade(engine)
+    (versions_folder / "broken.py").write_text("this is no Python\n")
+    with pytest.raises(ConfigurationError, match=r"cannot be read \(SyntaxError") as refused:
+        migrating.revisions()
+    assert f"ls -lt {versions_folder}" in str(refused.value)
+
+
+def test_no_revision_is_written_into_an_installed_package(tmp_path: Path) -> None:
+    """As the wheel has them: the migrations are inside the package."""
+    package = tmp_path / "site" / "jupyter_session_store"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "jupyter_session_store", package, ignore=ignored)
+    shutil.copytree(ROOT / "migrations", package / "migrations", ignore=ignored)
+    shutil.copy(ROOT / "alembic.ini", package)
+    before = sorted(package.rglob("*.py"))
+    done = run_python(
+        *("-c", "from alembic.config import main; main()"),
+        *("revision", "--autogenerate", "-m", "stray"),
+        home=tmp_path,
+        cwd=tmp_path,
+        PYTHONPATH=str(package.parent),
+        ALEMBIC_CONFIG=str(package / "alembic.ini"),
+    )
+    assert done.returncode == 255, done.stdout
+    assert "written into the installed package" in done.stdout
+    assert "In a checkout" in done.stdout
+    assert sorted(package.rglob("*.py")) == before
 
 
 def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:

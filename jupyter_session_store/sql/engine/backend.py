@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
+from enum import Enum
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,13 @@ _DRIVERS: Final[Mapping[str, str]] = {
 
 #: Rows as the driver takes them, in the order of a statement's columns.
 Rows = Sequence[tuple[Any, ...]]
+
+
+class Pooling(Enum):
+    """How long a pooler between this process and the server leaves a connection to one client."""
+
+    SESSION = "session"
+    TRANSACTION = "transaction"
 
 
 class Driver:
@@ -119,6 +127,14 @@ class Driver:
         """
         return False
 
+    def pooling(self, connection: Connection) -> Pooling | None:
+        """Return the mode of a pooler in between; ``None`` if none is seen.
+
+        `connection` has no transaction. :attr:`Pooling.TRANSACTION` is proved; a pooler that
+        is not seen to give its connections to several clients is taken for one of sessions.
+        """
+        return None
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Lift the time-out of statements, and limit the wait for a lock.
 
@@ -168,6 +184,11 @@ class Backend:
     identity: ClassVar[str | None] = None
     #: A query for its clock.
     clock: ClassVar[str | None] = None
+    #: What stands for a role whose name is not known.
+    any_role: ClassVar[str] = "ROLE"
+    #: A query for the rights that others than the owner have on ``{tables}``, and lose when these
+    #: are dropped: the role, the table, and the verbs.
+    granted: ClassVar[str | None] = None
     #: The module of :mod:`..doctor` that examines it; without one, only the general things are.
     examinations: ClassVar[str | None] = None
 

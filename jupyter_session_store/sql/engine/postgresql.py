@@ -6,8 +6,10 @@ import hashlib
 import inspect
 import os
 import re
+import select
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -16,7 +18,7 @@ from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event, text
 from sqlalchemy.types import TypeEngine
 
 from . import timeouts
-from .backend import Backend, Driver, Rows, fault_of_port, listed
+from .backend import Backend, Driver, Pooling, Rows, fault_of_port, listed
 
 #: Of libpq: it looks at values only when it connects.
 _NUMBERS: Final = frozenset(
@@ -64,6 +66,13 @@ _LOCK_PACKAGE: Final = "CAST({} AS int)".format(
 )
 _LOCK_SCHEMA: Final = "hashtext(coalesce(current_schema(), ''))"
 
+
+#: The process of the server that answers.
+_PROCESS: Final = "SELECT pg_backend_pid()"
+#: How often two clients of a pooler look whether one process answers both.
+_LOOKS: Final = 5
+#: Seconds that the second client waits: a full pool of sessions has no connection for it.
+_LOOK_SECONDS: Final = 2.0
 
 #: What PgBouncer and RDS Proxy say to options.
 _OPTIONS_REFUSED: Final = re.compile(r"startup parameter|command-line options")
@@ -184,6 +193,26 @@ class Psycopg(Driver):
         )
         return ended.first() is not None
 
+    def pooling(self, connection: Connection) -> Pooling | None:
+        """Compare the process that answers with the one that was named at connect.
+
+        Between transactions a pooler in transaction mode gives the connection that was used last
+        to whoever asks next. So one process answers two clients in turn, or several answer one.
+        """
+        first: Any = connection.connection.dbapi_connection
+        process = connection.exec_driver_sql(_PROCESS).scalar_one()
+        if process == first.info.backend_pid:
+            return None
+        with suppress(first.Error), closing(_connect_again(first)) as second:
+            for _ in range(_LOOKS):
+                other = _ask_briefly(second, _PROCESS)
+                again = connection.exec_driver_sql(_PROCESS).scalar_one()
+                if other is None:
+                    break
+                if process == other or process != again:
+                    return Pooling.TRANSACTION
+        return Pooling.SESSION
+
     def set_migration_limits(self, connection: Connection) -> bool:
         """Set both on the server."""
         driver: Any = connection.connection.dbapi_connection
@@ -225,6 +254,14 @@ class PostgreSQL(Backend):
     clock = "SELECT clock_timestamp()"
     # Of the transaction: behind a pooler, what is set for longer is set for other clients.
     lock_wait_limit = f"SET LOCAL lock_timeout = '{timeouts.BUSY_TIMEOUT}s'"
+    granted = (
+        "SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC'"
+        " ELSE quote_ident(pg_get_userbyid(a.grantee)) END, c.relname,"
+        " array_agg(a.privilege_type ORDER BY a.privilege_type)"
+        " FROM pg_catalog.pg_class c, LATERAL aclexplode(c.relacl) a"
+        " WHERE c.relname IN ({tables}) AND pg_table_is_visible(c.oid)"
+        " AND a.grantee <> c.relowner GROUP BY 1, 2 ORDER BY 1, 2"
+    )
     examinations = "postgresql"
 
     cures = {  # noqa: RUF012
@@ -255,6 +292,11 @@ class PostgreSQL(Backend):
         """Return a date within the years that Python has: psycopg fails at ``infinity``."""
         return f"least(greatest({column}, timestamptz '0001-01-03Z'), timestamptz '9999-12-29Z')"
 
+    def qualify(self, connection: Connection, table: str) -> str:
+        """Name the schema, where it is not the usual one."""
+        schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+        return table if schema in (None, "public") else f"{schema}.{table}"
+
     def migration_lock(
         self, connection: Connection, attempts: Iterator[None]
     ) -> AbstractContextManager[None]:
@@ -277,6 +319,38 @@ class PostgreSQL(Backend):
             " AND objsubid = 2 AND granted)"
         )
         return bool(held.scalar_one())
+
+
+def _connect_again(connection: Any) -> Any:
+    """Return a second connection as psycopg's first, to which nothing has been sent yet.
+
+    Not from the engine, whose pool may have one connection in all, and which sends statements
+    to a new one.
+    """
+    info = connection.info
+    return type(connection).connect(
+        info.dsn, host=info.host, port=info.port, password=info.password, autocommit=True
+    )
+
+
+def _ask_briefly(connection: Any, query: str) -> int | None:
+    """Return the number that a query of psycopg's connection answers; ``None`` without one in time.
+
+    psycopg itself waits for as long as the pooler has no connection.
+    """
+    deadline = time.monotonic() + _LOOK_SECONDS
+    low = connection.pgconn
+    low.send_query(query.encode())
+    while low.is_busy():
+        ready, _, _ = select.select([low.socket], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        low.consume_input()
+    found = low.get_result()
+    value = found.get_value(0, 0) if found else None
+    while found:
+        found = low.get_result()
+    return None if value is None else int(value)
 
 
 def _log_in_with(options: str, engine: Engine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ...errors import (
     StoreUnavailable,
 )
 from ..engine import cutting
-from ..engine.backend import backend_of
+from ..engine.backend import Pooling, backend_of
 from ..engine.timeouts import BUSY_TIMEOUT
 from ..engine.url import describe, reason_of
 from .locks import process_lock
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import Script
 
+#: The kind of a revision that does not say it.
+UNDECLARED: Final = "undeclared"
+#: What a revision says of itself, beside what Alembic wants.
+_DECLARED: Final = ("KIND", "OLDEST_COMPATIBLE_CODE", "DOWNGRADE_LOSES")
 _HISTORY: Final = "To list them, run: jupyter session-store history"
 #: As Alembic has them: a revision, a number of steps from here, or from a revision.
 _TARGET: Final = re.compile(r"(?P<revision>\w*)(?P<steps>[+-]\d+)?")
@@ -46,13 +51,14 @@ class Revision:
     Code that worked with the revision before works with one that is ``"expanding"``; a
     ``"contracting"`` one takes away what code older than the generation
     `oldest_compatible_code` needs. `downgrade_loses` says in words what data is lost.
+    One that is ``"undeclared"`` is as Alembic has written it, and is never run.
     """
 
     id: str
     previous: str | None
     title: str
     kind: str
-    oldest_compatible_code: int
+    oldest_compatible_code: int | None
     downgrade_loses: str | None
 
 
@@ -69,38 +75,54 @@ def migrations_folder() -> Path:
     )
 
 
+def is_installed() -> bool:
+    """Return whether the migrations are those of an installed package, not of a checkout."""
+    return migrations_folder().parent == Path(__file__).parents[2]
+
+
 def known_revisions() -> frozenset[str]:
     """Return the ids of the revisions of this installation, read off the names of their files."""
     versions = migrations_folder() / "versions"
-    return frozenset(path.name.partition("_")[0] for path in versions.glob("[0-9]*_*.py"))
+    # Those of releases have numbers, and what Alembic makes up, until it is finished, has not.
+    return frozenset(path.name[:4] for path in versions.glob("[0-9][0-9][0-9][0-9]_*.py"))
 
 
 def revisions() -> list[Revision]:
     """Return the revisions of this installation, the oldest first."""
     from alembic.script import ScriptDirectory
 
-    scripts = ScriptDirectory.from_config(alembic_config()).walk_revisions()
-    return [_read_declaration(script) for script in scripts][::-1]
+    try:
+        scripts = list(ScriptDirectory.from_config(alembic_config()).walk_revisions())
+    except Exception as error:
+        # Files of others may lie there, and hold anything.
+        first, *_ = str(error).splitlines() or [""]
+        raise ConfigurationError(
+            f"The revisions of this installation cannot be read ({type(error).__name__}: {first}); "
+            "expected those that it came with alone. Remove the file that does not belong there: "
+            f"ls -lt {shlex.quote(str(migrations_folder() / 'versions'))}"
+        ) from error
+    return [read_declaration(script) for script in scripts][::-1]
 
 
-def _read_declaration(script: Script) -> Revision:
+def read_declaration(script: Script) -> Revision:
+    """Return what a revision declares, which may be nothing yet."""
     previous = script.down_revision
-    assert previous is None or isinstance(previous, str), "the revisions are one line"
-    module = script.module
+    kind, floor, loses = (getattr(script.module, name, None) for name in _DECLARED)
     return Revision(
         id=script.revision,
-        previous=previous,
+        # Where two lines are merged, it follows several.
+        previous=previous if previous is None or isinstance(previous, str) else "+".join(previous),
         title=script.doc,
-        kind=module.KIND,
-        oldest_compatible_code=int(module.OLDEST_COMPATIBLE_CODE),
-        downgrade_loses=module.DOWNGRADE_LOSES,
+        kind=kind or UNDECLARED,
+        oldest_compatible_code=int(floor) if floor else None,
+        downgrade_loses=loses,
     )
 
 
 def floor_at(revision: str) -> int:
     """Return the generation of code below which none can use a database at a known revision."""
     known = revisions()
-    return max(one.oldest_compatible_code for one in known[: _position(known, revision)])
+    return max(one.oldest_compatible_code or 0 for one in known[: _position(known, revision)])
 
 
 def upgrade_plan(current: str | None, target: str = "head") -> list[Revision]:
@@ -190,6 +212,7 @@ def upgrade(
     revision: str = "head",
     *,
     from_nothing: bool = False,
+    through_pooler: bool | None = None,
     log: logging.Logger | None = None,
 ) -> None:
     """Upgrade a database with Alembic, in process, under the migration lock.
@@ -198,6 +221,8 @@ def upgrade(
     May be called from any thread; those of one process take turns. A revision that
     fails is undone; MySQL and MariaDB, which cannot, have it repeated by the next upgrade.
     With `from_nothing` a revision that is recorded, and of which no table is left, is forgotten.
+    Where a pooler keeps the lock from holding, `through_pooler` says whether to go on without it;
+    by default no pooler is looked for.
     Raises what :func:`refusal` says; a ConfigurationError if there is no such revision.
     """
     from alembic import command
@@ -206,7 +231,7 @@ def upgrade(
         config.attributes["from_nothing"] = from_nothing
         command.upgrade(config, revision)
 
-    _run(engine, run, log)
+    _run(engine, run, log, through_pooler=through_pooler)
 
 
 def downgrade(
@@ -214,38 +239,56 @@ def downgrade(
     revision: str,
     *,
     planned: Sequence[Revision] | None = None,
+    through_pooler: bool | None = None,
     log: logging.Logger | None = None,
 ) -> None:
     """Undo revisions with Alembic, in process, under the migration lock.
 
     It does not ask: :func:`downgrade_plan` says what data is lost. Where that was `planned`,
-    nothing is undone if it would be other revisions once the lock is had.
+    nothing is undone if it would be other revisions once the lock is had. As for
+    `through_pooler`, see :func:`upgrade`.
     """
     from alembic import command
 
     ids = None if planned is None else [one.id for one in planned]
-    _run(engine, lambda config: command.downgrade(config, revision), log, ids)
+
+    def run(config: Config) -> None:
+        config.attributes["planned"] = ids
+        command.downgrade(config, revision)
+
+    _run(engine, run, log, through_pooler=through_pooler)
 
 
 def _run(
     engine: Engine,
     run: Callable[[Config], None],
     log: logging.Logger | None,
-    planned: list[str] | None = None,
+    *,
+    through_pooler: bool | None,
 ) -> None:
     from alembic.util.exc import CommandError
 
     config = alembic_config()
     try:
+        if through_pooler is not None:
+            config.attributes["unlocked"] = is_unlocked(engine)
+            config.attributes["through_pooler"] = through_pooler
         with process_lock, migration_connection(engine) as connection:
             config.attributes["connection"] = connection
             config.attributes["log"] = log
-            config.attributes["planned"] = planned
             run(config)
     except DBAPIError as error:
         raise refusal(error, engine.url) from error
     except CommandError as error:
         raise ConfigurationError(f"{error}. {_HISTORY}") from error
+
+
+def is_unlocked(engine: Engine) -> bool:
+    """Return whether a pooler in between keeps the lock of migrations from holding."""
+    if backend_of(engine).is_embedded:
+        return False
+    with engine.connect() as connection:
+        return backend_of(connection).driver.pooling(connection) is Pooling.TRANSACTION
 
 
 def refusal(error: DBAPIError, url: URL) -> SessionStoreError:

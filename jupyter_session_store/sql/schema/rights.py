@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
-from ..engine.backend import backend_of
+from ..engine.backend import backend_of, listed
 from ..models import SERVERS, SESSIONS, Base, Meta
+from .migrating import Revision
 from .versions import VERSION_TABLE
 
 #: What servers need on each table.
@@ -24,33 +25,78 @@ _NEEDED: Final[Mapping[str, Sequence[str]]] = {
 def lacking(connection: Connection) -> dict[str, list[str]]:
     """Return the rights that servers need and this role lacks, by table.
 
-    Each is tried, on no row.
+    Each is tried, on no row. Of a table that is not there none is lacking.
     """
     denied = {
-        table: [verb for verb in verbs if not _may(connection, verb, table)]
+        table: [verb for verb in verbs if _is_denied(connection, verb, table)]
         for table, verbs in _NEEDED.items()
     }
     return {table: verbs for table, verbs in denied.items() if verbs}
 
 
-def grants(connection: Connection, lacks: Mapping[str, Iterable[str]]) -> str:
+def grants(connection: Connection, lacks: Mapping[str, Iterable[str]]) -> list[str]:
     """Return the statements that give this role what it lacks."""
     backend = backend_of(connection)
-    name = backend.role(connection)
-    return " ".join(
-        f"GRANT {', '.join(verbs)} ON {backend.qualify(connection, table)} TO {name};"
-        for table, verbs in lacks.items()
-    )
+    return _grants(connection, lacks, backend.role(connection))
 
 
-def _may(connection: Connection, verb: str, table: str) -> bool:
+def grants_for_servers(connection: Connection, tables: Collection[str]) -> list[str]:
+    """Return the statements that give the servers' role, whatever its name, what it needs.
+
+    None where roles have no rights, and none on tables that have been granted to a role already.
+    """
+    backend = backend_of(connection)
+    if backend.is_embedded or not tables:
+        return []
+    granted = {table for _role, table, _verbs in _granted(connection, tables)}
+    needed = {one: verbs for one, verbs in _NEEDED.items() if one in {*tables} - granted}
+    return _grants(connection, needed, backend.any_role)
+
+
+def losses(connection: Connection, undone: Sequence[Revision]) -> list[str]:
+    """Return in words what is lost with some revisions: data, and the rights on dropped tables.
+
+    Alembic's own table stays, and so do the rights on it.
+    """
+    lines = [
+        f"Undoing {one.id} loses {one.downgrade_loses}." for one in undone if one.downgrade_loses
+    ]
+    if undone and undone[-1].previous is None:
+        found = _granted(connection, Base.metadata.tables)
+        if found:
+            lines.append("With the tables go these GRANTs, to be given again after an upgrade:")
+        for role, table, verbs in found:
+            lines += (f"  {one}" for one in _grants(connection, {table: verbs}, role))
+    return lines
+
+
+def _granted(connection: Connection, tables: Collection[str]) -> list[tuple[str, str, list[str]]]:
+    """Return the rights that others than the owner lose with some tables."""
+    query = backend_of(connection).granted
+    if query is None:
+        return []
+    rows = connection.exec_driver_sql(query.format(tables=listed(tables)))
+    return [(role, table, verbs) for role, table, verbs in rows]
+
+
+def _grants(connection: Connection, rights: Mapping[str, Iterable[str]], role: str) -> list[str]:
+    """Return a statement for each table."""
+    qualify = backend_of(connection).qualify
+    return [
+        f"GRANT {', '.join(verbs)} ON {qualify(connection, table)} TO {role};"
+        for table, verbs in rights.items()
+    ]
+
+
+def _is_denied(connection: Connection, verb: str, table: str) -> bool:
     try:
         connection.exec_driver_sql(_attempt(verb, table))
     except DBAPIError as error:
         if backend_of(connection).is_denied(error):
-            return False
-        raise
-    return True
+            return True
+        if error.connection_invalidated or inspect(connection).has_table(table):
+            raise
+    return False
 
 
 def _attempt(verb: str, table: str) -> str:
