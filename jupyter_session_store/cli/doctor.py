@@ -47,11 +47,11 @@ class Doctor(StoreCommand):
             self.output.rows(self._rows(examine(engine), found), columns, empty="")
         if sys.stdout.isatty():
             # A cell of the table would break a command into lines.
-            cures = [(one.name, one.cure) for one in found if one.cure]
+            cures = [(one.name, cure) for one in found for cure in self._cure_of(one)]
             if cures:
                 self.output.text("")
             for name, cure in cures:
-                self.output.text(f"{name}: {self.add_url_to_commands(cure)}")
+                self.output.text(f"{name}: {cure}")
         verdicts = {finding.name: finding.verdict for finding in found}
         if verdicts[CONNECTION] is Verdict.FAILED:
             missing = self.missing_file() is not None
@@ -61,5 +61,15 @@ class Doctor(StoreCommand):
     def _rows(self, findings: Iterator[Finding], found: list[Finding]) -> Iterator[dict[str, Any]]:
         for finding in findings:
             found.append(finding)
-            cure = self.add_url_to_commands(finding.cure) if finding.cure else finding.cure
-            yield {**vars(finding), "verdict": finding.verdict.value, "cure": cure}
+            row = {**vars(finding), "verdict": finding.verdict.value}
+            cure = self._cure_of(finding)
+            if self.as_json:
+                yield {**row, "cure": cure}
+                continue
+            yield {**row, "cure": cure[0] if cure else None}
+            if not sys.stdout.isatty():
+                # Each in a line of its own, to be copied or piped.
+                yield from ({**dict.fromkeys(row, ""), "cure": one} for one in cure[1:])
+
+    def _cure_of(self, finding: Finding) -> list[str]:
+        return [self.add_url_to_commands(one) for one in finding.cure]

@@ -64,7 +64,8 @@ def told(done: CompletedProcess[str]) -> dict[str, Finding]:
     """Return what the command has told as JSON."""
     assert done.stderr == ""
     found = [
-        Finding(**{**row, "verdict": Verdict(row["verdict"])}) for row in json.loads(done.stdout)
+        Finding(**{**row, "verdict": Verdict(row["verdict"]), "cure": tuple(row["cure"])})
+        for row in json.loads(done.stdout)
     ]
     names = [finding.name for finding in found]
     assert len(set(names)) == len(names)
@@ -116,7 +117,6 @@ def role_of(database: Database, url: str) -> str:
 
 def mend(database: Database, finding: Finding) -> None:
     """Do what a finding says, as an administrator of the database."""
-    assert finding.cure is not None
-    statements = finding.cure[finding.cure.index(": ") + 2 :] if ": " in finding.cure else ""
-    for statement in (statements or finding.cure).split("; "):
-        database.execute(statement)
+    assert finding.cure
+    for statement in finding.cure:
+        database.execute(statement.rpartition(": ")[2])

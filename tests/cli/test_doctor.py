@@ -11,17 +11,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from jupyter_session_store.sql.doctor import Finding, Verdict
 from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.engine import url as urls
+from jupyter_session_store.sql.engine.cures import cure_of
 from jupyter_session_store.sql.engine.mysql import MariaDB, MySQL
 from jupyter_session_store.sql.engine.postgresql import PostgreSQL
 from jupyter_session_store.sql.models import Meta, Server, Session
+from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.sql.schema.versions import HEAD, VERSION_TABLE
 
 from ..databases import Database
-from ..migrations.support import ROOT
+from ..migrations.support import ROOT, engine_of
 from .conftest import Run
 from .doctor_support import (
     EXAMINED,
@@ -45,7 +48,7 @@ def test_a_database_that_is_well(database: Database, run: Run) -> None:
     findings = told(done)
     assert unwell(findings) == {}
     assert list(findings) == EXAMINED[database.kind]
-    assert all(finding.cure is None for finding in findings.values())
+    assert all(finding.cure == () for finding in findings.values())
     assert done.returncode == 0
     assert findings["sessions"].text == "Sessions: 7. Namespaces: 3. Registered servers: 1."
     assert findings["revision"].text == f"{HEAD}, the newest."
@@ -97,8 +100,7 @@ def test_tables_of_another(database: Database) -> None:
     found = look(database.url)["revision"]
     assert found.verdict is Verdict.FAILED
     assert "that jupyter_session_store did not make" in found.text
-    assert found.cure is not None
-    assert found.cure.startswith("Set c.SessionManager.database_filepath to another database")
+    assert found.cure[0].startswith("Name another database or schema (c.SessionManager")
 
 
 def test_a_database_of_a_newer_release(database: Database) -> None:
@@ -112,7 +114,7 @@ def test_a_database_of_a_newer_release(database: Database) -> None:
     )
     found = look(database.url)
     assert unwell(found) == {"revision": Verdict.FAILED}
-    assert found["revision"].cure == "pip install --upgrade jupyter_session_store"
+    assert found["revision"].cure == ("pip install --upgrade jupyter_session_store",)
 
 
 @pytest.mark.only("postgresql", "mysql", **SERVERS)
@@ -126,8 +128,7 @@ def test_a_wrong_password(database: Database, run: Run) -> None:
     found = findings["connection"]
     assert found.verdict is Verdict.FAILED
     assert user in found.text
-    assert found.cure is not None
-    assert "password_file" in found.cure
+    assert "password_file" in found.cure[0]
     assert "s3cr3t" not in done.stdout + done.stderr
 
 
@@ -141,22 +142,21 @@ def test_what_prevents_a_connection(database: Database, tmp_path: Path) -> None:
         return findings["connection"]
 
     assert found(host="no-such-host.invalid").cure == (
-        "Mend the host in the URL. Whether it is known here: getent hosts no-such-host.invalid"
+        "Mend the host in the URL. Whether it is known here: getent hosts no-such-host.invalid",
     )
     # Nothing listens on the first of all ports.
     refused = found(port=1)
     assert "refused" in refused.text
-    assert refused.cure is not None
-    assert refused.cure.startswith("Start the server, or mend the host and the port")
+    assert refused.cure[0].startswith("Start the server, or mend the host and the port")
     quoted = {"postgresql": '"jss-missing"', "mysql": "`jss-missing`"}[database.kind]
-    assert found(database="jss-missing").cure == f"CREATE DATABASE {quoted};"
+    assert found(database="jss-missing").cure == (f"CREATE DATABASE {quoted};",)
     missing = tmp_path / "no such file"
     option = look(
         urls.parse(database.url).set(password=None).render_as_string(),
         password_file=str(missing),
     )["connection"]
     assert "engine_options['password_file'] gave no password (FileNotFoundError)" in option.text
-    assert option.cure == "Mend what that option names; it is read at each connect."
+    assert option.cure == ("Mend what that option names; it is read at each connect.",)
 
 
 @pytest.mark.only("postgresql", "mysql", **SERVERS)
@@ -183,14 +183,87 @@ def test_a_role_that_may_do_nothing(database: Database) -> None:
     fill(database.url, [session("ns", 1)])
     with another_user(database) as url:
         found = look(url)
-        assert found["revision"].verdict is Verdict.UNKNOWN
-        assert found["rights"].verdict is Verdict.FAILED
-        assert found["sessions"].verdict is Verdict.UNKNOWN
-        mend(database, found["rights"])
+        assert {name: found[name].verdict for name in ("revision", "rights", "sessions")} == {
+            "revision": Verdict.FAILED,
+            "rights": Verdict.FAILED,
+            "sessions": Verdict.UNKNOWN,
+        }
+        assert found["revision"].text.startswith("It may not be read: ")
+        assert found["revision"].cure == found["sessions"].cure == found["rights"].cure
+        assert len(found["rights"].cure) == 4
+        mend(database, found["revision"])
         after = look(url)
         assert Verdict.FAILED not in unwell(after).values()
         assert after["revision"].verdict is Verdict.OK
         assert after["sessions"].text.startswith("Sessions: 1.")
+
+
+@pytest.mark.only("postgresql", reason="MySQL tells such a role of no table whether it is there")
+def test_a_role_that_may_not_read_what_a_downgrade_has_left(database: Database) -> None:
+    with engine_of(database.url) as engine:
+        migrating.upgrade(engine)
+        migrating.downgrade(engine, "base")
+    with another_user(database) as url:
+        found = look(url)
+        assert found["revision"].verdict is Verdict.FAILED
+        [grant] = found["revision"].cure
+        assert grant.startswith("GRANT SELECT ON ")
+        mend(database, found["revision"])
+        assert "holds no session tables" in look(url)["revision"].text
+
+
+@pytest.mark.only("postgresql", reason="the others have no schemas inside a database")
+def test_tables_in_a_schema_that_the_role_does_not_find(database: Database) -> None:
+    database.execute("CREATE SCHEMA sessions")
+    upgraded(f"{database.url}?options=-csearch_path%3Dsessions")
+    with another_user(database) as url:
+        found = look(url)["revision"]
+        assert found.verdict is Verdict.FAILED
+        assert "in the schema sessions, and" in found.text
+        assert [one.partition(" ")[0] for one in found.cure] == ["GRANT", "ALTER"]
+        mend(database, found)
+        found = look(url)["revision"]
+        assert found.text.startswith("It may not be read: ")
+        mend(database, found)
+        assert Verdict.FAILED not in unwell(look(url)).values()
+
+
+@pytest.mark.only("postgresql", reason="MySQL has no such right")
+def test_a_role_that_may_not_log_in(database: Database) -> None:
+    with another_user(database) as url:
+        database.execute(f"ALTER ROLE {role_of(database, url)} NOLOGIN")
+        mend(database, look(url)["connection"])
+        assert look(url)["connection"].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("said", "query", "cure"),
+    [
+        ('no pg_hba.conf entry for host "::1", user "u", no encryption', "", "Set sslmode=verify"),
+        (
+            'no pg_hba.conf entry for host "::1", user "u", no encryption',
+            "?sslmode=disable",
+            "In the URL, replace sslmode=disable by: sslmode=verify-full&sslrootcert=PATH",
+        ),
+        (
+            "no pg_hba.conf entry for host, SSL off",
+            "?sslmode=allow&sslrootcert=system",
+            "In the URL, replace sslmode=allow by: sslmode=verify-full",
+        ),
+        ('pg_hba.conf rejects connection for host "::1", user "u"', "", "Put before the line of"),
+        ('invalid connection option "sslmod"', "", "Mend that parameter of the URL"),
+        ('database "d" is not currently accepting connections', "", "ALTER DATABASE d ALLOW_CON"),
+        ("Access denied, this account is locked", "", "ALTER USER 'u'@'%' ACCOUNT UNLOCK;"),
+        ("Your password has expired", "", "ALTER USER 'u'@'%' IDENTIFIED BY '...';"),
+        ("Host '::1' is blocked because of many connection errors", "", "FLUSH HOSTS;"),
+    ],
+)
+def test_what_mends_a_connect(said: str, query: str, cure: str) -> None:
+    """What servers say that are set up in ways that would take a server each."""
+    with engine_of(f"postgresql://u@db.example.org/d{query}") as engine:
+        found = cure_of(OperationalError(None, None, Exception(said)), engine)
+    assert found is not None
+    assert found.startswith(cure)
 
 
 @pytest.mark.only("postgresql", "mysql", **SERVERS)
@@ -208,8 +281,7 @@ def test_a_role_that_may_not_change_the_schema(database: Database) -> None:
         assert found["revision"].verdict is Verdict.FAILED
         if database.kind == "postgresql":
             assert found["schema rights"].verdict is Verdict.WARNING
-            assert found["schema rights"].cure is not None
-            assert found["schema rights"].cure.endswith("upgrade --url env:DDL_URL")
+            assert found["schema rights"].cure[0].endswith("upgrade --url env:DDL_URL")
             database.execute(f"GRANT CREATE ON SCHEMA public TO {user}")
             assert look(url)["schema rights"].verdict is Verdict.OK
         else:

@@ -35,8 +35,9 @@ def test_a_file_that_others_can_read(run: Run, home: Path) -> None:
     assert done.returncode == 0
     assert unwell(findings) == {"file": Verdict.WARNING}
     assert findings["file"].text.startswith("Mode 0644, of the user ")
-    assert findings["file"].cure == f"chmod 600 {shlex.quote(str(file))}"
-    subprocess.run(findings["file"].cure, shell=True, check=True)
+    assert "other users of this machine may read everybody's sessions" in findings["file"].text
+    assert findings["file"].cure == (f"chmod 600 {shlex.quote(str(file))}",)
+    subprocess.run(findings["file"].cure[0], shell=True, check=True)
     assert unwell(look(str(file))) == {}
 
 
@@ -56,7 +57,7 @@ def test_a_file_that_is_not_there(run: Run, home: Path) -> None:
     assert done.returncode == 6
     findings = told(done)
     assert list(findings) == [*GENERAL, "connection"]
-    assert findings["connection"].cure == "jupyter session-store upgrade"
+    assert findings["connection"].cure == ("jupyter session-store upgrade",)
     assert not file.exists()
 
 
@@ -75,8 +76,7 @@ def test_a_damaged_file(run: Run, home: Path) -> None:
     assert done.returncode == 1
     assert findings["integrity"].verdict is Verdict.FAILED
     assert findings["integrity"].text.startswith("The file is damaged: ")
-    assert findings["integrity"].cure is not None
-    assert f"ls {file}.*.backup" in findings["integrity"].cure
+    assert f"ls {file}.*.backup" in findings["integrity"].cure[0]
 
 
 def test_a_long_look_through_a_file_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_file_that_another_process_holds(tmp_path: Path) -> None:
         holder.execute("BEGIN EXCLUSIVE")
         found = look(str(file), connect_args={"timeout": 0.2})["connection"]
     assert found.verdict is Verdict.FAILED
-    assert found.cure == f"End the process that holds the file: fuser -v '{file}'"
+    assert found.cure == (f"End the process that holds the file: fuser -v '{file}'",)
 
 
 def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert unwell(found) == {"file system": Verdict.WARNING}
     assert found["journal"].text == "delete."
     assert found["file system"].cure == (
-        f"jupyter session-store copy --from {file} --to env:SERVER_URL"
+        f"jupyter session-store copy --from {file} --to env:SERVER_URL",
     )
     monkeypatch.setattr(sqlite, "is_on_network_file_system", lambda path: False)
     found = look(str(file))
@@ -125,5 +125,4 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_LEAST_SPACE", 10**18)
     found = look(str(file))
     assert unwell(found) == {"disk space": Verdict.WARNING}
-    assert found["disk space"].cure is not None
-    assert str(tmp_path) in found["disk space"].cure
+    assert str(tmp_path) in found["disk space"].cure[0]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from jupyter_session_store.sql.doctor import Verdict, common
+from jupyter_session_store.sql.engine import postgresql
 
 from ..databases import Database, Instance
 from ..databases.certificates import Certificate, turn_on_tls
@@ -45,7 +46,7 @@ def test_a_clock_that_differs(
 def test_room() -> None:
     assert common.room(80, 100, "more")[0] is Verdict.OK
     verdict, text, cure = common.room(81, 100, "more")
-    assert (verdict, cure) == (Verdict.WARNING, "more")
+    assert (verdict, cure) == (Verdict.WARNING, ("more",))
     assert text.startswith("81 of 100 are in use")
 
 
@@ -68,7 +69,7 @@ def test_room() -> None:
 def test_what_is_thought_of_tls(
     host: str | None, protocol: str | None, verified: bool | None, verdict: Verdict
 ) -> None:
-    found, text, _ = common.judge_tls(host, protocol, verified, "seen so")
+    found, text, _ = common.judge_tls(host, protocol, verified, "seen so", "mend it")
     assert found is verdict
     assert "seen so" in text
     assert ("Off" in text) is (protocol is None)
@@ -85,19 +86,35 @@ def test_a_pooler(database: Database, run: Run) -> None:
             findings = told(done)
             assert unwell(findings) == {"pooler": Verdict.WARNING}
             found = findings["pooler"]
-            assert "the lock of migrations does not hold; statements have no time-out" in found.text
-            assert found.cure is not None
-            direct, statement = found.cure.split(" ALTER ")
-            assert direct.endswith("jupyter session-store upgrade --url env:DIRECT_URL")
-            database.execute(f"ALTER {statement}")
-            bouncer.restart()
-            again = look(bouncer.database.url)["pooler"]
-            assert again.text.endswith("the lock of migrations does not hold.")
+            assert "in transaction mode: upgrades need the URL of the server itself" in found.text
+            assert found.text.endswith("statements have no time-out.")
+            statement, reconnect = found.cure
+            database.execute(statement)
+            # The connections that PgBouncer has are as they were.
+            assert look(bouncer.database.url)["pooler"].verdict is Verdict.WARNING
+            address = f"psql --host=127.0.0.1 --port={bouncer.port} pgbouncer --command=RECONNECT"
+            assert reconnect.endswith(address)
+            bouncer.command_console("RECONNECT")
+            findings = look(bouncer.database.url)
+            assert unwell(findings) == {}
+            assert findings["pooler"].text.endswith("Statements have a time-out of 5s.")
             prepared = look(bouncer.database.url, connect_args={"prepare_threshold": 5})["pooler"]
             assert "statements are prepared" in prepared.text
-            assert prepared.cure is not None
-            assert '"prepare_threshold": None' in prepared.cure
-        assert look(url)["pooler"].verdict is Verdict.OK
+            assert '"prepare_threshold": None' in prepared.cure[0]
+        with closing(PgBouncer(Database("postgresql", url), mode="session")) as bouncer:
+            findings = look(bouncer.database.url, connect_args={"prepare_threshold": 5})
+            assert unwell(findings) == {}
+            assert "in session mode. Statements" in findings["pooler"].text
+        assert look(url)["pooler"].text == "None: the server itself answers."
+
+
+@pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
+def test_a_pooler_of_sessions_that_has_no_connection_for_a_second_client(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "_LOOK_SECONDS", 0.2)
+    with closing(PgBouncer(database, mode="session", connections=1)) as bouncer:
+        assert "in session mode" in look(bouncer.database.url)["pooler"].text
 
 
 @pytest.mark.only("mysql", reason="PostgreSQL's poolers are tested for real")
@@ -106,8 +123,8 @@ def test_a_proxy(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     upgraded(database.url)
     monkeypatch.setattr("pymysql.connections.Connection.thread_id", lambda self: -1)
     found = look(database.url)
-    assert unwell(found) == {"pooler": Verdict.WARNING}
-    assert found["pooler"].text.startswith("A proxy is in between")
+    assert unwell(found) == {}
+    assert found["pooler"].text.startswith("A proxy is in between. Migrations need the server's")
 
 
 @pytest.mark.only("postgresql", "mysql", **SERVERS)
@@ -126,12 +143,11 @@ def test_a_standby(own_server: Instance, run: Run) -> None:
     found = findings["writes"]
     assert found.verdict is Verdict.FAILED
     assert "expected the primary" in found.text
-    assert found.cure is not None
     if own_server.kind == "postgresql":
-        assert "target_session_attrs=read-write" in found.cure
+        assert "target_session_attrs=read-write" in found.cure[0]
         assert findings["rights"].verdict is Verdict.UNKNOWN
     else:
-        database.execute(found.cure.partition(": ")[2])
+        mend(database, found)
         assert unwell(look(database.url)) == {}
 
 
@@ -163,9 +179,8 @@ def test_a_database_that_cannot_hold_every_text(
         url = urlsplit(database.url)._replace(path=f"/{other}").geturl()
         found = told(run("doctor", "--json", url=url))["encoding"]
         assert found.verdict is Verdict.FAILED
-        assert found.cure is not None
-        assert "CREATE DATABASE" in found.cure
-        assert "ENCODING 'UTF8';" in found.cure
+        assert "CREATE DATABASE" in found.cure[0]
+        assert "ENCODING 'UTF8';" in found.cure[0]
     finally:
         database.execute(f"DROP DATABASE {other} WITH (FORCE)")
 
@@ -224,8 +239,7 @@ def test_tls(own_server: Instance, run: Run, home: Path) -> None:
     assert done.returncode == 3
     refused = told(done)["connection"]
     assert "certificate verify failed" in refused.text.lower()
-    assert refused.cure is not None
-    assert refused.cure.startswith("Name the file of the authority that has signed")
+    assert refused.cure[0].startswith("Name the file of the authority that has signed")
     # The drivers' defaults verify nothing, and releases of PyMySQL before 1.2 do not encrypt.
     unverified = {
         "postgresql": r"TLSv1\.[23], [A-Z0-9_-]+, sslmode=prefer\.",
@@ -249,8 +263,7 @@ def test_a_certificate_of_another_host(own_server: Instance, tmp_path: Path) -> 
         lenient = {**arguments, "sslmode": "verify-ca"}
     refused = look(database.url, connect_args=arguments)["connection"]
     assert refused.verdict is Verdict.FAILED
-    assert refused.cure is not None
-    assert "a host that the certificate names" in refused.cure
+    assert "a host that the certificate names" in refused.cure[0]
     missing = {**arguments, "sslrootcert": str(tmp_path / "no such file")}
     if own_server.kind == "mysql":
         missing = {"ssl": {"ca": str(tmp_path / "no such file")}}

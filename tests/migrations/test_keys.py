@@ -44,10 +44,9 @@ def test_an_emptied_meta_table_is_told_as_damaged(
         assert (done.returncode, lacks in done.stderr) == (code, True)
     found = look(database.url)["revision"]
     assert found.verdict is Verdict.FAILED
-    assert found.cure is not None
-    statements, _, rest = found.cure.partition(" If it is not yours: ")
-    assert rest
-    for statement in statements.removeprefix("Put it back: ").split("; "):
+    *statements, rest = found.cure
+    assert rest.startswith("If it is not yours: ")
+    for statement in statements:
         database.execute(statement)
     assert unwell(look(database.url)) == {}
     assert run("check", url=database.url).returncode == 0

@@ -10,14 +10,15 @@ from importlib import import_module
 from typing import Final
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from ..engine import cutting
 from ..engine.backend import backend_of
 from ..engine.url import describe, sqlite_file
-from ..schema import versions
+from ..schema import rights, versions
 from . import common
 from .connection import connect
-from .findings import Examinations, Finding, Outcome, Verdict, reason, unknown
+from .findings import Examinations, Finding, Outcome, Verdict, failed, reason, unknown
 
 __all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
 
@@ -76,12 +77,20 @@ def _file(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
 
 def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
     found: versions.Status | None = None
+    elsewhere = examinations.elsewhere
     try:
         with cutting.connected(engine) as connection:
             found = versions.status(connection)
-        outcome = common.revision(found, describe(engine.url))
+            outcome = common.revision(found, describe(engine.url))
+            if found.state is versions.State.EMPTY and elsewhere is not None:
+                outcome = elsewhere(connection) or outcome
     except Exception as error:
         outcome = _not_examined(error, engine)
+        if grants := _missing_grants(error, engine):
+            outcome = failed(
+                f"It may not be read: {reason(error, engine.url)}; expected that servers may.",
+                *grants,
+            )
     yield Finding("revision", *outcome)
     may = examinations.may_change_schema
     if found is not None and may is not None:
@@ -108,5 +117,19 @@ def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -
 
 
 def _not_examined(error: Exception, engine: Engine) -> Outcome:
-    cure = backend_of(engine).cure_of(error)
-    return unknown(f"It could not be examined: {reason(error, engine.url)}.", cure)
+    text = f"It could not be examined: {reason(error, engine.url)}."
+    if cure := backend_of(engine).cure_of(error):
+        return unknown(text, cure)
+    return unknown(text, *_missing_grants(error, engine))
+
+
+def _missing_grants(error: Exception, engine: Engine) -> list[str]:
+    """Return the statements that mend an error, if it is a right that the role lacks."""
+    if not isinstance(error, DBAPIError) or not backend_of(engine).is_denied(error):
+        return []
+    try:
+        with engine.connect() as connection:
+            return rights.grants(connection, rights.lacking(connection))
+    except Exception:
+        # It was to help with an error, which is told.
+        return []

@@ -84,6 +84,8 @@ def revision(found: versions.Status, name: str) -> Outcome:
     if found.usable:
         return ok(explained)
     text, cure = _CURE.split(explained, maxsplit=1)
+    if found.state is versions.State.DAMAGED:
+        return failed(text, *versions.mend_damage(found), f"If it is not yours: {versions.ANOTHER}")
     return failed(text, cure.splitlines()[0])
 
 
@@ -97,13 +99,13 @@ def keys(connection: Connection) -> Outcome:
     if not lacks:
         return ok("All keys and indexes are there.")
     text = f"Missing: {', '.join(lack.text for lack in lacks)}"
-    cure = " ".join(lack.cure for lack in lacks)
+    cure = [lack.cure for lack in lacks]
     if not any(lack.is_key for lack in lacks):
-        return warning(f"{text}; expected that statements do not read whole tables.", cure)
+        return warning(f"{text}; expected that statements do not read whole tables.", *cure)
     return failed(
         f"{text}; expected that the database refuses a second session at a path, and a second row "
         "of one id. Where it has such rows already, delete them first.",
-        cure,
+        *cure,
     )
 
 
@@ -114,7 +116,7 @@ def rights(connection: Connection) -> Outcome:
         return ok("All that servers need: SELECT, INSERT, UPDATE and DELETE.")
     name = backend_of(connection).role(connection)
     found = "; ".join(f"{', '.join(verbs)} on {table}" for table, verbs in lacks.items())
-    return failed(f"{name} may not {found}; expected that servers may.", grants(connection, lacks))
+    return failed(f"{name} may not {found}; expected that servers may.", *grants(connection, lacks))
 
 
 def schema_rights(may: bool | None, found: versions.Status) -> Outcome:
@@ -180,16 +182,14 @@ def unknown_authorities(connection: Connection) -> Outcome:
     )
 
 
-def judge_tls(host: str | None, protocol: str | None, verified: bool | None, how: str) -> Outcome:
-    """Judge the TLS of a connection; `how` says what tells.
+def judge_tls(
+    host: str | None, protocol: str | None, verified: bool | None, how: str, cure: str
+) -> Outcome:
+    """Judge the TLS of a connection; `how` says what tells, and `cure` how to have it verified.
 
     The host may be the path of a socket. `verified` is ``None`` if it cannot be told whether
     the server has to prove that it is the right one.
     """
-    cure = (
-        "PostgreSQL: ?sslmode=verify-full&sslrootcert=PATH in the URL. MySQL: engine_options = "
-        '{"connect_args": {"ssl": {"ca": "PATH", "check_hostname": True}}}'
-    )
     local = _is_local(host)
     if protocol is None:
         if local:

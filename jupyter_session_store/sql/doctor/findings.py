@@ -29,17 +29,18 @@ class Verdict(Enum):
 class Finding:
     """What was found of one thing and, if it is not well, what was expected; no password.
 
-    The cure is the command, the statement or the setting that mends it, if that is known.
+    The cure is the commands, the statements or the settings that mend it, in order, if they are
+    known.
     """
 
     name: str
     verdict: Verdict
     text: str
-    cure: str | None = None
+    cure: tuple[str, ...] = ()
 
 
 #: A finding without its name.
-Outcome: TypeAlias = tuple[Verdict, str, str | None]
+Outcome: TypeAlias = tuple[Verdict, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,31 +48,33 @@ class Examinations:
     """What is examined on one kind of database, by name and in order.
 
     What is examined of the server does not need the tables; the file is looked at before it is
-    opened. `may_change_schema` is asked for the role's rights, and may not know.
+    opened. `may_change_schema` is asked for the role's rights, and may not know, and `elsewhere`
+    for tables that the role does not find.
     """
 
     server: Mapping[str, Callable[[Connection], Outcome]]
     file: Mapping[str, Callable[[Path], Outcome]] = field(default_factory=dict)
     tables: Mapping[str, Callable[[Connection], Outcome]] = field(default_factory=dict)
     may_change_schema: Callable[[Connection], bool | None] | None = None
+    elsewhere: Callable[[Connection], Outcome | None] | None = None
 
 
 def ok(text: str) -> Outcome:
     """Return that all is well."""
-    return (Verdict.OK, text, None)
+    return (Verdict.OK, text, ())
 
 
-def warning(text: str, cure: str) -> Outcome:
+def warning(text: str, *cure: str) -> Outcome:
     """Return that it works, but not for all or not for ever."""
     return (Verdict.WARNING, text, cure)
 
 
-def failed(text: str, cure: str) -> Outcome:
+def failed(text: str, *cure: str) -> Outcome:
     """Return that servers cannot work so."""
     return (Verdict.FAILED, text, cure)
 
 
-def unknown(text: str, cure: str | None = None) -> Outcome:
+def unknown(text: str, *cure: str) -> Outcome:
     """Return that it could not be examined."""
     return (Verdict.UNKNOWN, text, cure)
 

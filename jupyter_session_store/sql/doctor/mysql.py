@@ -11,12 +11,18 @@ from ..engine.backend import backend_of
 from ..engine.mysql import MySQL
 from ..models import Base
 from .common import clock, judge_tls, room, server
-from .findings import Examinations, Outcome, failed, ok, unknown, warning
+from .findings import Examinations, Outcome, failed, ok, unknown
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
 #: The levels at which a binary log of statements takes no writes (error 1665).
 _NOT_IN_STATEMENTS: Final = ("READ-COMMITTED", "READ-UNCOMMITTED")
 _DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})
+
+
+#: How PyMySQL is told to have the server prove who it is.
+_VERIFIED: Final = (
+    'engine_options = {"connect_args": {"ssl": {"ca": "PATH", "check_hostname": True}}}'
+)
 
 
 def writable(connection: Connection) -> Outcome:
@@ -56,17 +62,17 @@ def tls(connection: Connection) -> Outcome:
     driver: Any = connection.connection.dbapi_connection
     host = getattr(driver, "unix_socket", None) or connection.engine.url.host
     if not status.get("Ssl_cipher"):
-        return judge_tls(host, None, None, "no cipher is in use")
+        return judge_tls(host, None, None, "no cipher is in use", _VERIFIED)
     protocol = f"{status.get('Ssl_version') or 'TLS'}, {status['Ssl_cipher']}"
     context = getattr(driver, "ctx", None)
     if not isinstance(context, ssl.SSLContext):
-        return judge_tls(host, protocol, None, "whether verified is not known")
+        return judge_tls(host, protocol, None, "whether verified is not known", _VERIFIED)
     verified = context.verify_mode is ssl.CERT_REQUIRED
     how = "the certificate is not verified"
     if verified:
         how = "the certificate is verified, the host's name "
         how += "too" if context.check_hostname else "is not"
-    return judge_tls(host, protocol, verified, how)
+    return judge_tls(host, protocol, verified, how, _VERIFIED)
 
 
 def pooler(connection: Connection) -> Outcome:
@@ -83,10 +89,9 @@ def pooler(connection: Connection) -> Outcome:
             return unknown(f"It cannot be seen with the driver {connection.dialect.driver}.")
         if answering == driver.thread_id():
             return ok("None is seen: the server itself answers.")
-    return warning(
-        "A proxy is in between; where it gives each transaction another connection, the lock "
-        "of migrations does not hold.",
-        "Give migrations the direct URL: jupyter session-store upgrade --url env:DIRECT_URL",
+    return ok(
+        "A proxy is in between. Migrations need the server's own URL, where it gives each "
+        "transaction another connection: their lock does not hold there."
     )
 
 
@@ -115,7 +120,7 @@ def collation(connection: Connection) -> Outcome:
     return failed(
         f"{len(wrong)} columns have another, such as {found} in {table}.{column}; expected "
         f"{expected}, which tells case, accents and trailing spaces apart.",
-        " ".join(
+        *(
             f"ALTER TABLE {name} CONVERT TO CHARACTER SET utf8mb4 COLLATE {expected};"
             for name in sorted({row[0] for row in wrong})
         ),
@@ -135,7 +140,7 @@ def storage_engine(connection: Connection) -> Outcome:
     return failed(
         f"{', '.join(f'{engine} of {table}' for table, engine in wrong)}; expected one with "
         "transactions.",
-        " ".join(f"ALTER TABLE {table} ENGINE = InnoDB;" for table, _ in wrong),
+        *(f"ALTER TABLE {table} ENGINE = InnoDB;" for table, _ in wrong),
     )
 
 

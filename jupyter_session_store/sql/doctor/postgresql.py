@@ -6,8 +6,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from ..engine.backend import backend_of
+from ..engine.backend import Pooling, backend_of
+from ..engine.cures import verify_full
 from ..models import Session
+from ..schema.versions import VERSION_TABLE
 from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
@@ -66,42 +68,51 @@ def tls(connection: Connection) -> Outcome:
     mode = (options.get(b"sslmode") or b"prefer").decode()
     host = driver.info.hostaddr or driver.info.host
     how = f"sslmode={mode}"
+    cure = verify_full(connection.engine.url)
     if not driver.pgconn.ssl_in_use:
-        return judge_tls(host, None, None, how)
+        return judge_tls(host, None, None, how, cure)
     protocol = "TLS"
     if not _is_pooled(connection, driver):
         version, cipher = connection.exec_driver_sql(
             "SELECT version, cipher FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         ).one()
         protocol = f"{version}, {cipher}"
-    return judge_tls(host, protocol, mode in _VERIFYING, how)
+    return judge_tls(host, protocol, mode in _VERIFYING, how, cure)
 
 
 def pooler(connection: Connection) -> Outcome:
-    """Look for a pooler between this process and the server.
+    """Look for a pooler between this process and the server, and at what servers need behind one.
 
-    The process that answers is then another than the one that was named at connect.
+    Nobody can set a time-out there but the role itself.
     """
     driver = _psycopg(connection)
     if driver is None:
         return unknown(f"It cannot be seen with the driver {connection.dialect.driver}.")
-    if not _is_pooled(connection, driver):
+    mode = backend_of(connection).driver.pooling(connection)
+    if mode is None:
         return ok("None: the server itself answers.")
-    cures = ["Give migrations the direct URL: jupyter session-store upgrade --url env:DIRECT_URL"]
-    lacks = []
-    if driver.prepare_threshold is not None:
-        lacks.append("statements are prepared, which transactions of another client do not know")
-        cures.append('engine_options: "connect_args": {"prepare_threshold": None}')
-    if connection.exec_driver_sql("SHOW statement_timeout").scalar_one() == "0":
-        lacks.append("statements have no time-out")
-        cures.append(
-            f"ALTER ROLE {backend_of(connection).role(connection)} SET statement_timeout = '5s';"
+    lacks: dict[str, tuple[str, ...]] = {}
+    if mode is Pooling.TRANSACTION and driver.prepare_threshold is not None:
+        lacks["statements are prepared, which transactions of another client do not know"] = (
+            'engine_options: "connect_args": {"prepare_threshold": None}',
         )
-    text = (
-        "A pooler, such as PgBouncer, is in between: in transaction mode the lock of "
-        "migrations does not hold"
-    )
-    return warning("; ".join((text, *lacks)) + ".", " ".join(cures))
+    limit = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
+    if limit == "0":
+        url = connection.engine.url
+        console = f"psql --host={url.host} --port={url.port} pgbouncer"
+        lacks["statements have no time-out"] = (
+            f"ALTER ROLE {backend_of(connection).role(connection)} SET statement_timeout = '5s';",
+            # What it has open keeps the old one for as long as server_lifetime, an hour.
+            f"And have PgBouncer close the connections that it has: {console} --command=RECONNECT",
+        )
+    text = f"A pooler, such as PgBouncer, in {mode.value} mode"
+    if mode is Pooling.TRANSACTION:
+        text += ": upgrades need the URL of the server itself"
+    if lacks:
+        return warning(
+            f"{'; '.join((text, *lacks))}.", *(one for cure in lacks.values() for one in cure)
+        )
+    return ok(f"{text}. Statements have a time-out of {limit}.")
 
 
 def connections(connection: Connection) -> Outcome:
@@ -124,6 +135,28 @@ def may_change_schema(connection: Connection) -> bool:
     return bool(may_create) and may_alter is not False
 
 
+def elsewhere(connection: Connection) -> Outcome | None:
+    """Look for the tables in a schema in which this role does not find them."""
+    found = connection.exec_driver_sql(
+        "SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE'), n.nspname = ANY"
+        " (string_to_array(translate(current_setting('search_path'), ' \"', ''), ','))"
+        " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        f" WHERE c.relname = '{VERSION_TABLE}' AND NOT pg_table_is_visible(c.oid)"
+    ).all()
+    if len(found) != 1:
+        # Of several, nobody knows which is meant.
+        return None
+    [(schema, may_use, is_searched)] = found
+    role = backend_of(connection).role(connection)
+    cure = [] if may_use else [f"GRANT USAGE ON SCHEMA {schema} TO {role};"]
+    if not is_searched:
+        quote = connection.dialect.identifier_preparer.quote
+        database = quote(str(connection.engine.url.database))
+        cure.append(f"ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema};")
+    why = "may not use it" if not may_use else "does not look for them there"
+    return failed(f"The tables are in the schema {schema}, and {role} {why}.", *cure)
+
+
 EXAMINATIONS: Final = Examinations(
     server={
         "server": server,
@@ -135,4 +168,5 @@ EXAMINATIONS: Final = Examinations(
         "clock": clock,
     },
     may_change_schema=may_change_schema,
+    elsewhere=elsewhere,
 )

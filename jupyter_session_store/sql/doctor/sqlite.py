@@ -34,8 +34,11 @@ def file(path: Path) -> Outcome:
     owner = _name(found.st_uid)
     text = f"Mode {mode:04o}, of the user {owner}"
     if mode & 0o077:
+        may = "read and change" if mode & 0o022 else "read"
         return warning(
-            f"{text}: others can reach the sessions of all; expected 0600.", f"chmod 600 {quoted}"
+            f"{text}: other users of this machine may {may} everybody's sessions; expected 0600, "
+            "for the owner alone.",
+            f"chmod 600 {quoted}",
         )
     me = os.geteuid()
     # SQLite gives what root makes beside a file to the file's owner.

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from .backend import backend_of
@@ -21,6 +21,17 @@ _CURES: Final[Mapping[str, str]] = {
     r"peer authentication failed|ident authentication failed": (
         "Name the server's host in the URL, or the user that this process runs as."
     ),
+    r"is not permitted to log in": "ALTER ROLE {role} LOGIN;",
+    r"is not currently accepting connections": (
+        "ALTER DATABASE {database} ALLOW_CONNECTIONS true;"
+    ),
+    r"invalid connection option|invalid \w+ value": (
+        "Mend that parameter of the URL or of the connect_args: "
+        "https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"
+    ),
+    r"account is locked": "ALTER USER '{user}'@'%' ACCOUNT UNLOCK;",
+    r"password has expired": "ALTER USER '{user}'@'%' IDENTIFIED BY '...';",
+    r"blocked because of many connection errors": "FLUSH HOSTS;",
     r"role .* does not exist|no such user": "CREATE ROLE {role} LOGIN PASSWORD '...';",
     r"database .* does not exist|no such database|unknown database": "CREATE DATABASE {database};",
     r"permission denied for database": "GRANT CONNECT ON DATABASE {database} TO {role};",
@@ -28,7 +39,11 @@ _CURES: Final[Mapping[str, str]] = {
         "GRANT SELECT, INSERT, UPDATE, DELETE ON {database}.* TO '{user}'@'%';"
     ),
     r"is not allowed to connect": "CREATE USER '{user}'@'%' IDENTIFIED BY '...';",
-    r"no pg_hba\.conf entry.*(no encryption|ssl off)": "Add to the URL: ?sslmode=require",
+    r"no pg_hba\.conf entry.*(no encryption|ssl off)": "{verify_full}",
+    r"pg_hba\.conf rejects": (
+        "Put before the line of pg_hba.conf that rejects it, and reload it: hostssl {database} "
+        "{role} ADDRESS scram-sha-256"
+    ),
     r"no pg_hba\.conf entry": (
         "Add to pg_hba.conf, and reload it: hostssl {database} {role} ADDRESS scram-sha-256"
     ),
@@ -81,5 +96,15 @@ def cure_of(error: Exception, engine: Engine) -> str | None:
                 role=quote(url.username) if url.username else "ROLE",
                 database=quote(url.database) if url.database else "DATABASE",
                 file=shlex.quote(url.database or "FILE"),
+                verify_full=verify_full(url),
             )
     return None
+
+
+def verify_full(url: URL) -> str:
+    """Return how a URL of PostgreSQL is to demand TLS, and that the server proves who it is."""
+    mode = url.query.get("sslmode")
+    if mode is None:
+        return "Set sslmode=verify-full and sslrootcert=PATH, in the URL or in the connect_args."
+    authority = "" if "sslrootcert" in url.query else "&sslrootcert=PATH"
+    return f"In the URL, replace sslmode={mode} by: sslmode=verify-full{authority}"

@@ -24,6 +24,8 @@ FLOOR: Final = 1
 VERSION_TABLE: Final = "jupyter_session_store_version"
 OLDEST_COMPATIBLE_CODE: Final = "oldest_compatible_code"
 STOCK_ADOPTED: Final = "stock_sessions_adopted_at"
+#: What mends a database that is another's.
+ANOTHER: Final = "Name another database or schema (c.SessionManager.database_filepath, or --url)"
 #: What a database lacks whose floor was deleted, or is no number.
 _FLOOR: Final = f"a number as {OLDEST_COMPATIBLE_CODE!r} in {Meta.__tablename__}"
 
@@ -187,31 +189,34 @@ def explain(found: Status, database: str) -> str:
             "Run: pip install --upgrade jupyter_session_store"
         )
     if found.state is State.DAMAGED:
+        mended = "; ".join(one.rstrip(";") for one in mend_damage(found))
         return (
             f"{where} is at revision {found.revision} and is damaged: it lacks "
             f"{', '.join(found.missing)}. {expected.capitalize()}, whole. Nothing was changed. "
-            f"{_cure_of_damage(found)} If it is not "
-            "yours: Set c.SessionManager.database_filepath to another database."
+            f"{mended}. If it is not yours: {ANOTHER}."
         )
     at = f"revision {found.revision}" if found.revision else "no revision"
     return (
         f"{where} has tables of these names that jupyter_session_store did not make or no "
-        f"longer knows ({at}); {expected}. Nothing was changed. Set "
-        "c.SessionManager.database_filepath to another database or schema, or move those "
-        f"tables away ({', '.join(sorted((VERSION_TABLE, *Base.metadata.tables)))})."
+        f"longer knows ({at}); {expected}. Nothing was changed. "
+        f"{ANOTHER}, or move those tables away "
+        f"({', '.join(sorted((VERSION_TABLE, *Base.metadata.tables)))})."
     )
 
 
-def _cure_of_damage(found: Status) -> str:
+def mend_damage(found: Status) -> tuple[str, ...]:
+    """Return the statements, or the commands, that mend a database that is damaged."""
     if found.missing == (_FLOOR,):
         meta, name = Meta.__tablename__, OLDEST_COMPATIBLE_CODE
+        floor = floor_at(str(found.revision))
         return (
-            f"Put it back: DELETE FROM {meta} WHERE name = '{name}'; INSERT INTO {meta} "
-            f"(name, value) VALUES ('{name}', '{floor_at(str(found.revision))}');"
+            f"DELETE FROM {meta} WHERE name = '{name}';",
+            f"INSERT INTO {meta} (name, value) VALUES ('{name}', '{floor}');",
         )
     return (
-        "Restore a backup. Or give up what is left, and make the tables anew: jupyter "
-        "session-store downgrade base --yes, then jupyter session-store upgrade."
+        "Restore a backup",
+        "Or give up what is left: jupyter session-store downgrade base --yes",
+        "And then make the tables anew: jupyter session-store upgrade",
     )
 
 
