@@ -7,6 +7,8 @@ programs take, passwords included. Nothing is imported here that takes long.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 from urllib.parse import parse_qsl
@@ -49,6 +51,16 @@ _FOREIGN: Final = (
     (re.compile(r"(?:.*\s)?-\w", re.S), "arguments of a command"),
     (re.compile(r"\w+(?:\+\w+)?(?::/?(?!/)|//)"), "a URL without its '://'"),
 )
+
+
+@contextmanager
+def named(source: str) -> Iterator[None]:
+    """Have errors about a URL name where it was typed, which is not always the setting."""
+    try:
+        yield
+    except ConfigurationError as error:
+        error.args = (str(error).replace(TRAIT, source),)
+        raise
 
 
 class Kind(Enum):

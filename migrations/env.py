@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from logging.config import fileConfig
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from alembic import context
 from alembic.runtime.migration import MigrationContext, RevisionStep
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from traitlets import TraitError
 
 from jupyter_session_store.errors import ConfigurationError, SchemaMismatch, SessionStoreError
+from jupyter_session_store.locations import named
 from jupyter_session_store.sql.engine import create
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.engine.url import describe, parse
@@ -73,7 +74,8 @@ def run_online() -> None:
     if command == "revision" and migrating.is_installed():
         _refuse_to_write()
     found = _settings(given)
-    engine = create(found.url, found.engine_options, statement_timeout=False)
+    with named(found.source):
+        engine = create(found.url, found.engine_options, statement_timeout=False)
     # Before it is touched: a default is easily taken for another database.
     logging.getLogger("jupyter_session_store").info("The database: %s", describe(engine.url))
     try:
@@ -179,19 +181,20 @@ def _look_ahead(connection: Connection, steps: _Steps) -> None:
         return
     heads = context.get_context().get_current_heads()
     found = steps.find(heads, context.get_context())
-    if found and unlocked and not config.attributes.get("through_pooler"):
-        raise ConfigurationError(_say_unlocked(connection))
+    runs = found or config.attributes.get("from_nothing")
+    if runs and unlocked and not config.attributes.get("through_pooler"):
+        _refuse_unlocked(connection)
     if found and command == "downgrade":
         config.attributes["planned"] = [one.id for one in found]
         _agree_to_lose(connection, found)
     connection.rollback()
 
 
-def _say_unlocked(connection: Connection) -> str:
+def _refuse_unlocked(connection: Connection) -> NoReturn:
     direct, through = "--url env:DIRECT_URL", "--through-pooler"
     if _command() is not None:
         direct, through = "-x url=env:DIRECT_URL", "-x through_pooler=true"
-    return (
+    raise ConfigurationError(
         f"Between this process and {describe(connection.engine.url)} is a pooler in transaction "
         "mode, through which the lock that keeps two upgrades apart does not hold; expected the "
         f"server itself. Nothing was changed. Name it: {direct}. If there is no way to it, and "
@@ -204,6 +207,8 @@ def _agree_to_lose(connection: Connection, undone: Sequence[migrating.Revision])
     if not any(one.downgrade_loses for one in undone):
         return
     lines = rights.losses(connection, undone)
+    # An open transaction would keep others waiting for as long as the answer takes.
+    connection.rollback()
     count = f"{len(undone)} revision{'s' if len(undone) != 1 else ''}"
     question = f"Undo {count} of {describe(connection.engine.url)}?"
     told = "".join(f"{line}\n" for line in lines)
@@ -340,7 +345,7 @@ def _arguments() -> dict[str, str]:
     for given in context.get_x_argument():
         key, equals, value = given.partition("=")
         if key not in KEYS:
-            raise ConfigurationError(_say_unknown(key if equals else ""))
+            _refuse_unknown(key if equals else "")
         if key in found:
             raise ConfigurationError(f"Found -x {key} twice; expected it once.")
         if key != "url" and value != "true":
@@ -349,11 +354,11 @@ def _arguments() -> dict[str, str]:
     return found
 
 
-def _say_unknown(key: str) -> str:
+def _refuse_unknown(key: str) -> NoReturn:
     name = f" {key!r}" if re.fullmatch(r"[A-Za-z][\w-]{0,30}", key) else ""
     near = get_close_matches(key, KEYS, n=1)
     hint = f" Did you mean -x {near[0]}=...?" if name and near else ""
-    return (
+    raise ConfigurationError(
         f"alembic was given an argument -x{name} that is not known here; expected "
         f"{', '.join(KEYS.values())}.{hint}"
     )
@@ -364,7 +369,7 @@ def _settings(given: dict[str, str]) -> Settings:
     from jupyter_session_store.config.settings import Settings
 
     if "url" in given:
-        return Settings.from_argument(given["url"])
+        return Settings.from_argument(given["url"], source="-x url")
     if configured := config.get_main_option("sqlalchemy.url"):
         return Settings.from_jupyter(configured)
     return Settings.from_jupyter()

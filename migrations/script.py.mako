@@ -25,11 +25,10 @@ depends_on: str | Sequence[str] | None = ${repr(depends_on)}
 # storing the new OLDEST_COMPATIBLE_CODE in jupyter_session_store_meta, so that a server which
 # fails over what is gone finds the reason there, and downgrade() ends by storing the old one.
 KIND = ""
-# The oldest generation of the code (CODE in sql/schema.py) that can work with this revision. Only
+# The oldest generation of the code (CODE in sql/schema/versions.py) that can work with this revision. Only
 # a contracting revision raises it.
 OLDEST_COMPATIBLE_CODE = ""
-# What data a downgrade loses, in words that follow "loses": it is refused without --yes. None if
-# nothing.
+# What data a downgrade loses, in words that follow "loses": it is asked about. None if nothing.
 DOWNGRADE_LOSES: str | None = ""
 
 

@@ -249,8 +249,9 @@ class StoreCommand(CommandLine):
         given = self.url if given is None else given
         if given not in self._settings:
             # Once: a file may be a pipe.
+            source = {"source": "--url"} if given == self.url else {}
             self._settings[given] = (
-                Settings.from_argument(given, self.config)
+                Settings.from_argument(given, self.config, **source)
                 if given
                 else Settings.from_config(self.config)
             )
@@ -279,7 +280,9 @@ class StoreCommand(CommandLine):
         from ..sql.admin import admin_connection
 
         found = self.settings(given)
-        return admin_connection.engine(found.url, found.engine_options, **options)
+        return admin_connection.engine(
+            found.url, found.engine_options, source=found.source, **options
+        )
 
     @contextmanager
     def connection(self, given: str | None = None, **options: bool) -> Iterator[Connection]:

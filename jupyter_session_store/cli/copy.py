@@ -67,7 +67,7 @@ class Copy(TransferCommand):
         if given and found.engine_options:
             configured = parse(super().settings().url)
             if parse(found.url).get_driver_name() != configured.get_driver_name():
-                return type(found)(found.url)
+                return type(found)(found.url, source=found.source)
         return found
 
     def run(self) -> ExitCode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from ..errors import ConfigurationError
-from ..locations import clean, holds_credentials, holds_password
+from ..locations import TRAIT, clean, holds_credentials, holds_password, named
 from . import SECTION, SECTIONS
 from .database import DatabaseSettings
 
@@ -49,10 +49,14 @@ _ConfiguredDatabase.__name__ = SECTION
 
 @dataclass(frozen=True)
 class Settings:
-    """A database and its engine options, as the settings of a server name them."""
+    """A database and its engine options, as the settings of a server name them.
+
+    `source` is what errors call the place at which the URL was typed.
+    """
 
     url: str = field(repr=False)
     engine_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    source: str = TRAIT
 
     @classmethod
     def from_jupyter(cls, url: str | None = None) -> Settings:
@@ -76,13 +80,21 @@ class Settings:
         return cls(url, _options_for(url, reader))
 
     @classmethod
-    def from_argument(cls, argument: str, config: Config | None = None) -> Settings:
+    def from_argument(
+        cls, argument: str, config: Config | None = None, source: str = "The URL that was given"
+    ) -> Settings:
         """Resolve an argument: ``env:NAME``, ``file:PATH``, or a URL or path without a password.
 
         The engine options are those of `config`, by default of Jupyter Server's own files.
         """
+        # Late: it imports SQLAlchemy.
+        from ..sql.engine.url import parse
+
         url = _resolve_url(argument)
-        return cls.from_jupyter(url) if config is None else cls.from_config(config, url)
+        with named(source):
+            parse(url)
+        found = cls.from_jupyter(url) if config is None else cls.from_config(config, url)
+        return replace(found, source=source)
 
 
 def _options_for(url: str, reader: _ConfiguredDatabase) -> Mapping[str, Any]:

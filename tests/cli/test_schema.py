@@ -18,8 +18,10 @@ from sqlalchemy import inspect
 from jupyter_session_store.sql.schema import locks, migrating, versions
 
 from ..databases import Database
+from ..databases.pgbouncer import PgBouncer
 from ..migrations.support import LATER, TABLES, engine_of, release, status, without_privileges
 from .conftest import Run
+from .doctor_support import another_user, role_of
 from .support import (
     PATIENCE,
     fill,
@@ -301,6 +303,48 @@ def test_steps_back_at_once_are_those_that_were_agreed_to(home: Path, database: 
     assert [process.returncode for process in waiting] == [0, 0], outputs
     with engine_of(database.url) as engine:
         assert status(engine).revision == migrating.revisions()[-2].id
+
+
+@pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
+def test_nothing_is_run_through_a_pooler_in_transaction_mode(run: Run, database: Database) -> None:
+    with closing(PgBouncer(database)) as bouncer:
+        url = bouncer.database.url
+        refused = run("upgrade", url=url)
+        assert refused.returncode == 2
+        assert "is a pooler in transaction mode" in refused.stderr
+        assert "Name it: --url env:DIRECT_URL. " in refused.stderr
+        assert tables_of(database) == set()
+        done = run("upgrade", "--through-pooler", url=url)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("GRANT ") == len(TABLES)
+        # What has nothing to run needs no lock.
+        assert run("upgrade", url=url).returncode == 0
+        refused = run("downgrade", "base", "--yes", url=url)
+        assert (refused.returncode, "--through-pooler" in refused.stderr) == (2, True)
+    assert tables_of(database) == TABLES
+
+
+@pytest.mark.only("postgresql", reason="the others' roles keep their rights when a table goes")
+def test_the_grants_that_go_with_the_tables_are_planned(run: Run, database: Database) -> None:
+    upgraded(database.url)
+    with another_user(database) as url:
+        database.execute(f"GRANT SELECT ON jupyter_sessions TO {role_of(database, url)}")
+        planned = run("downgrade", "base", "--dry-run", url=database.url)
+        grant = f"  GRANT SELECT ON jupyter_sessions TO {role_of(database, url)};"
+        assert grant in planned.stdout.splitlines()
+        assert "GRANT" not in run("downgrade", "-1", "--dry-run", url=database.url).stdout
+
+
+def test_a_url_that_cannot_be_used_is_told_by_its_option(run: Run, home: Path) -> None:
+    for words in (["upgrade"], ["doctor"], ["list"]):
+        done = run(*words, "--url", "nowhere://x")
+        assert (done.returncode, done.stderr.partition(" names ")[0]) == (2, "Error: --url")
+    done = run("upgrade", "--url", f"{home}/no/x.db")
+    assert done.stderr.startswith("Error: --url names a file in")
+    copied = run("copy", "--from", "nowhere://x", "--to", "y.db")
+    assert copied.stderr.startswith("Error: The URL that was given names the dialect")
+    configured = run("current", url="nowhere://x")
+    assert configured.stderr.startswith("Error: c.SessionManager.database_filepath names")
 
 
 @pytest.mark.only("sqlite", reason="servers are backed up by their own tools")

@@ -45,10 +45,11 @@ def test_it_upgrades_a_database(installed: Environment, database: Database, tmp_
         # As the documentation names it.
         assert ini == Path(installed.answer("package.__path__[0]", cwd=tmp_path)) / "alembic.ini"
 
-    def alembic(*words: str) -> str:
-        given: list[str | Path] = ["-m", "alembic", "-c", ini, "-x", "url=env:DATABASE", *words]
-        done = installed.run(*given, cwd=tmp_path, DATABASE=database.url)
-        assert done.returncode == 0, done.stdout
+    def alembic(*words: str, code: int = 0) -> str:
+        given = ["-m", "alembic", "-x", "url=env:DATABASE", *words]
+        variables = {"DATABASE": database.url, "ALEMBIC_CONFIG": str(ini)}
+        done = installed.run(*given, cwd=tmp_path, **variables)
+        assert done.returncode == code, done.stdout
         return done.stdout
 
     assert "Running upgrade  -> 0001" in alembic("upgrade", "head")
@@ -56,6 +57,10 @@ def test_it_upgrades_a_database(installed: Environment, database: Database, tmp_
     assert database.rows(version) == [(versions.HEAD,)]
     assert database.rows("SELECT COUNT(*) FROM jupyter_sessions") == [(0,)]
     assert f"{versions.HEAD} (head)" in alembic("current")
+    if is_from_wheel(installed):
+        refused = alembic("revision", "--autogenerate", "-m", "stray", code=255)
+        assert "In a checkout" in refused
+        assert "stray" not in alembic("history")
 
 
 @pytest.mark.system

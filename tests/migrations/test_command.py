@@ -429,6 +429,16 @@ def test_no_revision_is_written_into_an_installed_package(tmp_path: Path) -> Non
     assert sorted(package.rglob("*.py")) == before
 
 
+def test_what_is_wrong_with_a_url_names_where_it_was_typed(tmp_path: Path) -> None:
+    given = {
+        "nowhere://x": "-x url names the dialect",
+        f"{tmp_path}/no/x.db": "-x url names a file",
+    }
+    commands = [("-x", f"url={url}", "upgrade", "head") for url in given]
+    for told, output in zip(given.values(), alembic_in_turn(*commands, home=tmp_path), strict=True):
+        assert told in output
+
+
 def test_a_variable_or_a_file_that_is_not_there(tmp_path: Path) -> None:
     given = {
         "env:NO_SUCH_VARIABLE": "The environment variable 'NO_SUCH_VARIABLE' is not set",

@@ -16,6 +16,7 @@ from ...errors import (
     SchemaMismatch,
     StoreUnavailable,
 )
+from ...locations import TRAIT, named
 from ..database import ATTEMPTS, pause
 from ..engine import cures, cutting
 from ..engine import factory as engines
@@ -34,16 +35,19 @@ def engine(
     url: str,
     options: Mapping[str, Any] | None = None,
     *,
+    source: str = TRAIT,
     create: bool = False,
     statement_timeout: bool = False,
     writes: bool = True,
 ) -> Iterator[Engine]:
     """Yield an engine for an operator's statements, made as :func:`.engine.create` does.
 
+    Errors about the URL call the place at which it was typed `source`.
     A SQLite file that is not there is refused, unless it may be made (`create`), and so is
     a database in memory, which ends with the process that has it.
     """
-    made = engines.create(url, options, statement_timeout=statement_timeout, writes=writes)
+    with named(source):
+        made = engines.create(url, options, statement_timeout=statement_timeout, writes=writes)
     if is_memory(made.url):
         raise ConfigurationError(
             "The database is in the memory of a process that has ended or is another; expected "
@@ -93,7 +97,7 @@ def _grants(made: Engine) -> str | None:
     try:
         with made.connect() as connection:
             lacks = rights.lacking(connection)
-            return rights.grants(connection, lacks) if lacks else None
+            return " ".join(rights.grants(connection, lacks)) or None
     except SQLAlchemyError:
         # It may not even connect.
         return None

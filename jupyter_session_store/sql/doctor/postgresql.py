@@ -99,7 +99,7 @@ def pooler(connection: Connection) -> Outcome:
     limit = connection.exec_driver_sql("SHOW statement_timeout").scalar_one()
     if limit == "0":
         url = connection.engine.url
-        console = f"psql --host={url.host} --port={url.port} pgbouncer"
+        console = f"psql --host={url.host or 'HOST'} --port={url.port or 'PORT'} pgbouncer"
         lacks["statements have no time-out"] = (
             f"ALTER ROLE {backend_of(connection).role(connection)} SET statement_timeout = '5s';",
             # What it has open keeps the old one for as long as server_lifetime, an hour.
