@@ -52,7 +52,8 @@ class MemorySessionRepository(SessionRepository):
         self._servers: dict[tuple[str, str], ServerRecord] = {}
         # A lease is renewed from another thread than the event loop's.
         self._lock = threading.RLock()
-        self._open = False
+        #: With which it was opened; ``None`` while it is not open.
+        self._scope: Scope | None = None
         self._evictions = 0
 
     @classmethod
@@ -72,12 +73,25 @@ class MemorySessionRepository(SessionRepository):
 
     def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
         """Allow use."""
-        self._open = True
+        self._scope = scope
         self.renew(server, (), timeout=timeout)
 
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
-        """Forget everything."""
-        self._open = False
+        """Do what a departure asks, and forget everything."""
+        with self._lock:
+            if departure is not None and self._scope is not None:
+                self._depart(departure)
+            self._scope = None
+            self._forget()
+
+    def _depart(self, departure: Departure) -> None:
+        for key, record in list(self._rows.items()):
+            if departure.removes(record):
+                del self._rows[key]
+        if not departure.keeps_registration(self._rows.values()):
+            self._servers.pop((departure.scope.namespace, departure.server_id), None)
+
+    def _forget(self) -> None:
         self._rows.clear()
         self._servers.clear()
 
@@ -231,7 +245,13 @@ class MemorySessionRepository(SessionRepository):
 
     def describe(self) -> StoreDescription:
         """Say that it is memory."""
-        return StoreDescription("memory of this process", evictions=self._evictions)
+        with self._lock:
+            sessions = [one for one in self._rows.values() if one.scope == self._scope]
+        return StoreDescription(
+            "memory of this process",
+            evictions=self._evictions,
+            sessions=sum(not one.is_placeholder for one in sessions),
+        )
 
     def _is_left(self, record: SessionRecord) -> bool:
         server_id = server_of(record.authority)
@@ -252,7 +272,7 @@ class MemorySessionRepository(SessionRepository):
         )
 
     def _refuse_if_closed(self) -> None:
-        if not self._open:
+        if self._scope is None:
             raise StoreUnavailable("it is not open")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 from enum import Enum
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args, get_type_hints
 
 from .errors import InvalidValue, SessionStoreError
 
@@ -140,15 +142,17 @@ class SessionRecord(NamedTuple):
         return tuple.__getitem__(self, key)
 
     @property
-    def keeps_kernel_alive(self) -> bool:
-        """Whether the session goes on to use its kernel.
+    def is_placeholder(self) -> bool:
+        """Whether it is being created without a path, and so is no session.
 
-        A session that is being created without a path does not: it only names a kernel
-        that has to be looked for, and shut down if no other session is on it.
+        It only names a kernel that has to be looked for, and shut down if no session is on it.
         """
-        if self.state == STARTING:
-            return self.path is not None
-        return self.state != CLOSING
+        return self.state == STARTING and self.path is None
+
+    @property
+    def keeps_kernel_alive(self) -> bool:
+        """Whether the session goes on to use its kernel."""
+        return self.state != CLOSING and not self.is_placeholder
 
     def says_the_same(self, other: SessionRecord) -> bool:
         """Return whether two records differ at most in when and how often they were changed."""
@@ -170,6 +174,24 @@ class SessionRecord(NamedTuple):
         """Check every text of the record as :func:`check_text` does."""
         for name in LIMITS:
             check_text(name, getattr(self, name))
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """Return the fields as JSON has them, dates as ISO 8601 in UTC to the microsecond."""
+        return _to_dict(self._asdict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SessionRecord:
+        """Return the record of which :meth:`to_dict` has made `values`.
+
+        Fields that this release does not know are left out, and those that an older one did
+        not have get their defaults.
+
+        Raises
+        ------
+        InvalidValue
+            If a field is missing or not of its type.
+        """
+        return cls(**_from_dict(cls, values, cls._field_defaults))
 
 
 @dataclass(frozen=True)
@@ -204,6 +226,18 @@ class ServerRecord:
     def key(self) -> tuple[str, str]:
         """The namespace and the id, which no other server has."""
         return (self.namespace, self.server_id)
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """Return the fields as :meth:`.SessionRecord.to_dict` does."""
+        return _to_dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ServerRecord:
+        """Return the record of which :meth:`to_dict` has made `values`.
+
+        As :meth:`.SessionRecord.from_dict`.
+        """
+        return cls(**_from_dict(cls, values, {}))
 
 
 @dataclass(frozen=True)
@@ -243,23 +277,46 @@ class Move:
 class Departure:
     """What a server tells the store at an orderly stop.
 
+    It asks for two things, in this order: that the sessions go which it :meth:`removes`, and
+    that the server's registration goes, unless it :meth:`keeps_registration`.
+
     Parameters
     ----------
     scope : Scope
         The departing server's.
     server_id : str
-        Its registration ends, unless kernels of its own go on running, or a
-        session that it is starting or closing is left: then that is left to
-        its lease.
+        The departing server.
     running : frozenset of str or None
-        The kernels that go on running: sessions on any other kernel of the
-        scope are removed. ``None`` where the kernels are a gateway's, and all
-        sessions stay.
+        The kernels of its own that go on running. ``None`` where the kernels are a gateway's,
+        and all sessions stay.
     """
 
     scope: Scope
     server_id: str
     running: frozenset[str] | None
+
+    def removes(self, record: SessionRecord) -> bool:
+        """Return whether a session goes: one of the scope whose kernel does not run on."""
+        if self.running is None or record.scope != self.scope:
+            return False
+        return record.kernel_id is None or record.kernel_id not in self.running
+
+    def keeps_registration(self, stored: Iterable[SessionRecord]) -> bool:
+        """Return whether the server stays registered, and is left to its lease.
+
+        It does while kernels of its own run on, and while it is starting or closing a session:
+        whoever evicts it finishes that.
+
+        Parameters
+        ----------
+        stored : iterable of SessionRecord
+            The sessions that are left, of any namespace and authority.
+        """
+        return bool(self.running) or any(
+            (one.namespace, one.server_id) == (self.scope.namespace, self.server_id)
+            and one.state in (STARTING, CLOSING)
+            for one in stored
+        )
 
 
 @dataclass(frozen=True)
@@ -294,12 +351,62 @@ class StoreDescription:
         How many servers it has evicted. Of those that try at once, one counts.
     fails_writes : bool
         Whether writes fail where reads do not, as on a full disk.
+    sessions : int or None
+        How many sessions the scope had, with which the store was opened, at the last renewal,
+        without the :attr:`placeholders <.SessionRecord.is_placeholder>`. ``None`` where that is
+        not counted: then the last list is what is shown.
     """
 
     backend: str
     statements: int = 0
     evictions: int = 0
     fails_writes: bool = False
+    sessions: int | None = None
+
+
+def _to_dict(values: Mapping[str, Any]) -> dict[str, str | int | None]:
+    dates = {
+        name: value.astimezone(timezone.utc).isoformat(timespec="microseconds")
+        for name, value in values.items()
+        if isinstance(value, datetime)
+    }
+    return {**values, **dates}
+
+
+@lru_cache
+def _types(record: type) -> Mapping[str, tuple[type, ...]]:
+    """Return the types that each field of a record may have."""
+    return {name: get_args(hint) or (hint,) for name, hint in get_type_hints(record).items()}
+
+
+def _from_dict(
+    record: type, values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the fields of a record out of `values`, each checked."""
+    found = {}
+    for name, types in _types(record).items():
+        if name not in values and name not in defaults:
+            raise InvalidValue(name, "is missing", "every field of the record")
+        found[name] = _from_plain(name, types, values.get(name, defaults.get(name)))
+    return found
+
+
+def _from_plain(name: str, types: tuple[type, ...], value: object) -> object:
+    """Return the value of a record's field that is `value` in JSON."""
+    if value is None and type(None) in types:
+        return None
+    plain = int if int in types else str
+    if not isinstance(value, plain) or isinstance(value, bool):
+        raise InvalidValue(
+            name, f"is of type {type(value).__name__}", f"one of type {plain.__name__}"
+        )
+    if datetime not in types:
+        return value
+    with suppress(ValueError):
+        date = datetime.fromisoformat(str(value))
+        if date.tzinfo is not None:
+            return date.astimezone(timezone.utc)
+    raise InvalidValue(name, "is no date with an offset", "ISO 8601, as to_dict writes it")
 
 
 def check_text(field: str, value: object) -> None:

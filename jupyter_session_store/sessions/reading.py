@@ -118,8 +118,7 @@ class SessionReader:
         counts = dict.fromkeys(sorted(STATES), 0)
         for record in await repository.find(self._context.scope):
             state = record.state if record.state in STATES else READY
-            # A row without a path that is being started only names a kernel to look for.
-            counts[state] += state != STARTING or record.path is not None
+            counts[state] += not record.is_placeholder
         return counts
 
     async def models_of(self, records: Sequence[SessionRecord]) -> Models:

@@ -36,6 +36,7 @@ from ..records import (
     StoreDescription,
     claim_of,
     path_digest,
+    server_of,
 )
 from ..repository import SessionRepository
 from .database import Database
@@ -84,6 +85,8 @@ class SQLAlchemySessionRepository(SessionRepository):
         """Check the schema, upgrade it where that is allowed, adopt a stock file."""
         database = self._database
         database.serve(scope, server)
+        if server_of(scope.authority) is None:
+            self._neighbours.shared = scope
         worker = Worker(
             "jupyter_session_store",
             database.release,
@@ -244,7 +247,11 @@ class SQLAlchemySessionRepository(SessionRepository):
         """Say which database it is, what it was sent, and whether it takes no writes."""
         database = self._database
         return StoreDescription(
-            database.name, database.statements, self._evictions, database.fails_writes
+            database.name,
+            database.statements,
+            self._evictions,
+            database.fails_writes,
+            self._neighbours.number_of_sessions,
         )
 
     async def revision(self) -> str | None:

@@ -111,6 +111,7 @@ class MeteredRepository(_Contract):
 
     def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
         """Open it; not measured, since a store that is away is no error then."""
+        self._meter.scope = scope
         self._measured.open(scope, server, timeout=timeout)
 
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
@@ -133,14 +134,14 @@ class MeteredRepository(_Contract):
     async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
         """Find, and note how many there are where all are asked for."""
         found = await self._find(scope, **criteria)
-        if not criteria and self._meter.sessions() is None:
-            self._meter.listed = len(found)
+        if not criteria and scope == self._meter.scope:
+            self._meter.stored = sum(not one.is_placeholder for one in found)
         return found
 
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
     ) -> list[ServerRecord]:
-        """Renew, and count whether the server was still registered."""
+        """Renew; count whether the server was still registered, and note how many sessions are."""
         outcome = metrics.FAILED
         try:
             servers = self._renew(server, held, timeout=timeout)
@@ -152,6 +153,9 @@ class MeteredRepository(_Contract):
             outcome = metrics.REGISTERED if anew else metrics.RENEWED
         finally:
             metrics.renewals.labels(outcome).inc()
+        stored = self._measured.describe().sessions
+        if stored is not None:
+            self._meter.stored = stored
         if self.on_servers is not None:
             self.on_servers(servers)
         return servers

@@ -2,20 +2,20 @@
 
 No label holds a namespace, a user or a path: however many sessions there are,
 the number of series is the same. Several session managers in one process share
-the counters, and their gauges are added up.
+the counters; their gauges are added up, but for the sessions of each scope.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 from prometheus_client import REGISTRY, Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..records import StoreDescription
+from ..records import Scope, StoreDescription, digest
 from ..repository import SessionRepository
 
 #: The verbs of the storage contract that are measured.
@@ -42,6 +42,8 @@ FAILED: Final = "failed"
 RENEWALS: Final = (RENEWED, REGISTERED, FAILED)
 
 _PREFIX: Final = "jupyter_session_store"
+#: Hexadecimal digits: of a million scopes two are alike once in five hundred times.
+_LABEL_LENGTH: Final = 12
 #: Seconds, from a statement on a local file to the time-out of a request.
 _BUCKETS: Final = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -98,8 +100,10 @@ class Meter:
     def __init__(self, store: SessionRepository) -> None:
         #: Whether the last operation reached the store; ``None`` before the first.
         self.up: bool | None = None
-        #: How many sessions were last listed; ``None`` before the first list.
-        self.listed: int | None = None
+        #: Whose sessions are shown; ``None`` before the store is opened.
+        self.scope: Scope | None = None
+        #: How many the store had when they were last counted; ``None`` before the first time.
+        self.stored: int | None = None
         #: Where sessions are in memory, who counts them.
         self.sessions: Callable[[], CountsSessions | None] = lambda: None
         self._store: Callable[[], SessionRepository | None] = weakref.ref(store)
@@ -118,7 +122,13 @@ class Meter:
         self._store = lambda: None
         self._counted = counted
         self.sessions = lambda: None
-        self.up = self.listed = None
+        self.up = self.stored = None
+
+    def number_of_sessions(self) -> int | None:
+        """Return how many sessions there are, from memory where it has them."""
+        counting = self.sessions()
+        in_memory = None if counting is None else counting.number_in_memory
+        return self.stored if in_memory is None else in_memory
 
 
 _meters: Final[list[Meter]] = []
@@ -137,23 +147,44 @@ class _Meters(Collector):
             yield CounterMetricFamily(f"{_PREFIX}_{name}", text, value=number)
         up = [meter.up for meter in meters if meter.up is not None]
         counting = [sessions for meter in meters if (sessions := meter.sessions()) is not None]
-        listed = [meter.listed for meter in meters if meter.listed is not None]
-        listed += [one.number_in_memory for one in counting if one.number_in_memory is not None]
         yield GaugeMetricFamily(
             f"{_PREFIX}_up",
             "1 if the last operation reached the session store, else 0",
             value=all(up) if up else None,
         )
-        yield GaugeMetricFamily(
-            f"{_PREFIX}_sessions",
-            "Sessions that were there when they were last listed",
-            value=sum(listed) if listed else None,
-        )
+        yield _sessions_of(meters)
         yield GaugeMetricFamily(
             f"{_PREFIX}_unsynchronized_sessions",
             "Sessions that changed here and are not in the store as they are",
             value=sum(one.unsynchronized for one in counting),
         )
+
+
+def _sessions_of(meters: Iterable[Meter]) -> Metric:
+    """Return the number of sessions, by the label that is the same on all replicas."""
+    numbers: dict[str, int] = {}
+    for meter in meters:
+        number = meter.number_of_sessions()
+        if meter.scope is not None and number is not None:
+            label = scope_label(meter.scope)
+            # Two managers of one server show the same sessions.
+            numbers[label] = max(number, numbers.get(label, 0))
+    family = GaugeMetricFamily(
+        f"{_PREFIX}_sessions",
+        "Sessions of a namespace and authority, once for each server that has them",
+        labels=["scope"],
+    )
+    for label, number in numbers.items():
+        family.add_metric([label], number)
+    return family
+
+
+def scope_label(scope: Scope) -> str:
+    """Return what the replicas of a server have in common, without a name in it.
+
+    By this the sessions that they share are counted once.
+    """
+    return digest(scope.namespace, scope.authority)[:_LABEL_LENGTH]
 
 
 REGISTRY.register(_Meters())

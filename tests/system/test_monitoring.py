@@ -27,6 +27,7 @@ from .faults import Outage, is_refusal
 from .gateway import Gateway
 from .passwords import leaked, password_of
 from .process import OTHER_KERNEL
+from .promql import Series, evaluate
 from .server import JupyterServer
 from .waiting import until
 
@@ -350,6 +351,61 @@ def test_the_eviction_of_a_killed_replica_is_counted_once(
         why="they have looked again",
     )
     assert evictions() == 1
+
+
+def scraped(servers: Iterable[JupyterServer]) -> list[Series]:
+    """Return the series that Prometheus has of some servers."""
+    return [
+        ({"__name__": name, **dict(labels), "job": "jupyter", "instance": server.url}, value)
+        for server in servers
+        for (name, labels), value in Metrics.of(server).samples.items()
+    ]
+
+
+@pytest.mark.only("sqlite", reason="the statement that counts is tested on each")
+def test_the_panel_of_sessions_shows_what_the_database_has_once(
+    database: Database, new_server: NewServer, tmp_path: Path
+) -> None:
+    """Whoever lists, and however many replicas share it; beside servers with their own kernels."""
+    with ExitStack() as stack:
+        gateway = Gateway()
+        stack.callback(gateway.close)
+        gateway.start()
+        config = f"{stored_in(database)}\n{ENABLED}c.PersistentSessionManager.lease_seconds = 3\n"
+        remote = f"{config}{gateway.client_config}{KERNEL_MANAGER}"
+        roots = [tmp_path / name for name in ("shared", "beside", "local")]
+        for root in roots:
+            root.mkdir()
+        replicas = [new_server(remote, root=roots[0]) for _ in range(2)]
+        beside = new_server(remote, root=roots[1])
+        local = [new_server(config, root=roots[2]) for _ in range(2)]
+        servers = [*replicas, beside, *local]
+        for server in servers:
+            server.start()
+        (query,) = (
+            query.replace("$job", ".*").replace("$instance", ".*")
+            for query in dashboard_queries()
+            if f"{PREFIX}_sessions{{" in query
+        )
+
+        def shown(*some: JupyterServer) -> float:
+            found = evaluate(query, scraped(some or servers))
+            return sum(value for _, value in found)
+
+        def stored() -> int:
+            return len(database.rows("SELECT session_id FROM jupyter_sessions"))
+
+        first, _ = (replicas[0].create(f"{name}.ipynb") for name in "ab")
+        for server in (beside, *local):
+            server.create("a.ipynb")
+        assert stored() == 5
+        # Only one of the replicas is asked for a list.
+        assert len(replicas[0].sessions()) == 2
+        until(lambda: shown(replicas[1]) == 2, why="the other replica has counted, too")
+        until(lambda: shown() == 5, why="each session is shown once")
+        assert shown(*replicas) == 2
+        assert replicas[1].delete(first["id"]).status_code == 204
+        until(lambda: shown() == stored() == 4, why="it is not shown any more")
 
 
 def names_in(expression: str) -> dict[str, set[str]]:

@@ -26,6 +26,7 @@ from jupyter_session_store.records import (
     READY,
     STARTING,
     Departure,
+    Scope,
     StoreDescription,
 )
 from jupyter_session_store.repository import SessionRepository
@@ -68,6 +69,16 @@ def counted(verb: str, outcome: str) -> float:
 
 def shown(name: str) -> float | None:
     return REGISTRY.get_sample_value(f"jupyter_session_store_{name}")
+
+
+def sessions_shown() -> dict[str, float]:
+    """Return how many sessions are shown, by the label of their scope."""
+    return {
+        sample.labels["scope"]: sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == "jupyter_session_store_sessions"
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -190,18 +201,50 @@ async def test_a_store_that_is_back_is_up_again(
     assert shown("up") == 1
 
 
-async def test_the_sessions_are_those_of_the_last_list(store: MeteredRepository) -> None:
-    assert shown("sessions") is None
+async def test_the_sessions_are_those_of_the_last_renewal_or_list(
+    store: MeteredRepository,
+) -> None:
+    here = metrics.scope_label(SCOPE)
+    assert sessions_shown() == {}
     for name in ("a", "b"):
         await store.add(record(name))
+    await store.add(record("guard", path=None, state=STARTING))
+    await store.add(record("elsewhere", SHARED))
     assert await store.find(SCOPE, session_id="a") == [record("a")]
-    assert shown("sessions") is None, "that was no list"
+    assert await store.find(SHARED) == [record("elsewhere", SHARED)]
+    assert sessions_shown() == {}, "that was no list of them"
     await store.find(SCOPE)
-    assert shown("sessions") == 2
+    assert sessions_shown() == {here: 2}
     await store.remove(SCOPE, [record("a")])
-    assert shown("sessions") == 2, "no statement is sent for it"
+    assert sessions_shown() == {here: 2}, "no statement is sent for it"
+    store.renew(server("one", SCOPE.namespace), [], timeout=5)
+    assert sessions_shown() == {here: 1}
+    await store.remove(SCOPE, [record("b")])
     await store.find(SCOPE)
-    assert shown("sessions") == 1
+    assert sessions_shown() == {here: 0}
+
+
+async def test_a_renewal_counts_what_replicas_share_whoever_has_listed_it(
+    database: Database,
+) -> None:
+    """No statement more: the one that reads the leases counts, too."""
+    stores = [SQLAlchemySessionRepository(database.url, **SETTINGS) for _ in range(2)]
+    for number, store in enumerate(stores):
+        store.open(SHARED, server(f"{number}", SHARED.namespace), timeout=30)
+    await stores[0].add(record("a", SHARED))
+    await stores[0].add(record("guard", SHARED, path=None, state=STARTING))
+    await stores[0].add(record("beside", Scope(SHARED.namespace, "gateway:other")))
+    assert stores[1].describe().sessions is None
+    # Its first reads all of each server, and each further one their leases.
+    for expected in (1, 2, 3):
+        before = stores[1].describe().statements
+        found = stores[1].renew(server("1", SHARED.namespace), [], timeout=30)
+        assert {one.server_id for one in found} == {"0", "1"}
+        assert stores[1].describe().sessions == expected
+        assert stores[1].describe().statements == before + (3 if expected == 1 else 2)
+        await stores[0].add(record(f"more {expected}", SHARED))
+    for store in stores:
+        store.close()
 
 
 async def test_two_managers_are_added_up_and_nothing_counted_is_lost(tmp_path: Any) -> None:
@@ -213,15 +256,15 @@ async def test_two_managers_are_added_up_and_nothing_counted_is_lost(tmp_path: A
         await manager.create_session(**NOTEBOOK)
     for manager in (one, two):
         await renewed(manager)
-    assert (shown("up"), shown("sessions")) == (1, 4)
+    assert (shown("up"), sum(sessions_shown().values())) == (1, 4)
     assert isinstance(two.store, MeteredRepository)
     two.store._meter.up = False
     assert shown("up") == 0, "one of them is away"
     two.close()
-    assert (shown("up"), shown("sessions")) == (1, 2)
+    assert (shown("up"), sum(sessions_shown().values())) == (1, 2)
     one.close()
     one.close()
-    assert (shown("up"), shown("sessions")) == (None, None)
+    assert (shown("up"), sessions_shown()) == (None, {})
     after = value("statements_total")
     assert after > before
     del one, two, manager
@@ -236,7 +279,7 @@ async def test_a_manager_that_is_dropped_leaves_its_counts(tmp_path: Any) -> Non
     del manager
     gc.collect()
     assert value("statements_total") >= before
-    assert (shown("up"), shown("sessions")) == (None, None)
+    assert (shown("up"), sessions_shown()) == (None, {})
 
 
 async def test_the_statements_are_those_that_go_over_the_wire(database: Database) -> None:
@@ -374,10 +417,10 @@ async def test_the_series_do_not_grow_with_what_is_stored(tmp_path: Any) -> None
         }
 
     manager = make_manager(str(tmp_path / "a.db"), namespace="a")
+    other = make_manager(str(tmp_path / "a.db"), namespace="b")
     await manager.create_session(**NOTEBOOK)
     await manager.list_sessions()
     before = series()
-    other = make_manager(str(tmp_path / "a.db"), namespace="b")
     for each in (manager, other):
         for number in range(20):
             await each.create_session(path=f"{number}.ipynb", type="notebook", name="")

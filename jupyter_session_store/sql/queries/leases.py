@@ -17,11 +17,13 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
     Select,
     and_,
     bindparam,
     delete,
     exists,
+    func,
     insert,
     literal,
     not_,
@@ -73,6 +75,14 @@ _OWN_SESSIONS: Final = select(SESSIONS.c.session_id, SESSIONS.c.version, null())
     session_queries.IN_SCOPE
 )
 _LEASES_AND_OWN_SESSIONS: Final = union_all(_LEASES, _OWN_SESSIONS)
+_NUMBER_OF_SESSIONS: Final = (
+    select(null(), func.count(), null())
+    .select_from(SESSIONS)
+    .where(
+        session_queries.IN_SCOPE, or_(SESSIONS.c.state != STARTING, SESSIONS.c.path.is_not(None))
+    )
+)
+_LEASES_AND_NUMBER_OF_SESSIONS: Final = union_all(_LEASES, _NUMBER_OF_SESSIONS)
 _LEFT_UNFINISHED: Final = exists(
     select(literal(1)).where(
         SESSIONS.c.namespace == bindparam("in_namespace"),
@@ -107,7 +117,8 @@ def renew(
 ) -> list[ServerRecord]:
     """Renew a lease and read all of the namespace; bring an evicted server back.
 
-    The same statement reads the versions of the sessions on the server's own kernels.
+    The same statement reads the versions of the sessions on the server's own kernels, or how
+    many sessions it shares with others.
     """
     if not connection.execute(_RENEW, _this(server)).rowcount:
         # Before, so that a renewal that is repeated half way puts back the rest; and after,
@@ -124,9 +135,18 @@ class Neighbours:
     """The servers of a namespace, as each renewal reads them, and the renewing one's own sessions.
 
     Of each server it reads how far it has counted, and the rest once: that does not change.
+
+    Attributes
+    ----------
+    shared : Scope or None
+        The sessions on kernels that other servers use too, which are counted.
+    number_of_sessions : int or None
+        How many there are, or how many of the server's own; ``None`` before they were counted.
     """
 
     def __init__(self) -> None:
+        self.shared: Scope | None = None
+        self.number_of_sessions: int | None = None
         self._known: dict[str, dict[str, ServerRecord]] = {}
         self._own_versions: tuple[Scope, dict[str, int]] | None = None
 
@@ -137,11 +157,11 @@ class Neighbours:
         known = self._known.get(namespace)
         if known is None:
             found = {one.server_id: one for one in _servers(connection, _LIST, ours)}
+            if self.shared is not None:
+                shared = session_queries.scoped(self.shared)
+                self.number_of_sessions = connection.execute(_NUMBER_OF_SESSIONS, shared).one()[1]
         else:
-            own = Scope(namespace, authority_of(server.server_id))
-            rows = connection.execute(_LEASES_AND_OWN_SESSIONS, session_queries.scoped(own)).all()
-            self._own_versions = (own, {row[0]: row[1] for row in rows if row[2] is None})
-            rows = [row for row in rows if row[2] is not None]
+            rows = self._read_leases_and_sessions(connection, server)
             same = {one.server_id: one.lease_seconds for one in known.values()}
             new = [one.server_id for one in rows if same.get(one.server_id) != one.lease_seconds]
             found = {
@@ -154,6 +174,24 @@ class Neighbours:
                 found.update((one.server_id, one) for one in servers)
         self._known[namespace] = found
         return list(found.values())
+
+    def _read_leases_and_sessions(
+        self, connection: Connection, server: ServerRecord
+    ) -> list[Row[Any]]:
+        """Return the leases; remember what the same statement says of sessions."""
+        if self.shared is not None:
+            statement, scope = _LEASES_AND_NUMBER_OF_SESSIONS, self.shared
+        else:
+            scope = Scope(server.namespace, authority_of(server.server_id))
+            statement = _LEASES_AND_OWN_SESSIONS
+        rows = connection.execute(statement, session_queries.scoped(scope)).all()
+        of_sessions = [row for row in rows if row[2] is None]
+        if self.shared is not None:
+            self.number_of_sessions = of_sessions[0][1]
+        else:
+            self.number_of_sessions = len(of_sessions)
+            self._own_versions = (scope, {row[0]: row[1] for row in of_sessions})
+        return [row for row in rows if row[2] is not None]
 
     def own_versions(self, scope: Scope) -> dict[str, int] | None:
         """Return the versions of a server's own sessions, as the last renewal has found them.
