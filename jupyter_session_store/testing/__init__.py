@@ -13,8 +13,13 @@ For the author of a repository::
                 url, options={}, auto_upgrade="safe", log=logging.getLogger()
             )
 
-A repository that forgets all when it is closed inherits ``RepositoryContract``
-instead. Needs pytest, and no plugin of it.
+        @pytest.fixture
+        def unreachable(self, tmp_path):
+            return lambda: stopped(tmp_path)  # a context manager: no store within
+
+Without ``unreachable`` what needs it is skipped, with a warning. A repository whose
+sessions are in this process's memory, and end when it is closed, inherits
+``RepositoryContract`` instead. Needs pytest, and no plugin of it.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from ..repository import SessionRepository
 from .closing import ClosingContract
 from .leases import LeaseContract
 from .mirroring import MirrorContract
+from .outages import OutageContract, UnprovenContract
 from .samples import AWKWARD, OTHER_SCOPES, SCOPE, add, record, run, server, there
 from .storing import StoringContract
 from .versions import VersionContract
@@ -41,6 +47,7 @@ __all__ = [
     "SCOPE",
     "PersistentRepositoryContract",
     "RepositoryContract",
+    "UnprovenContract",
     "record",
     "run",
     "server",
@@ -67,8 +74,11 @@ class RepositoryContract(
             yield repository
 
 
-class PersistentRepositoryContract(RepositoryContract):
-    """The contract of a repository whose sessions outlive it: what others see of it."""
+class PersistentRepositoryContract(RepositoryContract, OutageContract):
+    """The contract of a repository whose sessions outlive it: what others see of it.
+
+    Their store is elsewhere, so it is waited for, and may be away.
+    """
 
     def test_a_departure_removes_what_does_not_run_on(
         self, make_repository: MakeRepository

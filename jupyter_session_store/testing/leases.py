@@ -74,6 +74,25 @@ class LeaseContract:
         assert sorted(renew(repository, server("one"))) == ["one", "two"]
         assert list(stored(repository, local("s", "two").scope)) == ["s"]
 
+    def test_an_eviction_is_counted_once_and_only_if_it_was_one(
+        self, repository: Repository
+    ) -> None:
+        before = repository.describe().evictions
+        seen = renew(repository, server("two"))["two"]
+        renew(repository, server("two"))
+        repository.evict(SCOPE, [seen], "one", timeout=60)
+        assert repository.describe().evictions == before, "it had renewed its lease"
+        seen = renew(repository, server("two"))["two"]
+        for _ in range(2):
+            repository.evict(SCOPE, [seen], "one", timeout=60)
+            assert repository.describe().evictions == before + 1
+
+    def test_a_renewal_counts_the_sessions_unless_nobody_does(self, repository: Repository) -> None:
+        run(add(repository, record("a"), record("b"), record("c", GATEWAY)))
+        for _ in range(2):
+            renew(repository, server("one"))
+        assert repository.describe().sessions in (None, 2)
+
     def test_an_eviction_removes_what_only_that_server_had(self, repository: Repository) -> None:
         seen = [renew(repository, server(name))[name] for name in ("two", "three")]
         mine, theirs, thirds = local("mine", "one"), local("theirs", "two"), local("3", "three")

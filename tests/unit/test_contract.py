@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from jupyter_session_store.memory import MemorySessionRepository
 from jupyter_session_store.repository import SessionRepository
+from jupyter_session_store.sql import repository
+from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.testing import PersistentRepositoryContract, RepositoryContract
+from jupyter_session_store.testing.outages import Unreachable
 from tests.databases.database import Database
+from tests.system.faults import Outage
 
 MakeRepository = Callable[[], SessionRepository]
 SETTINGS: dict[str, Any] = {
@@ -20,6 +24,14 @@ SETTINGS: dict[str, Any] = {
     "auto_upgrade": "safe",
     "log": logging.getLogger("tests"),
 }
+
+
+@pytest.fixture
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody wait long for the lock of a SQLite file, which one takes after the other."""
+    monkeypatch.setattr(timeouts, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 1)
+    monkeypatch.setattr(repository, "REQUEST_TIMEOUT", 2)
 
 
 class TestMemory(RepositoryContract):
@@ -30,8 +42,17 @@ class TestMemory(RepositoryContract):
 
 class TestSQLAlchemy(PersistentRepositoryContract):
     @pytest.fixture
-    def make_repository(self, database: Database) -> MakeRepository:
-        return lambda: SQLAlchemySessionRepository(database.url, **SETTINGS)
+    def outage(self, database: Database) -> Iterator[Outage]:
+        with Outage(database) as outage:
+            yield outage
+
+    @pytest.fixture
+    def make_repository(self, outage: Outage) -> MakeRepository:
+        return lambda: SQLAlchemySessionRepository(outage.url, **SETTINGS)
+
+    @pytest.fixture
+    def unreachable(self, outage: Outage, short_timeouts: None) -> Unreachable:
+        return outage.running
 
 
 class TestSQLAlchemyInMemory(RepositoryContract):
@@ -55,3 +76,7 @@ class TestSQLiteWithoutReturning(PersistentRepositoryContract):
 
         monkeypatch.setattr(SQLiteDialect, "__init__", without_returning)
         return lambda: SQLAlchemySessionRepository(str(tmp_path / "old.db"), **SETTINGS)
+
+    @pytest.fixture
+    def unreachable(self, tmp_path: Any, short_timeouts: None) -> Unreachable:
+        return Outage(Database("sqlite", f"sqlite:///{tmp_path}/old.db")).running
