@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -301,7 +301,7 @@ class Departure:
             return False
         return record.kernel_id is None or record.kernel_id not in self.running
 
-    def keeps_registration(self, stored: Iterable[SessionRecord]) -> bool:
+    def keeps_registration(self, stored: Collection[SessionRecord]) -> bool:
         """Return whether the server stays registered, and is left to its lease.
 
         It does while kernels of its own run on, and while it is starting or closing a session:
@@ -309,7 +309,7 @@ class Departure:
 
         Parameters
         ----------
-        stored : iterable of SessionRecord
+        stored : collection of SessionRecord
             The sessions that are left, of any namespace and authority.
         """
         return bool(self.running) or any(

@@ -60,7 +60,9 @@ class SessionRepository(ABC):
 
     **Exactness.** What goes in comes out: case, accents, normalisation form,
     spaces at the edges, emoji, up to the lengths in :data:`.records.LIMITS`.
-    The caller has checked its texts (:meth:`.SessionRecord.check`).
+    The caller has checked its texts (:meth:`.SessionRecord.check`). How a record is kept is the
+    repository's own affair; :meth:`.SessionRecord.to_dict` and :meth:`.SessionRecord.from_dict`
+    are for those that keep JSON.
 
     **Versions.** Each change of a session adds one to its :attr:`.SessionRecord.version`, in the
     same unit of work, and to no other session's. Reading adds nothing. Whoever adds a session
@@ -152,7 +154,13 @@ class SessionRepository(ABC):
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
         """End every use: no thread and no connection stays. Idempotent.
 
-        `departure` says what to remove first, if the store can be reached in time.
+        Parameters
+        ----------
+        departure : Departure or None
+            What a server that stops in order asks for first: that the sessions go which it
+            :meth:`removes <.Departure.removes>`, and then the server's registration, unless it
+            :meth:`keeps <.Departure.keeps_registration>` that. A store that cannot be reached
+            within `timeout` seconds is no error: then all is left to the server's lease.
         """
 
     @abstractmethod
@@ -174,6 +182,9 @@ class SessionRepository(ABC):
     @abstractmethod
     async def add(self, record: SessionRecord) -> None:
         """Add a session, its claim (if it has one) included.
+
+        One that is there already stays as it is, and is a success, if the record
+        :meth:`repeats <.SessionRecord.is_repeated_by>` it: its first answer was lost.
 
         Raises
         ------
@@ -358,7 +369,8 @@ class SessionRepository(ABC):
         server of the namespace that is not registered: the sessions on its
         local kernels are removed; sessions that it was closing are ready
         again; of those that it was starting, the ones that name no kernel are
-        removed, and the others of `scope` become `by`'s.
+        removed, and the others of `scope` become `by`'s. A session's server is
+        the one that is its authority (:func:`.server_of`), else its ``server_id``.
 
         Parameters
         ----------
@@ -390,7 +402,8 @@ class SessionRepository(ABC):
         """Return what may be shown of the store, and what it has counted.
 
         Asks nobody, never fails, and is called from any thread. A repository
-        that does not override it is shown by the name of its class.
+        that does not override it is shown by the name of its class, and its evictions are not
+        counted: the conformance suite does not accept that.
         """
         return StoreDescription(type(self).__name__)
 

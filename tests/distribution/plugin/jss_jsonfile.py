@@ -1,4 +1,4 @@
-"""Sessions in a JSON file, as a package of another maker would keep them: without SQLAlchemy."""
+"""Sessions in a JSON file, as a package of another maker keeps them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from datetime import datetime, timezone
 from logging import Logger
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from jupyter_session_store.errors import (
     ConfigurationError,
+    InvalidValue,
     PathClaimed,
     SessionConflict,
     StoreUnavailable,
@@ -26,7 +28,6 @@ from jupyter_session_store.errors import (
 from jupyter_session_store.records import (
     CLOSING,
     READY,
-    SERVER_AUTHORITY,
     STARTING,
     Closing,
     Departure,
@@ -34,16 +35,114 @@ from jupyter_session_store.records import (
     Scope,
     ServerRecord,
     SessionRecord,
+    StoreDescription,
+    authority_kind,
     authority_of,
     claim_of,
 )
 from jupyter_session_store.repository import SessionRepository
 
-SCHEME = "jsonfile://"
-
 T = TypeVar("T")
-Sessions = dict[tuple[str, str], SessionRecord]
-Servers = dict[tuple[str, str], ServerRecord]
+
+SCHEME: Final = "jsonfile://"
+#: Seconds that a unit of work waits for another process that has the lock.
+LOCK_TIMEOUT: Final = 2.0
+
+
+class State:
+    """All that is in the file. A unit of work gets it, and changes it."""
+
+    def __init__(self, text: str) -> None:
+        found = json.loads(text) if text else {"sessions": [], "servers": []}
+        sessions = [SessionRecord.from_dict(one) for one in found["sessions"]]
+        servers = [ServerRecord.from_dict(one) for one in found["servers"]]
+        self.sessions = {(one.namespace, one.session_id): one for one in sessions}
+        self.servers = {one.key: one for one in servers}
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        sessions = [one.to_dict() for one in self.sessions.values()]
+        servers = [one.to_dict() for one in self.servers.values()]
+        return json.dumps({"sessions": sessions, "servers": servers}, indent=1)
+
+    def find(self, scope: Scope, criteria: Mapping[str, str | None]) -> list[SessionRecord]:
+        """Return the sessions of a scope that equal every criterion; ``None`` equals nothing."""
+        found = [
+            one
+            for one in self.sessions.values()
+            if one.scope == scope
+            and all(value is not None and one[name] == value for name, value in criteria.items())
+        ]
+        return sorted(found, key=lambda one: (one.created_at, one.session_id))
+
+    def get(self, scope: Scope, session_id: str) -> SessionRecord | None:
+        """Return a session of a scope."""
+        found = self.sessions.get((scope.namespace, session_id))
+        return found if found is not None and found.scope == scope else None
+
+    def add(self, record: SessionRecord) -> None:
+        """Add a session, unless it is there: an add is repeated when its answer was lost."""
+        key = (record.namespace, record.session_id)
+        present = self.sessions.get(key)
+        if present is None:
+            if self.is_claimed(record):
+                raise PathClaimed(record.path)
+            self.sessions[key] = record
+        elif not present.is_repeated_by(record):
+            raise SessionConflict(record.session_id)
+
+    def change(self, before: SessionRecord, changes: Mapping[str, Any]) -> SessionRecord:
+        """Change a session; a new path takes its claim if that is free."""
+        counted = {"version": before.version + 1, **changes}
+        after = before.replace(**counted, updated_at=datetime.now(timezone.utc))
+        if "path" in changes:
+            after = after.replace(claim=claim_of(after.scope, after.path))
+            if self.is_claimed(after, but=before):
+                after = after.replace(claim=None)
+        key = (after.namespace, after.session_id)
+        if after.session_id != before.session_id and key in self.sessions:
+            raise SessionConflict(after.session_id)
+        del self.sessions[before.namespace, before.session_id]
+        self.sessions[key] = after
+        return after
+
+    def is_claimed(self, record: SessionRecord, but: SessionRecord | None = None) -> bool:
+        """Return whether another session holds the claim of a record."""
+        return record.claim is not None and any(
+            (one.namespace, one.claim) == (record.namespace, record.claim)
+            for one in self.sessions.values()
+            if one is not but
+        )
+
+    def is_unused(self, scope: Scope, kernel_id: str | None) -> bool:
+        """Return whether no session goes on to use a kernel."""
+        on_kernel = self.find(scope, {"kernel_id": kernel_id})
+        return not any(one.keeps_kernel_alive for one in on_kernel)
+
+    def release(self, scope: Scope, by: str) -> None:
+        """Release what the servers of a namespace that are not registered have left."""
+        ids = {one.server_id for one in self.servers.values() if one.namespace == scope.namespace}
+        local = {authority_of(server_id) for server_id in ids}
+        for key, one in list(self.sessions.items()):
+            if one.namespace != scope.namespace:
+                continue
+            if authority_kind(one.authority) == "server":
+                if one.authority not in local:
+                    del self.sessions[key]
+            elif one.server_id in ids:
+                continue
+            elif one.state == CLOSING:
+                self.sessions[key] = one.replace(state=READY, version=one.version + 1)
+            elif one.state == STARTING and one.kernel_id is None:
+                del self.sessions[key]
+            elif one.state == STARTING and one.scope == scope:
+                self.sessions[key] = one.replace(server_id=by, version=one.version + 1)
+
+    def depart(self, departure: Departure) -> None:
+        """Do what a server asks that stops in order."""
+        self.sessions = {k: one for k, one in self.sessions.items() if not departure.removes(one)}
+        if not departure.keeps_registration(self.sessions.values()):
+            self.servers.pop((departure.scope.namespace, departure.server_id), None)
 
 
 class JSONFileSessionRepository(SessionRepository):
@@ -60,7 +159,11 @@ class JSONFileSessionRepository(SessionRepository):
             raise ConfigurationError("The repository 'jsonfile' takes no engine_options.")
         self._file = Path(url.removeprefix(SCHEME))
         self._log = log
+        # Made by open(): a constructor starts nothing.
         self._executor: ThreadPoolExecutor | None = None
+        self._scope: Scope | None = None
+        self._evictions = 0
+        self._sessions: int | None = None
 
     @classmethod
     def default_url(cls, data_dir: str) -> str:
@@ -79,41 +182,32 @@ class JSONFileSessionRepository(SessionRepository):
     def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
         """Start the thread that waits for the lock, and register the server."""
         self._executor = ThreadPoolExecutor(1, "jss_jsonfile")
+        self._scope = scope
         try:
             self.renew(server, (), timeout=timeout)
         except StoreUnavailable as error:
+            # No error: the next renewal registers the server.
             self._log.warning("%s", error)
 
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
-        """Remove what the departure says, and end the thread."""
-        executor, self._executor = self._executor, None
-        if executor is None:
-            return
-        if departure is not None:
-            try:
-                executor.submit(self._depart, departure).result(timeout)
-            except (OSError, TimeoutError):
-                self._log.warning("The sessions of this server stay in %s.", self._file.name)
-        executor.shutdown(wait=True)
+        """Do what the departure asks, if the file can be written in time, and end the thread."""
+        try:
+            if departure is not None and self._executor is not None:
+                self._wait(lambda state: state.depart(departure), timeout)
+        except StoreUnavailable as error:
+            self._log.warning("The sessions of this server stay in the store: %s", error)
+        finally:
+            executor, self._executor = self._executor, None
+            if executor is not None:
+                executor.shutdown()
 
     async def find(self, scope: Scope, **criteria: str | None) -> list[SessionRecord]:
         """Compare every session of the scope."""
-        return await self._run(lambda sessions: _find(sessions, scope, criteria), write=False)
+        return await self._run(lambda state: state.find(scope, criteria), writes=False)
 
     async def add(self, record: SessionRecord) -> None:
         """Add a session, and its claim."""
-
-        def unit(sessions: Sessions) -> None:
-            key = (record.namespace, record.session_id)
-            there = sessions.get(key)
-            if there is None:
-                if _is_claimed(sessions, record):
-                    raise PathClaimed(record.path)
-                sessions[key] = record
-            elif not there.is_repeated_by(record):
-                raise SessionConflict(record.session_id)
-
-        await self._run(unit)
+        await self._run(lambda state: state.add(record))
 
     async def update(
         self,
@@ -125,59 +219,49 @@ class JSONFileSessionRepository(SessionRepository):
     ) -> SessionRecord | None:
         """Change a session that is as expected."""
 
-        def unit(sessions: Sessions) -> SessionRecord | None:
-            there = sessions.get((scope.namespace, session_id))
-            if any(getattr(there, name, None) != value for name, value in expected.items()):
+        def unit(state: State) -> SessionRecord | None:
+            found = state.get(scope, session_id)
+            if found is None or any(getattr(found, name) != expected[name] for name in expected):
                 return None
-            return _update(sessions, scope, session_id, changes)
+            return state.change(found, changes)
 
         return await self._run(unit)
 
     async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
         """Mark a session, and count the others on its kernel."""
 
-        def unit(sessions: Sessions) -> Closing | None:
-            record = _update(
-                sessions, scope, session_id, {"state": CLOSING, "server_id": server_id}
-            )
-            if record is None:
+        def unit(state: State) -> Closing | None:
+            found = state.get(scope, session_id)
+            if found is None:
                 return None
-            on_kernel = _find(sessions, scope, {"kernel_id": record.kernel_id})
-            return Closing(record, last=not any(other.keeps_kernel_alive for other in on_kernel))
+            marked = state.change(found, {"state": CLOSING, "server_id": server_id})
+            return Closing(marked, last=state.is_unused(scope, marked.kernel_id))
 
         return await self._run(unit)
 
     async def move(
-        self,
-        scope: Scope,
-        session_id: str,
-        kernel_id: str,
-        changes: Mapping[str, Any],
+        self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, Any]
     ) -> Move | None:
         """Change a session, and count the others on the kernel that it leaves."""
 
-        def unit(sessions: Sessions) -> Move | None:
-            there = sessions.get((scope.namespace, session_id))
-            if there is None or there.scope != scope or there.kernel_id != kernel_id:
+        def unit(state: State) -> Move | None:
+            found = state.get(scope, session_id)
+            if found is None or found.kernel_id != kernel_id:
                 return None
-            record = _update(sessions, scope, session_id, changes)
-            assert record is not None
-            others = _find(sessions, scope, {"kernel_id": kernel_id})
-            return Move(record, last=not any(other.keeps_kernel_alive for other in others))
+            moved = state.change(found, changes)
+            return Move(moved, last=state.is_unused(scope, kernel_id))
 
         return await self._run(unit)
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """Remove sessions that have the kernel of their record."""
 
-        def unit(sessions: Sessions) -> int:
-            count = 0
-            for record in records:
-                there = sessions.get((scope.namespace, record.session_id))
-                if there and there.scope == scope and there.kernel_id == record.kernel_id:
-                    del sessions[scope.namespace, record.session_id]
-                    count += 1
-            return count
+        def unit(state: State) -> int:
+            found = [(one, state.get(scope, one.session_id)) for one in records]
+            removed = [one for one, there in found if there and there.kernel_id == one.kernel_id]
+            for one in removed:
+                del state.sessions[scope.namespace, one.session_id]
+            return len(removed)
 
         return await self._run(unit)
 
@@ -186,187 +270,100 @@ class JSONFileSessionRepository(SessionRepository):
     ) -> list[ServerRecord]:
         """Count a renewal; write back what an evicted server holds."""
 
-        def unit(sessions: Sessions) -> list[ServerRecord]:
-            key = (server.namespace, server.server_id)
-            servers = self._load_servers()
-            if key in servers:
-                renewals = servers[key].renewals + 1
-                servers[key] = dataclasses.replace(servers[key], renewals=renewals)
-            else:
-                servers[key] = server
-                for record in held:
-                    claim = None if _is_claimed(sessions, record) else record.claim
-                    sessions.setdefault(
-                        (record.namespace, record.session_id), record.replace(claim=claim)
+        def unit(state: State) -> list[ServerRecord]:
+            present = state.servers.get(server.key)
+            if present is None:
+                state.servers[server.key] = server
+                for one in held:
+                    claim = None if state.is_claimed(one) else one.claim
+                    state.sessions.setdefault(
+                        (one.namespace, one.session_id), one.replace(claim=claim)
                     )
-            self._save_servers(servers)
-            return [one for one in servers.values() if one.namespace == server.namespace]
+            else:
+                renewals = present.renewals + 1
+                state.servers[server.key] = dataclasses.replace(present, renewals=renewals)
+            if self._scope is not None:
+                found = state.find(self._scope, {})
+                self._sessions = sum(not one.is_placeholder for one in found)
+            return [one for one in state.servers.values() if one.namespace == server.namespace]
 
         return self._wait(unit, timeout)
 
     def evict(
         self, scope: Scope, servers: Collection[ServerRecord], by: str, *, timeout: float
     ) -> list[SessionRecord]:
-        """Take out servers, and release what those that are not registered left."""
+        """Take out servers that have not renewed since, and release what was left behind."""
 
-        def unit(sessions: Sessions) -> list[SessionRecord]:
-            registered = self._load_servers()
-            for server in servers:
-                if registered.get((scope.namespace, server.server_id)) == server:
-                    del registered[scope.namespace, server.server_id]
-            self._save_servers(registered)
-            ids = {one.server_id for one in registered.values() if one.namespace == scope.namespace}
-            return _release(sessions, scope, ids, by)
+        def unit(state: State) -> tuple[int, list[SessionRecord]]:
+            # Equal, renewals included: else the server has renewed its lease.
+            dead = [one for one in servers if state.servers.get(one.key) == one]
+            for one in dead:
+                del state.servers[one.key]
+            state.release(scope, by)
+            mine = [
+                one for one in state.find(scope, {}) if (one.state, one.server_id) == (STARTING, by)
+            ]
+            return len(dead), mine
 
-        return self._wait(unit, timeout)
+        evicted, unfinished = self._wait(unit, timeout)
+        self._evictions += evicted
+        return unfinished
 
-    def _wait(self, unit: Callable[[Sessions], T], timeout: float) -> T:
+    @property
+    def identity(self) -> Hashable:
+        """The file."""
+        return (SCHEME, self._file)
+
+    def describe(self) -> StoreDescription:
+        """Say which file it is, and what was counted."""
+        return StoreDescription(
+            f"JSON file {str(self._file)!r}", evictions=self._evictions, sessions=self._sessions
+        )
+
+    def _wait(self, unit: Callable[[State], T], timeout: float) -> T:
+        """Do a unit of work in the thread, and block until it is done."""
         if self._executor is None:
             raise StoreUnavailable("it is not open")
+        work = self._executor.submit(self._do, unit, True)
         try:
-            return self._executor.submit(self._locked, unit, True).result(timeout)
-        except (OSError, TimeoutError, FutureTimeoutError) as error:
-            raise StoreUnavailable(f"{self._file.name}: {error}") from error
+            return work.result(timeout)
+        except FutureTimeoutError:
+            work.cancel()
+            raise StoreUnavailable(f"{self._file}: no answer in {timeout:g} s") from None
 
-    async def _run(self, unit: Callable[[Sessions], T], *, write: bool = True) -> T:
+    async def _run(self, unit: Callable[[State], T], *, writes: bool = True) -> T:
+        """Do a unit of work in the thread, while the event loop goes on."""
         if self._executor is None:
             raise StoreUnavailable("it is not open")
         loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._do, unit, writes)
+
+    def _do(self, unit: Callable[[State], T], writes: bool) -> T:
+        """Do a unit of work: wholly or, if it raises, not at all."""
         try:
-            return await loop.run_in_executor(self._executor, self._locked, unit, write)
+            with self._locked():
+                state = State(self._file.read_text() if self._file.exists() else "")
+                result = unit(state)
+                if writes:
+                    new = self._file.with_suffix(".new")
+                    new.write_text(state.to_json())
+                    os.replace(new, self._file)
+                return result
         except OSError as error:
-            raise StoreUnavailable(f"{self._file.name}: {error.strerror}") from error
-
-    def _locked(self, unit: Callable[[Sessions], T], write: bool) -> T:
-        with self._lock():
-            sessions = self._load()
-            result = unit(sessions)
-            if write:
-                self._save(sessions)
-            return result
-
-    def _depart(self, departure: Departure) -> None:
-        def unit(sessions: Sessions) -> None:
-            running = departure.running
-            for record in _find(sessions, departure.scope, {}):
-                if running is not None and record.kernel_id not in running:
-                    del sessions[record.namespace, record.session_id]
-            scope, server_id = departure.scope, departure.server_id
-            unfinished = any(
-                (one.namespace, one.server_id) == (scope.namespace, server_id)
-                and one.state != READY
-                for one in sessions.values()
-            )
-            if not running and not unfinished:
-                servers = self._load_servers()
-                servers.pop((departure.scope.namespace, departure.server_id), None)
-                self._save_servers(servers)
-
-        self._locked(unit, True)
+            raise StoreUnavailable(f"{self._file}: {error.strerror or error}") from error
+        except (json.JSONDecodeError, KeyError, TypeError, InvalidValue) as error:
+            raise StoreUnavailable(f"{self._file} is damaged: {error}") from error
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
+        deadline = time.monotonic() + LOCK_TIMEOUT
         with open(f"{self._file}.lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
             yield
-
-    def _load(self) -> Sessions:
-        if not self._file.exists():
-            return {}
-        sessions: Sessions = {}
-        for values in json.loads(self._file.read_text()):
-            for name in ("created_at", "updated_at"):
-                values[name] = datetime.fromisoformat(values[name])
-            record = SessionRecord(**values)
-            sessions[record.namespace, record.session_id] = record
-        return sessions
-
-    @property
-    def _servers_file(self) -> Path:
-        return self._file.with_suffix(".servers")
-
-    def _load_servers(self) -> Servers:
-        if not self._servers_file.exists():
-            return {}
-        servers: Servers = {}
-        for values in json.loads(self._servers_file.read_text()):
-            values["started_at"] = datetime.fromisoformat(values["started_at"])
-            server = ServerRecord(**values)
-            servers[server.namespace, server.server_id] = server
-        return servers
-
-    def _save_servers(self, servers: Servers) -> None:
-        new = self._servers_file.with_suffix(".new-servers")
-        values = [dataclasses.asdict(server) for server in servers.values()]
-        new.write_text(json.dumps(values, default=str))
-        os.replace(new, self._servers_file)
-
-    def _save(self, sessions: Sessions) -> None:
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps([record._asdict() for record in sessions.values()], default=str))
-        os.replace(new, self._file)
-
-
-def _find(
-    sessions: Sessions, scope: Scope, criteria: Mapping[str, str | None]
-) -> list[SessionRecord]:
-    found = [
-        record
-        for record in sessions.values()
-        if record.scope == scope
-        and all(value is not None and record[name] == value for name, value in criteria.items())
-    ]
-    return sorted(found, key=lambda record: (record.created_at, record.session_id))
-
-
-def _release(sessions: Sessions, scope: Scope, ids: set[str], by: str) -> list[SessionRecord]:
-    """Release what servers that are not registered left; return what is to be finished."""
-    local = {authority_of(server_id) for server_id in ids}
-    for key, record in list(sessions.items()):
-        if record.namespace != scope.namespace:
-            continue
-        if record.authority.startswith(SERVER_AUTHORITY):
-            if record.authority not in local:
-                del sessions[key]
-        elif record.server_id in ids:
-            continue
-        elif record.state == CLOSING:
-            sessions[key] = record.replace(state=READY, version=record.version + 1)
-        elif record.state == STARTING and record.kernel_id is None:
-            del sessions[key]
-        elif record.state == STARTING and record.scope == scope:
-            sessions[key] = record.replace(server_id=by, version=record.version + 1)
-    started = (scope, STARTING, by)
-    return [r for r in sessions.values() if (r.scope, r.state, r.server_id) == started]
-
-
-def _update(
-    sessions: Sessions, scope: Scope, session_id: str, changes: Mapping[str, Any]
-) -> SessionRecord | None:
-    there = sessions.get((scope.namespace, session_id))
-    if there is None or there.scope != scope:
-        return None
-    record = there.replace(
-        **{"version": there.version + 1, **changes}, updated_at=datetime.now(timezone.utc)
-    )
-    if "path" in changes:
-        path = changes["path"]
-        record = record.replace(claim=None if path is None else claim_of(scope, path))
-        if _is_claimed(sessions, record, but=there):
-            record = record.replace(claim=None)
-    key = (scope.namespace, record.session_id)
-    if record.session_id != session_id and key in sessions:
-        raise SessionConflict(record.session_id)
-    del sessions[scope.namespace, session_id]
-    sessions[key] = record
-    return record
-
-
-def _is_claimed(
-    sessions: Sessions, record: SessionRecord, but: SessionRecord | None = None
-) -> bool:
-    return record.claim is not None and any(
-        other.claim == record.claim and other.namespace == record.namespace
-        for other in sessions.values()
-        if other is not but
-    )
