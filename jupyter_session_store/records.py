@@ -338,6 +338,20 @@ class Mirrored:
 
 
 @dataclass(frozen=True)
+class StoreContents:
+    """All that is in a store, of every namespace.
+
+    Parameters
+    ----------
+    sessions : collection of SessionRecord
+    servers : collection of ServerRecord
+    """
+
+    sessions: Collection[SessionRecord]
+    servers: Collection[ServerRecord]
+
+
+@dataclass(frozen=True)
 class StoreDescription:
     """What may be shown of a store, and what it has counted since it was opened.
 

@@ -30,6 +30,7 @@ from .records import (
     Scope,
     ServerRecord,
     SessionRecord,
+    StoreContents,
     StoreDescription,
 )
 
@@ -406,6 +407,20 @@ class SessionRepository(ABC):
         counted: the conformance suite does not accept that.
         """
         return StoreDescription(type(self).__name__)
+
+    def read_all(self, *, timeout: float) -> StoreContents | None:
+        """Return all sessions and servers, of every namespace, for an operator's command.
+
+        Called without :meth:`open`, which would register a server, and blocks for `timeout`
+        seconds at most. ``None`` where the store cannot be read as a whole, which is so unless
+        this is overridden.
+
+        Raises
+        ------
+        StoreUnavailable
+            If the store cannot be reached in time.
+        """
+        return None
 
     async def revision(self) -> str | None:
         """Return the revision of the store's schema, as it is now.

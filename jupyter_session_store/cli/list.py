@@ -8,6 +8,7 @@ from .selection import SESSION_COLUMNS, SelectingCommand, session_row
 
 class List(SelectingCommand):
     name = "jupyter-session-store list"
+    only_reads = True
     description = """
     List sessions, whoever's they are, in the order of their namespaces and ids.
 

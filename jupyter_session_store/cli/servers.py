@@ -28,6 +28,7 @@ _COLUMNS: Final = {
 
 class Servers(StoreCommand):
     name = "jupyter-session-store servers"
+    only_reads = True
     description = """
     List the servers that are registered, and how many sessions each wrote last.
 

@@ -9,6 +9,7 @@ from .selection import SelectingCommand, session_row
 
 class Show(SelectingCommand):
     name = "jupyter-session-store show"
+    only_reads = True
     description = """
     Show all that is stored of a session, in whichever namespace it is, or of
     each session that the options select.

@@ -5,6 +5,7 @@ Both reach the database that the servers of this machine use, in the same way.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from traitlets.config import Config
 
 from ..errors import ConfigurationError
 from ..locations import TRAIT, clean, holds_credentials, holds_password, named
+from ..repository import SessionRepository
 from . import SECTION, SECTIONS
 from .database import DatabaseSettings
 
@@ -41,6 +43,19 @@ class _ConfiguredDatabase(DatabaseSettings):
         for section in SECTIONS:
             found |= {name: value for name, value in config[section].items() if name in names}
         return cls(config=Config({SECTION: found}))
+
+
+def other_repository(config: Config) -> SessionRepository | None:
+    """Return the configured repository, not opened, if it is not the one for databases."""
+    reader = _ConfiguredDatabase.read(config)
+    if reader.repository == "sqlalchemy":
+        return None
+    return reader.repository_class()(
+        reader.database_filepath,
+        options=reader.engine_options,
+        auto_upgrade="never",
+        log=logging.getLogger(__name__),
+    )
 
 
 # Traitlets takes the section, and the name in its errors, from the class.

@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 import pytest
 
@@ -110,6 +111,20 @@ class PersistentRepositoryContract(RepositoryContract, OutageContract):
             with _opened(make_repository, gateway, "two") as looking:
                 servers = looking.renew(server("two"), [], timeout=60)
             assert ("one" in {s.server_id for s in servers}) is unfinished
+
+    def test_all_is_read_without_being_opened_or_not_at_all(
+        self, make_repository: MakeRepository
+    ) -> None:
+        sessions = [record(f"s{i}", scope) for i, scope in enumerate((SCOPE, *OTHER_SCOPES))]
+        with _opened(make_repository) as repository:
+            run(add(repository, *sessions))
+            repository.renew(server("two", "another"), [], timeout=60)
+            contents = make_repository().read_all(timeout=60)
+            if contents is not None:
+                key = attrgetter("session_id")
+                assert sorted(contents.sessions, key=key) == sorted(sessions, key=key)
+                found = {one.key for one in contents.servers}
+                assert found == {(SCOPE.namespace, "one"), ("another", "two")}
 
     def test_two_repositories_share_one_store(self, make_repository: MakeRepository) -> None:
         async def check(first: SessionRepository, second: SessionRepository) -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -176,6 +176,9 @@ class OutageContract:
             with pytest.raises(StoreUnavailable):
                 run(repository.add(record("early")))
             leaving.close(Departure(SCOPE, "two", frozenset()), timeout=1)
+            # What a store does not tell of itself it does not tell now, either.
+            with suppress(StoreUnavailable):
+                assert make_repository().read_all(timeout=1) is None
         run(repository.add(record("a")))
         assert "a" in {one.session_id for one in run(repository.find(SCOPE))}
         servers = repository.renew(server("one"), [], timeout=60)

@@ -22,10 +22,11 @@ from jupyter_session_store.records import (
     Scope,
     ServerRecord,
     SessionRecord,
+    StoreContents,
     StoreDescription,
 )
 from jupyter_session_store.repository import SessionRepository
-from jupyter_session_store.testing import PersistentRepositoryContract
+from jupyter_session_store.testing import SCOPE, PersistentRepositoryContract
 from jupyter_session_store.testing.outages import Unreachable
 
 
@@ -99,6 +100,10 @@ class KeptRepository(MemorySessionRepository):
         self._reach()
         return super().evict(*args, **kwargs)
 
+    def read_all(self, *, timeout: float) -> StoreContents:
+        self._reach()
+        return StoreContents(list(self._rows.values()), list(self._servers.values()))
+
 
 class Blocks(KeptRepository):
     async def move(self, *args: Any, **kwargs: Any) -> Move | None:
@@ -144,6 +149,12 @@ class DescribesNothing(KeptRepository):
     describe = SessionRepository.describe
 
 
+class ReadsOneNamespace(KeptRepository):
+    def read_all(self, *, timeout: float) -> StoreContents:
+        found = super().read_all(timeout=timeout)
+        return replace(found, sessions=[one for one in found.sessions if one.scope == SCOPE])
+
+
 class DepartsWithoutAWord(KeptRepository):
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
         super().close(timeout=timeout)
@@ -170,6 +181,7 @@ FAULTS: Final[dict[type[KeptRepository], set[str]]] = {
     OpensOnlyWhatIsThere: {_OPENING},
     CountsNoEvictions: {_EVICTION},
     DescribesNothing: {_EVICTION},
+    ReadsOneNamespace: {"test_all_is_read_without_being_opened_or_not_at_all"},
     DepartsWithoutAWord: {
         "test_a_departure_removes_what_does_not_run_on",
         f"{_LEFT}[starting]",

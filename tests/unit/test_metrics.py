@@ -132,6 +132,7 @@ def test_every_verb_of_the_contract_is_measured_but_for_some() -> None:
         "identity",
         "describe",
         "revision",
+        "read_all",
     }
     unmeasured.add("connection_idle_seconds")
     assert contract - unmeasured == set(metrics.VERBS)

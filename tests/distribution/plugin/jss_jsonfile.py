@@ -35,6 +35,7 @@ from jupyter_session_store.records import (
     Scope,
     ServerRecord,
     SessionRecord,
+    StoreContents,
     StoreDescription,
     authority_kind,
     authority_of,
@@ -318,6 +319,12 @@ class JSONFileSessionRepository(SessionRepository):
         """Say which file it is, and what was counted."""
         return StoreDescription(
             f"JSON file {str(self._file)!r}", evictions=self._evictions, sessions=self._sessions
+        )
+
+    def read_all(self, *, timeout: float) -> StoreContents:
+        """Read the file, for an operator's command; no thread is there then."""
+        return self._do(
+            lambda state: StoreContents(state.sessions.values(), state.servers.values()), False
         )
 
     def _wait(self, unit: Callable[[State], T], timeout: float) -> T:
