@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from jupyter_core.application import base_aliases, base_flags
 from traitlets import Bool, TraitError
-from traitlets.utils.importstring import import_item
 
 from ..config import SECTIONS
 from ..config.database import SecretText
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from ..config.settings import Settings
-    from ..records import StoreContents
-    from ..repository import SessionRepository
 
 __all__ = ["JSON_FLAG", "YES_FLAGS", "ExitCode", "StoreCommand", "exit_code_of"]
 
@@ -60,8 +57,6 @@ _EXIT_CODES: Final = (
 )
 #: A command in a text, without options.
 _ADVISED_COMMAND: Final = re.compile(r"\bjupyter session-store [a-z]+\b(?! --)")
-#: Seconds that a store which is no database may take to tell all that it holds.
-_READ_TIMEOUT: Final = 60.0
 #: For subcommands that ask for confirmation.
 YES_FLAGS: Final[dict[str, Any]] = {
     name: ({"JupyterApp": {"answer_yes": True}}, "Do not ask.") for name in ("yes", "y")
@@ -253,11 +248,12 @@ class StoreCommand(CommandLine):
     def settings(self, given: str | None = None) -> Settings:
         """Return the settings of the database that `given`, by default ``--url``, names."""
         from ..config.settings import Settings
+        from .other_stores import refuse_other_repository
 
         given = self.url if given is None else given
         if given not in self._settings:
             if not given:
-                self._refuse_other_repository()
+                refuse_other_repository(self)
             # Once: a file may be a pipe.
             source = {"source": "--url"} if given == self.url else {}
             self._settings[given] = (
@@ -301,8 +297,9 @@ class StoreCommand(CommandLine):
         If another repository is configured, a command that only reads gets a copy of its contents.
         """
         from ..sql.admin.admin_connection import connected
+        from .other_stores import read_contents
 
-        if self.only_reads and (contents := self._contents_of_other_repository()) is not None:
+        if self.only_reads and (contents := read_contents(self)) is not None:
             from ..sql.admin import snapshot
 
             with snapshot.connected(contents) as connection:
@@ -311,48 +308,6 @@ class StoreCommand(CommandLine):
         with self.database(given, **options) as engine, connected(engine) as connection:
             self.require_usable(connection, given)
             yield connection
-
-    def _contents_of_other_repository(self) -> StoreContents | None:
-        repository = self._other_repository()
-        if repository is None:
-            return None
-        contents = repository.read_all(timeout=_READ_TIMEOUT)
-        if contents is None:
-            raise ConfigurationError(
-                f"{self.typed} asks for all that is stored, which {self._describe(repository)} "
-                "does not tell. Name a database instead: --url"
-            )
-        if getattr(self, "observing", False):
-            raise ConfigurationError(
-                f"Found --observe; it watches a database, which {self._describe(repository)} is "
-                "not. Leave it out, or name a database: --url"
-            )
-        return contents
-
-    def _other_repository(self) -> SessionRepository | None:
-        from ..config.settings import other_repository
-
-        return None if self.url else other_repository(self.config)
-
-    def _refuse_other_repository(self) -> None:
-        """Refuse a repository that is none for databases."""
-        repository = self._other_repository()
-        if repository is None:
-            return
-        from .app import SessionStoreApp
-
-        kinds = SessionStoreApp.subcommands.items()
-        reading = [name for name, (kind, _) in kinds if getattr(import_item(kind), "only_reads", 0)]
-        raise ConfigurationError(
-            f"{self.typed} is for databases, which {self._describe(repository)} is not. For "
-            f"such a store there are: {', '.join(reading)}. Name a database instead: --url"
-        )
-
-    def _describe(self, repository: SessionRepository) -> str:
-        from ..config import SECTION
-
-        name = self.config[SECTION]["repository"]
-        return f"the repository {name!r} ({repository.describe().backend})"
 
     def require_usable(self, connection: Connection, given: str | None) -> None:
         """Refuse a schema that does not fit; the error names the database as `given`."""
