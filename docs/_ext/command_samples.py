@@ -63,7 +63,7 @@ _FINDINGS: Final = (
         "rights",
         Verdict.FAILED,
         "This role may not: DELETE on jupyter_sessions.",
-        "GRANT DELETE ON jupyter_sessions TO jupyter;",
+        ("GRANT DELETE ON jupyter_sessions TO jupyter;",),
     ),
 )
 
