@@ -84,11 +84,12 @@ class Downgrade(MigrationCommand):
             plan = migrating.downgrade_plan(found.revision, target)
             self.print_plan(plan, "undo")
             lost = [revision for revision in plan if revision.downgrade_loses]
+            loses = [revision.downgrade_loses for revision in lost]
             with connected(engine) as connection:
                 for line in rights.losses(connection, plan):
                     self.output.text(line)
             if self.dry_run or not plan:
-                return self.report(plan, found.revision, found.revision)
+                return self.report(plan, found.revision, found.revision, loses=loses)
             losing = ", which loses data" if lost else ""
             if (lost or sys.stdin.isatty()) and not self.confirm(
                 f"Undo {len(plan)} revision(s) of {self.database_name}{losing}?"
@@ -99,4 +100,5 @@ class Downgrade(MigrationCommand):
             migrating.downgrade(
                 engine, end, planned=plan, through_pooler=self.through_pooler, log=self.log
             )
-            return self.report(plan, found.revision, schema_status(engine).revision)
+            after = schema_status(engine).revision
+            return self.report(plan, found.revision, after, loses=loses)

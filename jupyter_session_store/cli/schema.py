@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from traitlets import Bool
 
@@ -70,17 +70,19 @@ class MigrationCommand(StoreCommand):
         """Say of Ctrl-C from now on that something was changed."""
         self.interrupt_message = _INTERRUPTED
 
-    def report(self, plan: Sequence[Revision], before: str | None, after: str | None) -> ExitCode:
-        """Say at which revision the database is now, with ``--json`` all that was done."""
+    def report(
+        self, plan: Sequence[Revision], before: str | None, after: str | None, **more: Any
+    ) -> ExitCode:
+        """Say at which revision the database is, with ``--json`` what was done, and `more`."""
         if self.as_json:
             self.output.one(
                 {
                     "database": self.database_name,
                     "dry_run": self.dry_run,
                     "revisions": [revision.id for revision in plan],
-                    "loses": [one.downgrade_loses for one in plan if one.downgrade_loses],
                     "from": before,
                     "revision": after,
+                    **more,
                 }
             )
         elif plan and not self.dry_run:
