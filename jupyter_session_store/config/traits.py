@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any
-from urllib.parse import quote
 
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 from traitlets import Enum, Float, Int, TraitError, Unicode, default, validate
 
-from ..errors import ConfigurationError, InvalidValue
+from ..errors import ConfigurationError
 from ..kernels.gateway.naming import check_gateway_name, gateway_name_of
-from ..records import LIMITS, check_namespace
+from ..records import LIMITS
 from ..repository import CONNECTION_IDLE_SECONDS
 from .database import DatabaseSettings, SecretText
+from .namespaces import hub_namespace, namespace_fault, storable
 from .secrets import hide_secrets
 
 # An application that selects this class imports it while it loads its configuration, and logs
@@ -94,26 +93,19 @@ class StoreSettings(DatabaseSettings, SessionManager):
     def _default_namespace(self) -> str:
         user = os.environ.get("JUPYTERHUB_USER")
         if user:
-            # Neither part holds a slash once it is quoted, so no two pairs collide.
-            server = os.environ.get("JUPYTERHUB_SERVER_NAME", "")
-            name = f"hub:{_quoted(user)}/{_quoted(server)}"
-        else:
-            root = getattr(self.parent, "root_dir", None) or self.kernel_manager.root_dir
-            # The directory's bytes, whatever encoding this server's locale names.
-            raw = os.fsencode(os.path.abspath(root))
-            name = f"dir:{raw.decode(errors='surrogateescape')}"
-            self.has_default_namespace = True
-        if _namespace_fault(name) is None:
-            return name
-        whole = name.encode(errors="surrogateescape")
-        return f"{name[:3]}-sha256:{hashlib.sha256(whole).hexdigest()}"
+            return hub_namespace(user, os.environ.get("JUPYTERHUB_SERVER_NAME", ""))
+        root = getattr(self.parent, "root_dir", None) or self.kernel_manager.root_dir
+        # The directory's bytes, whatever encoding this server's locale names.
+        raw = os.fsencode(os.path.abspath(root))
+        self.has_default_namespace = True
+        return storable(f"dir:{raw.decode(errors='surrogateescape')}")
 
     @validate("namespace")
     def _validate_namespace(self, proposal: Any) -> str:
         return self._checked_namespace(proposal["value"])
 
     def _checked_namespace(self, value: str) -> str:
-        fault = _namespace_fault(value)
+        fault = namespace_fault(value)
         if fault is not None:
             raise TraitError(
                 f"c.PersistentSessionManager.namespace {fault}; expected 1 to "
@@ -158,15 +150,3 @@ class StoreSettings(DatabaseSettings, SessionManager):
         except ConfigurationError as error:
             raise TraitError(str(error)) from None
         return name
-
-
-def _quoted(text: str) -> str:
-    return quote(os.fsencode(text), safe="")
-
-
-def _namespace_fault(value: str) -> str | None:
-    try:
-        check_namespace(value)
-    except InvalidValue as error:
-        return error.found
-    return None
