@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,9 +20,16 @@ from unittest.mock import patch
 
 from sqlalchemy import insert
 
+from jupyter_session_store.cli import removal
 from jupyter_session_store.cli.app import SessionStoreApp
 from jupyter_session_store.cli.command import StoreCommand
-from jupyter_session_store.records import GATEWAY_AUTHORITY, READY, SERVER_AUTHORITY
+from jupyter_session_store.records import (
+    GATEWAY_AUTHORITY,
+    READY,
+    SERVER_AUTHORITY,
+    Liveness,
+    ServerRecord,
+)
 from jupyter_session_store.sql import doctor
 from jupyter_session_store.sql.doctor import Finding, Verdict
 from jupyter_session_store.sql.engine import factory
@@ -48,9 +55,9 @@ _WORDS: Final[Mapping[str, str]] = {
     "upgrade": "--dry-run",
     "downgrade": "0001 --dry-run",
     "show": _SESSIONS[0],
-    "prune": "--dead-servers --force --dry-run",
-    "purge": "hub:ada/ --force --dry-run",
-    "rename": "hub:ada/ hub:ada.l/ --force",
+    "prune": "--dead-servers --dry-run",
+    "purge": "--user ada --dry-run",
+    "rename": "--user ada --new-user ada.l --dry-run",
     "copy": "--to other.db --dry-run",
     "remove": f"{_SESSIONS[0]} --dry-run",
     "import": "stock.db --namespace hub:ada/ --gateway https://gateway --dry-run",
@@ -141,8 +148,14 @@ def _database() -> Iterator[None]:
         stack.enter_context(patch.dict(os.environ, {**surroundings, "JUPYTER_RUNTIME_DIR": folder}))
         stack.enter_context(patch.object(StoreCommand, "describe_database", name))
         stack.enter_context(patch.object(doctor, "examine", lambda _engine: iter(_FINDINGS)))
+        stack.enter_context(patch.object(removal, "observe", _observe))
         _fill()
         yield
+
+
+def _observe(_connection: Any, servers: Iterable[ServerRecord], *_: Any, **__: Any) -> Any:
+    """Say, without waiting for their leases, that all servers are dead."""
+    return {server.key: Liveness.GONE.value for server in servers}
 
 
 def _fill() -> None:

@@ -113,10 +113,11 @@ def format_value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
+        return value.isoformat(" ", "seconds")[:19]
     if isinstance(value, (dict, list)):
         value = json.dumps(value)
-    return "".join(map(_escape, str(value)))
+    text = str(value)
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _escape(character: str) -> str:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from traitlets import Bool, Unicode
 
 from ..errors import ConfigurationError
-from ..records import check_text
-from .command import ExitCode, StoreCommand
-from .removal import RemovingCommand, describe_counted
-from .selection import parse_age
+from .command import ExitCode
+from .removal import RemovingCommand
+from .selection import NamespaceCommand, parse_age
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
+    from ..sql.admin.listing import Criteria
 
 
 class Prune(RemovingCommand):
@@ -29,7 +31,8 @@ class Prune(RemovingCommand):
     server is alive is seen, not read: this watches for as long as the longest
     lease, or until every server has renewed its own. Those that do not are
     evicted, as another server of theirs would do it. A gateway itself is not
-    asked: with no server alive, its old sessions are taken for unneeded.
+    asked: with no server alive, its old sessions are taken for unneeded. With
+    --force, the old sessions on a gateway go whoever is alive.
 
     Asks before it removes anything, then removes in small batches that nobody
     has to wait for. Ctrl-C ends it after a batch; to go on, run it again.
@@ -38,27 +41,18 @@ class Prune(RemovingCommand):
     jupyter session-store prune --older-than 30d --dry-run
     jupyter session-store prune --older-than 30d --yes
     jupyter session-store prune --dead-servers
+    jupyter session-store prune --older-than 30d --user alice
     jupyter session-store prune --dead-servers --namespace hub:alice/ --json --yes
     """
-    aliases = {
-        **StoreCommand.aliases,
-        "namespace": "Prune.namespace",
-        "older-than": "Prune.older_than",
-    }
+    aliases = {**NamespaceCommand.aliases, "older-than": "Prune.older_than"}
     flags = {
         **RemovingCommand.flags,
         "dead-servers": (
             {"Prune": {"dead_servers": True}},
             "What dead servers left: sessions whose kernels they ran, or had not begun to start.",
         ),
-        "force": (
-            {"CleaningCommand": {"force": True}},
-            "Whoever is alive: nobody is watched. With --dead-servers every server is taken for "
-            "dead; one that lives comes back with the sessions of its running kernels.",
-        ),
     }
 
-    namespace = Unicode(help="Only sessions of this namespace.").tag(config=True)
     older_than = Unicode(
         help="""
         Sessions that were not changed for so long: a number and a unit, for
@@ -69,7 +63,7 @@ class Prune(RemovingCommand):
     dead_servers = Bool(False, help="What dead servers left.").tag(config=True)
 
     def run(self) -> ExitCode:
-        from ..sql.admin import listing, pruning
+        from ..sql.admin import pruning
 
         if not (self.older_than or self.dead_servers):
             raise ConfigurationError(
@@ -77,38 +71,37 @@ class Prune(RemovingCommand):
                 "them, for example --older-than 30d. Nothing was changed."
             )
         since = parse_age(self.older_than, "--older-than") if self.older_than else None
-        check_text("namespace", self.namespace)
+        criteria = self.criteria(unchanged_since=since)
         if not self.dry_run:
             self.require_answer()
         with self.connection() as connection:
-            alive, dead = self._find_servers(connection)
+            self.note_if_missing(connection, criteria)
+            # A dry run needs no role that may write.
+            alive, dead = self.observe_servers(
+                connection, self._concerned(connection, criteria), must_know=not self.dry_run
+            )
             selection = pruning.Selection(
-                listing.Criteria(namespace=self.namespace or None, unchanged_since=since),
-                dead_servers=self.dead_servers,
-                living=alive,
+                criteria, living=alive, dead_servers=self.dead_servers, force=self.force
             )
             counted = pruning.count(connection, selection)
             if not counted.sessions and not self.dead_servers:
                 dead = []
             if self.dry_run:
-                return self.preview(connection, selection, counted, len(dead))
-            if (counted.sessions or dead) and not self.confirm(
-                f"Remove {describe_counted(counted)}, and evict {len(dead)} dead server(s)?"
-            ):
+                self.preview(connection, [selection], counted, len(dead))
+                return ExitCode.DONE
+            if (counted.sessions or dead) and not self.confirm_removal(counted, len(dead)):
                 return ExitCode.NO
-            return self.remove(connection, selection, pruning.evict(connection, dead))
+            evicting = pruning.evict(connection, dead)
+            self.report_removed(*self.remove(connection, [selection], evicting))
+        return ExitCode.DONE
 
-    def _find_servers(
-        self, connection: Connection
-    ) -> tuple[list[ServerRecord] | None, list[ServerRecord]]:
-        """Return the live servers, ``None`` if they do not matter, and those to evict."""
-        from ..sql.admin import listing
+    def _concerned(
+        self, connection: Connection, criteria: Criteria
+    ) -> Callable[[ServerRecord], bool]:
+        """Return which servers are to be observed."""
+        from ..sql.admin import summaries
 
-        if not self.force:
-            # A dry run needs no role that may write.
-            return self.observe_servers(
-                connection, self.namespace or None, must_know=not self.dry_run
-            )
-        if self.dead_servers:
-            return [], listing.servers(connection, self.namespace or None)
-        return None, []
+        if self.force and not self.dead_servers:
+            own_kernels = summaries.own_kernels(connection, criteria)
+            return lambda server: server.key in own_kernels
+        return lambda server: criteria.covers(server.namespace)

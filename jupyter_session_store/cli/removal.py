@@ -1,26 +1,39 @@
-"""What prune, purge and rename share: live servers, and removal in batches."""
+"""What prune, purge, remove and rename share: live servers, and removal in batches."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from traitlets import Bool
 
+from ..config.namespaces import hub_path
 from ..records import Liveness
 from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
 from .observation import observe
 from .output import format_value
-from .selection import SESSION_COLUMNS, session_row
+from .selection import SESSION_COLUMNS, NamespaceCommand, session_row
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
+    from ..sql.admin.listing import Criteria
     from ..sql.admin.pruning import Counted, Selection
+    from ..sql.admin.summaries import Namespace
+
+#: How many names a sentence lists.
+_NAMED: Final = 3
+FORCE: Final = (
+    {"CleaningCommand": {"force": True}},
+    "Also what living servers use on a gateway; it comes back while its kernel runs. Only servers "
+    "with kernels of their own are watched; one whose liveness cannot be determined is taken for "
+    "dead.",
+)
 
 
 @contextmanager
@@ -40,105 +53,188 @@ def _stop_after_batch(note: Callable[[str], None]) -> Iterator[Event]:
         signal.signal(signal.SIGINT, before)
 
 
-class CleaningCommand(StoreCommand):
-    """What prune, purge and rename share: they leave live servers alone."""
-
-    force = Bool(False, help="Whoever is alive.").tag(config=True)
-
-    def observe_servers(
-        self, connection: Connection, *namespaces: str | None, must_know: bool = True
-    ) -> tuple[list[ServerRecord], list[ServerRecord]]:
-        """Observe the servers of namespaces, and return the live and the dead ones.
-
-        ``None`` stands for all namespaces. A server of unknown liveness counts as alive;
-        `must_know` is that of :func:`.observe`.
-        """
-        from ..sql.admin import listing
-
-        def registered() -> list[ServerRecord]:
-            return [one for name in namespaces for one in listing.servers(connection, name)]
-
-        before = registered()
-        liveness = observe(connection, before, self.note, must_know=must_know)
-        seen = {server.key: server.renewals for server in before}
-        alive: list[ServerRecord] = []
-        dead: list[ServerRecord] = []
-        for server in registered():
-            # A server that was registered, or renewed its lease, meanwhile is alive.
-            gone = liveness.get(server.key) == Liveness.GONE.value
-            (dead if gone and seen[server.key] == server.renewals else alive).append(server)
-        return alive, dead
-
-    def report_alive(self, alive: Collection[ServerRecord]) -> None:
-        """Print which servers are alive, and that they have to be stopped."""
-        for server in alive:
-            self.note(
-                f"The server {format_value(server.server_id)} (process {server.pid} on "
-                f"{format_value(server.hostname)}) of the namespace {server.namespace!r} is alive."
-            )
-        self.note(
-            "Nothing was changed. Stop its servers and run this again, or go on regardless: --force"
-        )
-
-    def report(self, values: dict[str, Any], text: str) -> None:
-        """Write what was done: a sentence, or an object of JSON."""
-        if self.as_json:
-            self.output.one(values)
-        else:
-            self.output.text(text)
-
-
-class RemovingCommand(CleaningCommand):
-    """What prune and purge share: previews, and removal in batches."""
+class CleaningCommand(NamespaceCommand):
+    """What prune, purge, remove and rename share: they leave live servers alone."""
 
     flags = {
         **StoreCommand.flags,
         **YES_FLAGS,
         **JSON_FLAG,
         "dry-run": (
-            {"RemovingCommand": {"dry_run": True}},
+            {"CleaningCommand": {"dry_run": True}},
+            "Say what would be done, and change nothing.",
+        ),
+        "force": FORCE,
+    }
+
+    force = Bool(False, help="Also what living servers use on a gateway.").tag(config=True)
+    dry_run = Bool(False, help="Say what would be done, and change nothing.").tag(config=True)
+
+    def observe_servers(
+        self,
+        connection: Connection,
+        concerns: Callable[[ServerRecord], bool],
+        *,
+        must_know: bool = True,
+    ) -> tuple[list[ServerRecord], list[ServerRecord]]:
+        """Observe the servers that it concerns, all at once, and return the live and the dead.
+
+        A server of unknown liveness counts as alive, or with ``--force`` as dead; `must_know` is
+        that of :func:`.observe`.
+        """
+        from ..sql.admin import listing
+
+        def registered() -> list[ServerRecord]:
+            return list(filter(concerns, listing.servers(connection)))
+
+        before = registered()
+        must_know = must_know and not self.force
+        liveness = observe(connection, before, self.note, must_know=must_know)
+        taken_for_dead = {Liveness.GONE.value, *([Liveness.UNKNOWN.value] if self.force else [])}
+        seen = {server.key: server.renewals for server in before}
+        alive: list[ServerRecord] = []
+        dead: list[ServerRecord] = []
+        for server in registered():
+            # A server that was registered, or renewed its lease, meanwhile is alive.
+            gone = liveness.get(server.key) in taken_for_dead
+            (dead if gone and seen[server.key] == server.renewals else alive).append(server)
+        return alive, dead
+
+    def find_namespaces(
+        self, connection: Connection, chosen: Sequence[Criteria]
+    ) -> dict[str, Namespace]:
+        """Return what there is of the chosen namespaces, and say of which there is nothing."""
+        from ..sql.admin import summaries
+
+        found = {criteria: summaries.namespaces(connection, criteria) for criteria in chosen}
+        missing = [criteria for criteria, some in found.items() if not some]
+        if len(missing) == 1:
+            self.note_missing(connection, missing[0])
+        elif missing:
+            names = [str(criteria.namespace or criteria.prefix) for criteria in missing]
+            self.note(f"There is nothing of the namespaces {describe_names(names)}.")
+        return {one.namespace: one for some in found.values() for one in some}
+
+    def observe_namespaces(
+        self, connection: Connection, names: Collection[str], others: Collection[str] = ()
+    ) -> tuple[list[ServerRecord], list[ServerRecord]]:
+        """Observe the servers of namespaces, and return the live and the dead; report the live.
+
+        With ``--force`` only those with sessions on kernels of their own, and not the `others`.
+        """
+        from ..sql.admin import listing, summaries
+
+        own_kernels = {
+            key
+            for name in names
+            for key in summaries.own_kernels(connection, listing.Criteria(namespace=name))
+        }
+
+        def concerns(server: ServerRecord) -> bool:
+            if self.force:
+                return server.key in own_kernels
+            return server.namespace in names or server.namespace in others
+
+        alive, dead = self.observe_servers(connection, concerns)
+        self.report_alive(alive, own_kernels)
+        return alive, dead
+
+    def exit_code(self, refused: Collection[object]) -> ExitCode:
+        """Return the exit code, given what was refused."""
+        return ExitCode.ALIVE if refused else ExitCode.DONE
+
+    def report_alive(
+        self, alive: Iterable[ServerRecord], own_kernels: Collection[tuple[str, str]] = ()
+    ) -> None:
+        """Print which servers are alive, and what can be done about what they have.
+
+        `own_kernels` has the keys of the servers with sessions on kernels of their own.
+        """
+        on_gateway = False
+        for server in alive:
+            self.note(f"{describe_server(server)} is alive: stop it first.")
+            if server.key in own_kernels:
+                self.note(
+                    "  It would write the sessions of its own kernels back. To end one, use "
+                    f"{describe_api(server)}"
+                )
+            else:
+                on_gateway = True
+        if on_gateway and not self.force:
+            self.note("Or go on regardless of what they have on a gateway: --force")
+
+    def report(self, values: dict[str, Any], text: str) -> None:
+        """Write what was done: a sentence, or an object of JSON that names the database, too."""
+        if self.as_json:
+            self.output.one({"database": self.database_name, **values})
+        else:
+            self.output.text(text)
+
+
+class RemovingCommand(CleaningCommand):
+    """What prune, purge and remove share: previews, and removal in batches."""
+
+    flags = {
+        **CleaningCommand.flags,
+        "dry-run": (
+            {"CleaningCommand": {"dry_run": True}},
             "Say how many sessions would be removed, with --json list them, and change nothing.",
         ),
     }
 
-    dry_run = Bool(False, help="Say what would be removed, and change nothing.").tag(config=True)
-
     def preview(
-        self, connection: Connection, selection: Selection, counted: Counted, servers: int
-    ) -> ExitCode:
-        """Count what would be removed; with ``--json`` list it."""
+        self,
+        connection: Connection,
+        selections: Iterable[Selection],
+        counted: Counted,
+        servers: int,
+    ) -> None:
+        """Say how much would be removed; with ``--json`` list it."""
         if self.as_json:
-            rows = map(session_row, selection.sessions(connection))
-            self.output.rows(rows, SESSION_COLUMNS, empty="")
+            found = (one for selection in selections for one in selection.sessions(connection))
+            self.output.rows(map(session_row, found), SESSION_COLUMNS, empty="")
         else:
             self.output.text(
-                f"Would remove {describe_counted(counted)} and {servers} server(s). "
-                "Nothing was changed."
+                f"Would remove {describe_counted(counted)} and {servers} server(s) from "
+                f"{self.database_name}. Nothing was changed."
             )
-        return ExitCode.DONE
+
+    def confirm_removal(
+        self, counted: Counted, servers: int, namespaces: Collection[str] = ()
+    ) -> bool:
+        """Ask whether so much is to be removed, of these namespaces."""
+        names = f" ({describe_names(namespaces)})" if namespaces else ""
+        return self.confirm(
+            f"Remove {describe_counted(counted)}{names} and {servers} server(s) from "
+            f"{self.database_name}?"
+        )
 
     def remove(
-        self, connection: Connection, selection: Selection, servers: Iterator[int]
-    ) -> ExitCode:
-        """Remove servers, then the selected sessions, and report both numbers.
+        self, connection: Connection, selections: Iterable[Selection], servers: Iterator[int]
+    ) -> tuple[Counted, int]:
+        """Remove servers, then the selected sessions, and return both numbers.
 
-        The iterator `servers` removes servers as it advances, and yields how many.
+        The iterator `servers` removes servers as it advances, and yields how many. No
+        namespace is in two of the selections.
         """
         from ..sql.admin import pruning
 
         evicted = 0
-        counted = pruning.Counted(0, 0)
+        before = counted = pruning.Counted(0, 0)
         with _stop_after_batch(self.note) as stopped:
             try:
                 for number in servers:
                     evicted += number
                     if stopped.is_set():
                         break
-                else:
+                for selection in () if stopped.is_set() else selections:
+                    before = counted
                     for step in pruning.remove(connection, selection):
-                        counted = step
+                        counted = before.plus(step)
                         if stopped.is_set():
                             break
+                    if stopped.is_set():
+                        break
             except BaseException:
                 # A database completes a statement though its client is gone.
                 self._note_removed_so_far(counted, evicted, " The batch that failed may be, too.")
@@ -146,11 +242,20 @@ class RemovingCommand(CleaningCommand):
         if stopped.is_set():
             self._note_removed_so_far(counted, evicted)
             raise KeyboardInterrupt
+        return counted, evicted
+
+    def report_removed(self, counted: Counted, evicted: int, **more: Any) -> None:
+        """Write how much was removed."""
         self.report(
-            {"removed": counted.sessions, "namespaces": counted.namespaces, "evicted": evicted},
-            f"Removed {describe_counted(counted)} and {evicted} server(s).",
+            {
+                "removed": counted.sessions,
+                "namespaces": counted.namespaces,
+                "evicted": evicted,
+                **more,
+            },
+            f"Removed {describe_counted(counted)} and {evicted} server(s) from "
+            f"{self.database_name}.",
         )
-        return ExitCode.DONE
 
     def _note_removed_so_far(self, counted: Counted, evicted: int, more: str = "") -> None:
         self.note(f"\n{describe_counted(counted)} and {evicted} server(s) are removed.{more}")
@@ -160,3 +265,28 @@ class RemovingCommand(CleaningCommand):
 def describe_counted(counted: Counted) -> str:
     """Return how many sessions were counted, in words."""
     return f"{counted.sessions} session(s) of {counted.namespaces} namespace(s)"
+
+
+def describe_names(names: Collection[str]) -> str:
+    """Return some names in words, and how many more there are."""
+    shown = ", ".join(map(repr, list(names)[:_NAMED]))
+    more = len(names) - _NAMED
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def describe_server(server: ServerRecord) -> str:
+    """Return which server it is, in words."""
+    return (
+        f"The server {format_value(server.server_id)} (process {server.pid} on "
+        f"{format_value(server.hostname)}) of the namespace {server.namespace!r}"
+    )
+
+
+def describe_api(server: ServerRecord, session_id: str | None = None) -> str:
+    """Return how a session is ended by the API of its server, in words; no token is in it."""
+    end = f"api/sessions/{'ID' if session_id is None else quote(session_id, safe='')}"
+    path = hub_path(server.namespace)
+    if path is not None:
+        return f"its API: DELETE {path}{end} at the address of the hub."
+    host = format_value(server.hostname)
+    return f"its API: DELETE {end} at its address, which `jupyter server list` shows on {host}."

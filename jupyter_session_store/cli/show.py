@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ConfigurationError
+from ..records import check_text
 from .command import JSON_FLAG, ExitCode, StoreCommand
 from .selection import SelectingCommand, session_row
 
@@ -30,7 +31,11 @@ class Show(SelectingCommand):
         from ..sql.admin import listing
 
         session_id = self.extra_args[0] if self.extra_args else None
-        criteria = self.criteria(session_id)
+        chosen = None
+        if session_id is not None:
+            check_text("session_id", session_id)
+            chosen = (session_id,)
+        criteria = self.criteria(session_ids=chosen)
         if criteria == listing.Criteria():
             raise ConfigurationError(
                 "Found neither SESSION nor an option that says which sessions; expected one of "
@@ -41,7 +46,7 @@ class Show(SelectingCommand):
             if not self.output.each(rows):
                 self.note(
                     f"There is no session of the id {session_id!r}."
-                    if session_id and criteria == listing.Criteria(session_id=session_id)
+                    if session_id and criteria == listing.Criteria(session_ids=chosen)
                     else "There is no such session."
                 )
                 return ExitCode.NO

@@ -1,4 +1,4 @@
-"""What the tests of prune, purge and rename share."""
+"""What the tests of prune, purge, remove and rename share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jupyter_session_store.records import CLOSING, STARTING, Scope, SessionRecord, claim_of
+from jupyter_session_store.sql.engine.url import describe, parse
 
 from ..databases import Database
 from ..forking import Process, start
@@ -63,6 +64,18 @@ def left_by(namespace: str, server_id: str, number: int) -> list[SessionRecord]:
         remote(namespace, number + 3, server_id, state=CLOSING),
         remote(namespace, number + 4, server_id),
     ]
+
+
+def name_of(url: str) -> str:
+    """Return how a database is named in texts."""
+    return describe(parse(url))
+
+
+def removed(output: str) -> dict[str, int]:
+    """Return how much was removed, as JSON says it."""
+    found = json.loads(output)
+    assert list(found)[:4] == ["database", "removed", "namespaces", "evicted"]
+    return {name: found[name] for name in ("removed", "namespaces", "evicted")}
 
 
 def numbers(database: Database) -> list[int]:

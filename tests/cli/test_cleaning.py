@@ -12,14 +12,14 @@ from jupyter_session_store.sql.schema import migrating
 from ..databases import Database
 from ..migrations.support import release
 from ..system.passwords import leaked, with_password
-from .cleaning_support import aged, asked, dead, everything, local
+from .cleaning_support import aged, asked, dead, everything, local, name_of
 from .conftest import Run
 from .support import fill, shows_password, upgraded
 
 COMMANDS: Final = (
     ("prune", "--older-than", "30d", "--yes"),
     ("purge", "user", "--yes"),
-    ("rename", "user", "new"),
+    ("rename", "user", "new", "--yes"),
 )
 _WRONG: Final = "Wr0ng-%40@:/?#%s"
 
@@ -28,16 +28,17 @@ _WRONG: Final = "Wr0ng-%40@:/?#%s"
     ("command", "told"),
     [
         ("prune", "jupyter session-store prune --older-than 30d --dry-run"),
-        ("purge", "jupyter session-store purge hub:alice/ --yes"),
-        ("rename", "jupyter session-store rename hub:alice/ hub:alice.smith/"),
+        ("purge", "jupyter session-store purge hub:alice/ hub:bob/ --yes"),
+        ("remove", "jupyter session-store remove notes-1 notes-2 --namespace hub:alice/ --yes"),
+        ("rename", "jupyter session-store rename hub:alice/ hub:alice.smith/ --dry-run"),
     ],
 )
 def test_help(run: Run, command: str, told: str) -> None:
     answer = run(command, "--help", url="postgresql://nobody@no-such-host.invalid/nothing")
     assert answer.returncode == 0, answer.stderr
     assert told in answer.stdout
-    for flag in ("--json", "--force", "--url=", *(["--dry-run", "--yes"] * (command != "rename"))):
-        assert f"\n{flag}" in answer.stdout, flag
+    for flag in ("--json", "--force", "--url=", "--dry-run", "--yes"):
+        assert f" {flag}" in answer.stdout, flag
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,21 @@ def test_help(run: Run, command: str, told: str) -> None:
         ("prune --older-than 99999999999w --yes", "expected a number and a unit"),
         ("prune me --older-than 30d --yes", "Found the argument 'me'; expected none"),
         ("purge --yes", "Found no argument; expected NAMESPACE"),
-        ("rename user", "Found the argument 'user'; expected NAMESPACE NEW"),
+        ("purge --user me --prefix hub: --yes", "Found --user and --prefix; expected one"),
+        ("purge --users no-such --yes", "There is no file 'no-such'"),
+        ("remove --yes", "Found no argument; expected SESSION"),
+        ("rename user", "Found 'user'; expected NAMESPACE NEW"),
+        ("rename a b c", "Found 'a' and 'b' and 'c'; expected NAMESPACE NEW"),
+        (
+            "rename a b --user c --new-user d",
+            "Found 'a' and 'b' and --user; expected NAMESPACE NEW",
+        ),
+        ("rename --user c", "Found --user without --new-user; expected both"),
+        ("rename --new-prefix c", "Found --new-prefix without --prefix; expected both"),
         ("rename user user", "Found 'user' twice"),
+        ("rename --user c --new-user c", "Found 'c' twice"),
+        ("rename a b a c", "Found one NAMESPACE twice"),
+        ("rename a b b c", "'a' would become 'b', which is renamed, too"),
         ("prune --no-such-flag", "no-such-flag"),
     ],
 )
@@ -78,7 +92,16 @@ def test_a_namespace_that_no_server_could_have(run: Run, new: str, told: str) ->
     assert "Traceback" not in answer.stderr
 
 
-@pytest.mark.parametrize("words", ["prune --older-than 30d", "prune --dead-servers", "purge user"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prune --older-than 30d",
+        "prune --dead-servers",
+        "purge user",
+        "remove session-000001",
+        "rename user new",
+    ],
+)
 def test_nothing_goes_that_nobody_could_be_asked_about(
     run: Run, database: Database, words: str
 ) -> None:
@@ -92,15 +115,16 @@ def test_nothing_goes_that_nobody_could_be_asked_about(
     assert everything(database) == before
 
 
-@pytest.mark.parametrize("words", ["prune --older-than 30d", "purge user"])
+@pytest.mark.parametrize("words", ["prune --older-than 30d", "purge user", "remove session-000001"])
 @pytest.mark.usefixtures("hurried")
 def test_the_question(home: Path, database: Database, words: str) -> None:
-    fill(database.url, [local("user", 1, "gone", **aged())], [dead("user", "dead")])
+    fill(database.url, [local("user", 1, "dead", **aged())], [dead("user", "dead")])
     before = everything(database)
     for answer in ("n", ""):
         code, output = asked(*words.split(), answer=answer, home=home, url=database.url)
         assert code == 1, output
         assert "Remove 1 session(s)" in output
+        assert f"from {name_of(database.url)}? [y/N]" in output
         assert output.endswith("Nothing was changed.\n")
         assert everything(database) == before
     code, output = asked(*words.split(), answer="y", home=home, url=database.url)
@@ -152,8 +176,7 @@ def test_a_database_of_a_newer_version(
     for words in COMMANDS:
         answer = run(*words, url=database.url)
         if floor == 1:
-            # There is nothing to purge and to rename.
-            assert answer.returncode == (words[0] != "prune"), answer.stderr
+            assert answer.returncode == 0, answer.stderr
         else:
             assert answer.returncode == 4, answer.stdout
             assert "pip install --upgrade jupyter_session_store" in answer.stderr
@@ -162,5 +185,6 @@ def test_a_database_of_a_newer_version(
 def test_a_database_without_tables(run: Run, database: Database) -> None:
     for words in COMMANDS:
         answer = run(*words, url=database.url)
-        assert answer.returncode == 4, answer.stdout
+        # A file is not there at all.
+        assert answer.returncode == (6 if database.kind == "sqlite" else 4), answer.stdout
         assert "Run: jupyter session-store upgrade" in answer.stderr

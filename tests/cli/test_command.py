@@ -277,7 +277,7 @@ def test_what_a_path_can_hold_is_shown_harmlessly(run: Run, home: Path) -> None:
     file = str(home / "sessions.db")
     path = "[bold red]x[/] \x1b[31m\x07\r\t\u202eb\u0085.ipynb"
     fill(file, [session("[link=http://x]ns", 1, path=path)])
-    code, shown = on_terminal("list", home=home, url=file, columns=250)
+    code, shown = on_terminal("list", home=home, url=file, columns=250, NO_COLOR="1")
     assert code == 0
     for harmful in ("\x1b[31m", "\x07", "\u202e", "\u0085", "\r"):
         assert harmful not in shown
@@ -324,19 +324,25 @@ def row(record: SessionRecord) -> dict[str, Any]:
 
 def test_list_and_show(database: Database, run: Run) -> None:
     fill(database.url, SESSIONS)
+    by_namespace = sorted(SESSIONS, key=lambda record: record.namespace)
+    # No server is registered; of one it is known when it changed a session last.
+    seen = {"session-000001": row(SESSIONS[0])["updated_at"]}
     done = run("list", "--json", url=database.url)
     assert (done.returncode, done.stderr) == (0, "")
-    by_namespace = sorted(SESSIONS, key=lambda record: record.namespace)
-    assert json.loads(done.stdout) == [row(record) for record in by_namespace]
+    listed = [
+        {**row(one), "liveness": "gone", "server_seen_at": seen.get(one.session_id)}
+        for one in by_namespace
+    ]
+    assert json.loads(done.stdout) == listed
 
     # The first and the second namespace differ in a space, the third in letters' case.
     done = run("list", "--json", "--namespace", "hub:alice/", url=database.url)
-    assert json.loads(done.stdout) == [row(SESSIONS[0])]
+    assert json.loads(done.stdout) == [listed[1]]
     done = run("list", "--older-than=30d", url=database.url)
     heading, line = done.stdout.splitlines()
-    assert heading == "NAMESPACE\tPATH\tSTATE\tKERNEL\tCHANGED (UTC)\tSESSION"
+    assert heading == ("NAMESPACE\tPATH\tSTATE\tKERNEL\tCHANGED (UTC)\tSESSION\tSERVER\tSEEN (UTC)")
     changed = f"{SESSIONS[2].updated_at:%Y-%m-%d %H:%M:%S}"
-    assert line == f"Hub:Alice/\tÜnïcode 😀.ipynb\tready\t-\t{changed}\tsession-000003"
+    assert line == f"Hub:Alice/\tÜnïcode 😀.ipynb\tready\t-\t{changed}\tsession-000003\tgone\t-"
 
     done = run("show", "session-000003", "--json", url=database.url)
     assert (done.returncode, json.loads(done.stdout)) == (0, [row(SESSIONS[2])])

@@ -10,7 +10,6 @@ from typing import Any, Final
 import pytest
 from generated_reference import commands
 
-from jupyter_session_store.cli import observation
 from jupyter_session_store.cli.app import SessionStoreApp
 from jupyter_session_store.records import Liveness
 from jupyter_session_store.sql.schema.versions import HEAD
@@ -28,9 +27,10 @@ NOBODY: Final = "postgresql://nobody@127.0.0.1:1/nothing"
 WORDS: Final[dict[str, list[str]]] = {
     "downgrade": ["base"],
     "show": ["session-000001"],
-    "prune": ["--older-than=30d", "--force"],
-    "purge": ["a", "--force"],
-    "rename": ["a", "c", "--force"],
+    "prune": ["--older-than=30d"],
+    "purge": ["a"],
+    "remove": ["session-000001"],
+    "rename": ["a", "c"],
     "copy": ["--to=other.db"],
     "import": ["stock.db", "--namespace=a", "--gateway=http://gateway"],
 }
@@ -73,6 +73,16 @@ def _alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = sqlite3.connect("stock.db")
     connection.execute("CREATE TABLE session (session_id, path, name, type, kernel_id)")
     connection.close()
+    see(Liveness.GONE, monkeypatch)
+
+
+def see(liveness: Liveness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all servers be seen so, without waiting for their leases."""
+
+    def observe(_connection: Any, servers: Any, *_: Any, **__: Any) -> dict[Any, str]:
+        return {one.key: liveness.value for one in servers}
+
+    monkeypatch.setattr("jupyter_session_store.cli.removal.observe", observe)
 
 
 def ends_with(name: str, *words: str, url: str | None = None, other: bool = False) -> int:
@@ -138,14 +148,19 @@ def test_no_tables(name: str, code: int) -> None:
     ("name", "code"), [one for one in of("server alive") if one[0] != "kernels"]
 )
 def test_a_server_is_alive(name: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def observe(_connection: Any, servers: Any, *_: Any, **__: Any) -> dict[Any, str]:
-        return {one.key: Liveness.ALIVE.value for one in servers}
-
-    monkeypatch.setattr(observation, "observe", observe)
-    monkeypatch.setattr("jupyter_session_store.cli.removal.observe", observe)
-    monkeypatch.setitem(WORDS, name, [one for one in WORDS[name] if one != "--force"])
+    see(Liveness.ALIVE, monkeypatch)
     filled()
     assert ends_with(name) == code
+
+
+@pytest.mark.parametrize("name", ["purge", "remove", "rename"])
+def test_it_cannot_be_seen_whether_a_server_is_alive(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see(Liveness.UNKNOWN, monkeypatch)
+    filled()
+    assert ends_with(name) == 5
+    assert ends_with(name, "--force") == 0
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,10 @@ from .cleaning_support import (
     left_by,
     living,
     local,
+    name_of,
     numbers,
     remote,
+    removed,
     servers_of,
 )
 from .conftest import Run
@@ -52,8 +54,7 @@ _LOCK_ONE: Final = f"{_LOCK} WHERE namespace = 'user' AND session_id = 'session-
 def pruned(answer: CompletedProcess[str]) -> tuple[int, int, int]:
     """Return how many sessions, namespaces and servers JSON says are gone."""
     assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout)
-    assert list(found) == ["removed", "namespaces", "evicted"]
+    found = removed(answer.stdout)
     return found["removed"], found["namespaces"], found["evicted"]
 
 
@@ -87,7 +88,8 @@ def test_what_was_not_changed_for_a_time(run: Run, database: Database) -> None:
         assert planned.returncode == 0, planned.stderr
         assert "Watching 2 server(s)" in planned.stderr
         assert planned.stdout == (
-            "Would remove 8 session(s) of 5 namespace(s) and 1 server(s). Nothing was changed.\n"
+            "Would remove 8 session(s) of 5 namespace(s) and 1 server(s) from "
+            f"{name_of(database.url)}. Nothing was changed.\n"
         )
         assert everything(database) == before
         done = run("prune", *OLD, "--yes", "--json", url=database.url)
@@ -95,11 +97,12 @@ def test_what_was_not_changed_for_a_time(run: Run, database: Database) -> None:
         assert numbers(database) == [1, 2, 3, 12, 14, 23]
         assert servers_of(database) == {("alive", "lives")}
         again = run("prune", *OLD, "--yes", url=database.url)
-        assert again.stdout == "Removed 0 session(s) of 0 namespace(s) and 0 server(s).\n"
+        assert again.stdout.startswith("Removed 0 session(s) of 0 namespace(s) and 0 server(s) ")
+        # What a living server has on kernels of its own would come back.
         forced = run("prune", *OLD, "--yes", "--force", "--json", url=database.url)
-        assert pruned(forced) == (3, 1, 0)
-        assert "Watching" not in forced.stderr
-        assert numbers(database) == [12, 14, 23]
+        assert pruned(forced) == (2, 1, 0)
+        assert "Watching 1 server(s)" in forced.stderr
+        assert numbers(database) == [1, 12, 14, 23]
         assert servers_of(database) == {("alive", "lives")}
     for answer in (planned, done, again, forced):
         assert not shows_password(database, answer.stdout, answer.stderr)
@@ -147,13 +150,12 @@ def test_both_conditions_and_one_namespace(run: Run, database: Database) -> None
     )
     both = run("prune", "--dead-servers", *OLD, "--namespace", "one", "--yes", url=database.url)
     assert both.returncode == 0, both.stderr
-    assert both.stdout == "Removed 1 session(s) of 1 namespace(s) and 1 server(s).\n"
+    assert both.stdout.startswith("Removed 1 session(s) of 1 namespace(s) and 1 server(s) from ")
     assert numbers(database) == [2, 3, 4, 5]
     assert servers_of(database) == {("two", "dead")}
-    # Nobody is watched, and everybody taken for dead.
     forced = run("prune", "--dead-servers", "--force", "--yes", "--json", url=database.url)
     assert pruned(forced) == (3, 2, 1)
-    assert "Watching" not in forced.stderr
+    assert "Watching 1 server(s)" in forced.stderr
     assert numbers(database) == [3]
 
 
@@ -217,8 +219,8 @@ def test_a_server_that_comes_back_half_way_keeps_its_sessions(
         "prune", "--dead-servers", answer="y", meanwhile=wake, home=home, url=database.url
     )
     assert code == 0, output
-    assert "Remove 3 session(s) of 1 namespace(s), and evict 1 dead server(s)? [y/N]" in output
-    assert "Removed 0 session(s) of 0 namespace(s) and 0 server(s)." in output
+    assert "Remove 3 session(s) of 1 namespace(s) and 1 server(s) from " in output
+    assert "Removed 0 session(s) of 0 namespace(s) and 0 server(s) from " in output
     assert numbers(database) == list(range(count))
     assert servers_of(database) == {(namespace, "wakes")}
 

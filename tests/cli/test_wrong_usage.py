@@ -37,7 +37,8 @@ WORDS: Final[dict[str, list[str]]] = {
     "show": ["session-000001"],
     "prune": ["--older-than=30d", "--yes", "--force"],
     "purge": ["a", "--yes", "--force"],
-    "rename": ["a", "c", "--force"],
+    "remove": ["session-000001", "--namespace=a", "--yes", "--force"],
+    "rename": ["a", "c", "--yes", "--force"],
     "copy": ["--to=other.db"],
     "import": ["stock.db", "--namespace=a", "--gateway=http://gateway"],
 }

@@ -6,7 +6,8 @@ stays open, and memory does not grow with the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,11 +30,13 @@ BATCH: Final = 1000
 class Criteria:
     """Which sessions: those that equal everything that is given, compared exactly.
 
+    `prefix` is what their namespaces begin with, and `session_ids` are those of some of them.
     `unchanged_since` is aware: only sessions that were not written since.
     """
 
     namespace: str | None = None
-    session_id: str | None = None
+    prefix: str | None = None
+    session_ids: Collection[str] | None = None
     path: str | None = None
     kernel_id: str | None = None
     server_id: str | None = None
@@ -42,14 +45,45 @@ class Criteria:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return them as SQL."""
-        names = ("namespace", "session_id", "kernel_id", "server_id", "state")
+        names = ("kernel_id", "server_id", "state")
         values = ((SESSIONS.c[name], getattr(self, name)) for name in names)
-        found = [column == value for column, value in values if value is not None]
+        found = self.conditions_of(SESSIONS.c.namespace)
+        found += [column == value for column, value in values if value is not None]
+        if self.session_ids is not None:
+            found.append(SESSIONS.c.session_id.in_(self.session_ids))
         if self.path is not None:
             found.append(SESSIONS.c.path_digest == path_digest(self.path))
         if self.unchanged_since is not None:
             found.append(SESSIONS.c.updated_at < self.unchanged_since)
         return found
+
+    def covers(self, namespace: str) -> bool:
+        """Return whether a namespace is one of those of which sessions are chosen."""
+        is_named = self.namespace is None or namespace == self.namespace
+        return is_named and namespace.startswith(self.prefix or "")
+
+    def conditions_of(self, namespace: ColumnElement[str]) -> list[ColumnElement[bool]]:
+        """Return as SQL what is said of a namespace."""
+        found: list[ColumnElement[bool]] = []
+        if self.namespace is not None:
+            found.append(namespace == self.namespace)
+        if self.prefix:
+            # A range of the key. Texts are in the order of their code points on each database.
+            found.append(namespace >= self.prefix)
+            end = _end_of(self.prefix)
+            found += [] if end is None else [namespace < end]
+        return found
+
+
+def _end_of(prefix: str) -> str | None:
+    """Return the first text after all that begin so; ``None`` where there is none."""
+    for place in range(len(prefix) - 1, -1, -1):
+        following = ord(prefix[place]) + 1
+        if following <= sys.maxunicode:
+            # No text has a surrogate.
+            character = chr(0xE000 if following == 0xD800 else following)
+            return prefix[:place] + character
+    return None
 
 
 def sessions(connection: Connection, criteria: Criteria | None = None) -> Iterator[SessionRecord]:
@@ -106,11 +140,13 @@ def _fetch(connection: Connection, statement: Select[Any]) -> list[tuple[Any, ..
             raise DBAPIError(str(statement), None, error, hide_parameters=True) from error
 
 
-def servers(connection: Connection, namespace: str | None = None) -> list[ServerRecord]:
-    """Return the registered servers, of one namespace or of all, in the order of their keys."""
-    statement = select(*readable(SERVERS)).order_by(SERVERS.c.namespace, SERVERS.c.server_id)
-    if namespace is not None:
-        statement = statement.where(SERVERS.c.namespace == namespace)
+def servers(
+    connection: Connection, namespace: str | None = None, *, prefix: str | None = None
+) -> list[ServerRecord]:
+    """Return the registered servers, of some namespaces or of all, in the order of their keys."""
+    conditions = Criteria(namespace=namespace, prefix=prefix).conditions_of(SERVERS.c.namespace)
+    by = (SERVERS.c.namespace, SERVERS.c.server_id)
+    statement = select(*readable(SERVERS)).where(*conditions).order_by(*by)
     return [to_server(row) for row in connection.execute(statement).mappings()]
 
 

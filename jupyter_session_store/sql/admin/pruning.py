@@ -8,10 +8,10 @@ that a session stays that was written meanwhile, or whose server came back.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import filterfalse, groupby, islice
 from typing import Final, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, not_, or_, select
@@ -52,6 +52,8 @@ _UNATTENDED: Final = or_(
     UNKNOWN_AUTHORITY,
 )
 _VACANT: Final = no_registered_server()
+#: What its server has in memory, and would write back, is never removed.
+_NOT_ON_OWN_KERNELS: Final = or_(not_(LOCAL), no_registered_server(IS_AUTHORITY))
 
 
 class Candidate(NamedTuple):
@@ -76,21 +78,27 @@ class Counted(NamedTuple):
     sessions: int
     namespaces: int
 
+    def plus(self, other: Counted) -> Counted:
+        """Return the sum; the two are of different namespaces."""
+        return Counted(self.sessions + other.sessions, self.namespaces + other.namespaces)
+
 
 @dataclass(frozen=True)
 class Selection:
     """Which sessions are to go: those for which all `criteria` hold.
 
-    With `dead_servers`, only what servers left that are not alive: the sessions on kernels of
-    their own, and those that they had not begun to start on a gateway. A session whose
-    authority is among the `living` servers stays; ``None``: any server may be alive. With
-    `vacated`, only while no server is registered in their namespace.
+    A session whose authority is among the `living` servers stays, and a gateway's where any of
+    them is of its namespace; with `force`, only what is on kernels of their own stays. With
+    `dead_servers`, only what servers left that are not alive: the sessions on kernels of their
+    own, and those that they had not begun to start on a gateway. With `vacated`, only while no
+    server is registered in their namespace.
     """
 
     criteria: listing.Criteria
+    living: Collection[ServerRecord] = ()
     dead_servers: bool = False
-    living: Collection[ServerRecord] | None = None
     vacated: bool = False
+    force: bool = False
 
     def candidates(self, connection: Connection) -> Iterator[Candidate]:
         """Yield them, in the order of their namespaces and ids."""
@@ -105,12 +113,15 @@ class Selection:
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return what has to hold when one is removed, after the dead were evicted.
 
-        By then each registered server is alive, or not known to be dead.
+        By then each registered server is alive, or not known to be dead. The ids of the
+        sessions are named beside these.
         """
-        found = self.criteria.conditions()
+        found = replace(self.criteria, session_ids=None).conditions()
         if self.dead_servers:
             found.append(_LEFT_BY_SERVERS)
-        elif self.living is not None:
+        elif self.force:
+            found.append(_NOT_ON_OWN_KERNELS)
+        elif not self.vacated:
             found.append(_UNATTENDED)
         if self.vacated:
             found.append(_VACANT)
@@ -120,22 +131,24 @@ class Selection:
         left = [or_(LOCAL, _UNSTARTED)] if self.dead_servers else []
         return [*self.criteria.conditions(), *left]
 
-    def _chosen(self, rows: Iterator[R]) -> Iterator[R]:
-        if self.living is None:
-            return rows
+    def attendance(self) -> Callable[[Candidate | SessionRecord], bool]:
+        """Return what says of a session whether it stays for a living server's sake."""
         servers = {server.key for server in self.living}
         namespaces = {namespace for namespace, _ in servers}
 
-        def attended(row: R) -> bool:
+        def is_attended(row: Candidate | SessionRecord) -> bool:
             server_id = server_of(row.authority)
             if server_id is None:
                 if not self.dead_servers:
                     of_gateway = authority_kind(row.authority) == "gateway"
-                    return of_gateway and row.namespace in namespaces
+                    return of_gateway and not self.force and row.namespace in namespaces
                 server_id = row.server_id
             return (row.namespace, server_id) in servers
 
-        return (row for row in rows if not attended(row))
+        return is_attended
+
+    def _chosen(self, rows: Iterator[R]) -> Iterator[R]:
+        return filterfalse(self.attendance(), rows)
 
 
 def count(connection: Connection, selection: Selection) -> Counted:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ...errors import SessionConflict, SessionStoreError
@@ -15,7 +15,8 @@ from ..engine.transactions import transaction
 from ..models import SERVERS, SESSIONS
 from ..queries.session_queries import CHANGED
 from .admin_connection import retry_if_rolled_back
-from .listing import servers
+from .listing import Criteria, servers
+from .summaries import own_kernels
 
 _there: Final = SESSIONS.alias("there")
 
@@ -39,18 +40,43 @@ class Renamed(NamedTuple):
     claims_lost: int
 
 
+def plan(connection: Connection, old: str, new: str) -> Renamed:
+    """Return what :func:`rename` would do, as far as it can be seen now; it changes nothing.
+
+    Raises a SessionConflict if both have a session of one id.
+    """
+    _refuse_doubled(connection, old, new)
+    held = select(_there.c.claim).where(_there.c.namespace == new)
+    sessions, lost, registered = (
+        connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one()
+        for table, conditions in (
+            (SESSIONS, [SESSIONS.c.namespace == old]),
+            (SESSIONS, [SESSIONS.c.namespace == old, SESSIONS.c.claim.in_(held)]),
+            (SERVERS, [SERVERS.c.namespace == old]),
+        )
+    )
+    return Renamed(sessions, registered, lost)
+
+
 def rename(
-    connection: Connection, old: str, new: str, dead: Collection[ServerRecord] | None
+    connection: Connection,
+    old: str,
+    new: str,
+    dead: Collection[ServerRecord],
+    *,
+    force: bool = False,
 ) -> Renamed:
     """Move all rows of a namespace to another, in one transaction, or nothing.
 
     A claim names no namespace, and goes along unless one of `new` has it. A
     server that is registered in both stays as it is in `new`. No server may be
-    registered but those that were seen to be `dead`; ``None``: any may.
+    registered but those that were seen to be `dead`; with `force`, none that has
+    sessions on kernels of its own in `old`.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return retry_if_rolled_back(connection, partial(_rename, connection, old, new, dead))
+            unit = partial(_rename, connection, old, new, dead, force)
+            return retry_if_rolled_back(connection, unit)
         except IntegrityError:
             # A session was added whose id or claim comes too.
             if attempt == _ATTEMPTS:
@@ -59,21 +85,11 @@ def rename(
 
 
 def _rename(
-    connection: Connection, old: str, new: str, dead: Collection[ServerRecord] | None
+    connection: Connection, old: str, new: str, dead: Collection[ServerRecord], force: bool
 ) -> Renamed:
     with transaction(connection):
-        if dead is not None:
-            _refuse_others(connection, (old, new), dead)
-        both = SESSIONS.join(_there, SESSIONS.c.session_id == _there.c.session_id)
-        conflict = connection.execute(
-            select(SESSIONS.c.session_id)
-            .select_from(both)
-            .where(SESSIONS.c.namespace == old, _there.c.namespace == new)
-            .order_by(SESSIONS.c.session_id)
-            .limit(1)
-        ).scalar()
-        if conflict is not None:
-            raise SessionConflict(conflict)
+        _refuse_others(connection, old, new, dead, force)
+        _refuse_doubled(connection, old, new)
         # MySQL reads the table that it updates only where it has to make a table of what it
         # reads, which DISTINCT forces.
         held = select(_there.c.claim).where(_there.c.namespace == new).distinct().subquery()
@@ -88,14 +104,32 @@ def _rename(
         return Renamed(sessions, _move_servers(connection, old, new), lost)
 
 
+def _refuse_doubled(connection: Connection, old: str, new: str) -> None:
+    both = SESSIONS.join(_there, SESSIONS.c.session_id == _there.c.session_id)
+    conflict = connection.execute(
+        select(SESSIONS.c.session_id)
+        .select_from(both)
+        .where(SESSIONS.c.namespace == old, _there.c.namespace == new)
+        .order_by(SESSIONS.c.session_id)
+        .limit(1)
+    ).scalar()
+    if conflict is not None:
+        raise SessionConflict(conflict)
+
+
 def _refuse_others(
-    connection: Connection, namespaces: tuple[str, str], dead: Collection[ServerRecord]
+    connection: Connection, old: str, new: str, dead: Collection[ServerRecord], force: bool
 ) -> None:
     known = {server.key: server.renewals for server in dead}
-    for namespace in namespaces:
-        for server in servers(connection, namespace):
-            if known.get(server.key) != server.renewals:
-                raise ServerAppeared(server)
+    registered = servers(connection, old)
+    if force:
+        own = own_kernels(connection, Criteria(namespace=old))
+        registered = [server for server in registered if server.key in own]
+    else:
+        registered += servers(connection, new)
+    for server in registered:
+        if known.get(server.key) != server.renewals:
+            raise ServerAppeared(server)
 
 
 def _move_servers(connection: Connection, old: str, new: str) -> int:
