@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from jupyter_core.paths import jupyter_runtime_dir
 from traitlets import Bool
 
 from ..config.namespaces import hub_path
@@ -288,5 +292,25 @@ def describe_api(server: ServerRecord, session_id: str | None = None) -> str:
     path = hub_path(server.namespace)
     if path is not None:
         return f"its API: DELETE {path}{end} at the address of the hub."
+    if (address := _address_here(server)) is not None:
+        return f"its API: DELETE {address}{end}."
     host = format_value(server.hostname)
     return f"its API: DELETE {end} at its address, which `jupyter server list` shows on {host}."
+
+
+def _address_here(server: ServerRecord) -> str | None:
+    """Return the address of a server of this user on this machine; it has no token."""
+    from ..kernels.outliving.folder import UnsafeFile, read_safely
+
+    if server.hostname != socket.gethostname():
+        return None
+    try:
+        file = Path(jupyter_runtime_dir()) / f"jpserver-{server.pid}.json"
+        found = json.loads(read_safely(file))
+        parts = urlsplit(found["url"])
+        if found["pid"] != server.pid or not parts.hostname:
+            return None
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except (UnsafeFile, OSError, ValueError, KeyError, TypeError, AttributeError):
+        # What the file says is for other programs; this one does without.
+        return None

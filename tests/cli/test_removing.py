@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
+from jupyter_session_store.cli.removal import describe_api
+from jupyter_session_store.records import ServerRecord
+
 from ..databases import Database
 from .cleaning_support import dead, everything, living, local, name_of, numbers, remote, removed
 from .conftest import Run
-from .support import fill
+from .support import fill, server
 
 
 @pytest.fixture
@@ -74,13 +78,13 @@ def test_what_a_server_would_write_back_stays(run: Run, file: Database) -> None:
         ],
     )
     ids = [f"session-00000{number}" for number in (1, 2, 3)]
-    with living(file.url, "hub:ada/my%20gpu", "lives") as server:
+    with living(file.url, "hub:ada/my%20gpu", "lives") as process:
         done = run("remove", *ids, "--yes", "--json", url=file.url)
         assert done.returncode == 5, done.stderr
         assert removed(done.stdout) == {"removed": 1, "namespaces": 1, "evicted": 0}
         assert json.loads(done.stdout)["refused"] == ids[:2]
         for session_id in ids[:2]:
-            assert f"The session {session_id!r} stays: The server lives (process {server.pid}" in (
+            assert f"The session {session_id!r} stays: The server lives (process {process.pid}" in (
                 done.stderr
             )
             path = f"DELETE /user/ada/my%20gpu/api/sessions/{session_id} at the address of the hub"
@@ -99,3 +103,23 @@ def test_more_ids_than_a_statement_takes(run: Run, file: Database) -> None:
     done = run("remove", *ids, "--yes", "--json", url=file.url)
     assert done.returncode == 0, done.stderr
     assert removed(done.stdout)["removed"] == count
+
+
+def test_the_address_of_a_server_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    here = ServerRecord(**server("dir:/home/ada", hostname=socket.gethostname(), pid=4711))
+    file = tmp_path / "jpserver-4711.json"
+    unknown = "DELETE api/sessions/a%2Fb at its address, which `jupyter server list` shows on "
+    assert unknown in describe_api(here, "a/b")
+    said = {"pid": 4711, "url": "http://u:s3cr3t@127.0.0.1:8888/base/?token=s3cr3t"}
+    file.write_text(json.dumps({**said, "token": "s3cr3t"}))
+    file.chmod(0o600)
+    shown = "its API: DELETE http://127.0.0.1:8888/base/api/sessions/a%2Fb."
+    assert describe_api(here, "a/b") == shown
+    for text in ("no JSON", "[]", json.dumps({**said, "pid": 1}), json.dumps({"pid": 4711})):
+        file.write_text(text)
+        assert unknown in describe_api(here, "a/b")
+    elsewhere = ServerRecord(**server("dir:/home/ada", hostname="elsewhere", pid=4711))
+    assert unknown + "elsewhere" in describe_api(elsewhere, "a/b")
