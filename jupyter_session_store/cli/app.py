@@ -53,6 +53,7 @@ class SessionStoreApp(CommandLine):
         "servers": (f"{_PACKAGE}.servers.Servers", "List the registered servers."),
         "namespaces": (f"{_PACKAGE}.namespaces.Namespaces", "List the namespaces."),
         "stats": (f"{_PACKAGE}.stats.Stats", "Count what the database holds."),
+        "serve": (f"{_PACKAGE}.serve.Serve", "Serve a page that shows who runs what where."),
         "kernels": (f"{_PACKAGE}.kernels.Kernels", "List or end kernels that outlive servers."),
         "prune": (f"{_PACKAGE}.prune.Prune", "Remove sessions that nobody needs."),
         "purge": (f"{_PACKAGE}.purge.Purge", "Remove all of some namespaces."),

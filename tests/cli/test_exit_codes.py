@@ -64,6 +64,16 @@ def test_every_subcommand_is_there() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is served by other tests."""
+
+    async def serve(_self: object, _reader: object) -> None:
+        pass
+
+    monkeypatch.setattr("jupyter_session_store.cli.serve.Serve._serve", serve)
+
+
+@pytest.fixture(autouse=True)
 def _alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is found but what lies in the folder of the operator."""
     for name, value in surroundings(home).items():

@@ -17,10 +17,12 @@ from ..databases.local import claimed_port
 from . import reaper
 from .channels import Channels
 from .client import Model, SessionsClient
+from .node import node_package
 from .process import PATIENCE, JupyterProcess
-from .proxy import proxy_program
 from .waiting import until
 
+#: The last that the Node of Debian 12 and of Ubuntu 24.04 runs.
+_PROXY: Final = ("configurable-http-proxy", "5.1")
 #: At most so many servers are started.
 _SERVERS: Final = 6
 #: Seconds. Several start at once, and each is several programs' start.
@@ -86,7 +88,7 @@ class Hub(JupyterProcess):
     CONFIG_FILE: ClassVar[str] = "jupyterhub_config.py"
 
     def __init__(self, config: str) -> None:
-        self._proxy = proxy_program()
+        self._proxy = node_package(*_PROXY).parent / ".bin" / _PROXY[0]
         self._claims = [claimed_port() for _ in range(2 + _SERVERS)]
         super().__init__(config, prefix=[sys.executable, reaper.__file__])
 
@@ -204,9 +206,9 @@ class UserServer(SessionsClient):
         return state
 
 
-def documented_file(name: str) -> str:
-    """Return a configuration file as the guide for operators has it, piece by piece."""
-    pieces = re.findall(r"^```python\n# (\S+)\n(.*?)^```", _guide(), re.DOTALL | re.MULTILINE)
+def documented_file(name: str, page: str = "jupyterhub.md") -> str:
+    """Return a configuration file as a guide for operators has it, piece by piece."""
+    pieces = re.findall(r"^```python\n# (\S+)\n(.*?)^```", _guide(page), re.DOTALL | re.MULTILINE)
     text = "".join(piece for path, piece in pieces if path == name)
     assert text, f"the guide has no {name}"
     return text
@@ -218,6 +220,6 @@ def documented_command(subcommand: str) -> list[str]:
     return shlex.split(line)
 
 
-def _guide() -> str:
-    page = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to" / "jupyterhub.md"
-    return page.read_text(encoding="utf-8")
+def _guide(page: str = "jupyterhub.md") -> str:
+    folder = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to"
+    return (folder / page).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""JupyterHub's proxy, which is a program of Node's: installed once, for all runs of the tests."""
+"""Packages of Node's, JupyterHub's proxy among them: installed once, for all runs of the tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-_NAME: Final = "configurable-http-proxy"
-#: The last that the Node of Debian 12 and of Ubuntu 24.04 runs.
-_RELEASE: Final = "5.1"
 #: Seconds; it takes ten.
 _PATIENCE: Final = 240
 
@@ -19,29 +16,29 @@ _PATIENCE: Final = 240
 _FOLDER: Final = Path(__file__).resolve().parent.parent.parent / ".venvs"
 
 
-def proxy_program() -> Path:
-    """Return the program, installed by npm if it is not there yet.
+def node_package(name: str, release: str) -> Path:
+    """Return the folder of a package, installed by npm if it is not there yet.
 
     Processes may call this at once: one installs, the others wait for it.
     """
     _FOLDER.mkdir(exist_ok=True)
-    installed = _FOLDER / f"{_NAME}-{_RELEASE}"
-    with open(_FOLDER / f"{_NAME}.lock", "w") as lock:
+    installed = _FOLDER / f"{name}-{release}"
+    with open(_FOLDER / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not installed.exists():
-            with tempfile.TemporaryDirectory(dir=_FOLDER, prefix=f"{_NAME}-") as folder:
+            with tempfile.TemporaryDirectory(dir=_FOLDER, prefix=f"{name}-") as folder:
                 whole = Path(folder) / "whole"
-                _install(whole)
+                _install(whole, f"{name}@{release}")
                 whole.rename(installed)
-    return installed / "node_modules" / ".bin" / _NAME
+    return installed / "node_modules" / name
 
 
-def _install(folder: Path) -> None:
+def _install(folder: Path, package: str) -> None:
     missing = [name for name in ("node", "npm") if shutil.which(name) is None]
     assert not missing, f"{' and '.join(missing)} not installed: see `make test` in the README"
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]
     done = subprocess.run(
-        ["npm", "install", "--prefix", folder, *options, f"{_NAME}@{_RELEASE}"],
+        ["npm", "install", "--prefix", folder, *options, package],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -49,4 +46,4 @@ def _install(folder: Path) -> None:
         timeout=_PATIENCE,
         check=False,
     )
-    assert done.returncode == 0, f"npm cannot install {_NAME}:\n{done.stdout}"
+    assert done.returncode == 0, f"npm cannot install {package}:\n{done.stdout}"
