@@ -178,7 +178,7 @@ def test_another_repository(run: Run, home: Path) -> None:
     configure(home, "c.PersistentSessionManager.repository = 'memory'")
     done = run("list")
     assert done.returncode == 2
-    assert "repository is 'memory'" in done.stderr
+    assert "which the repository 'memory' (memory of this process) does not tell" in done.stderr
     upgraded(str(home / "x.db"))
     assert run("list", "--url", "x.db").returncode == 0
 

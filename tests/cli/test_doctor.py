@@ -100,7 +100,7 @@ def test_tables_of_another(database: Database) -> None:
     found = look(database.url)["revision"]
     assert found.verdict is Verdict.FAILED
     assert "that jupyter_session_store did not make" in found.text
-    assert found.cure[0].startswith("Name another database or schema (c.SessionManager")
+    assert found.cure[0].startswith("To go on, name another database or schema (c.SessionManager")
 
 
 def test_a_database_of_a_newer_release(database: Database) -> None:

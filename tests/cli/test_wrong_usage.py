@@ -240,7 +240,10 @@ def test_credentials_in_a_wrong_place_are_not_repeated(run: Run, words: list[str
         (f"c.SessionManager = {URL!r}", "cannot be read: ValueError (line 2). Run"),
         (f"x = int({SECRET!r})", "cannot be read: ValueError (line 2). Run"),
         (f"c.PersistentSessionManager.repository = {URL!r}", "(not shown)@127.0.0.1:1/d"),
-        (f"c.StoreCommand.url = ({URL!r},)", "c.StoreCommand.url is of type tuple"),
+        (
+            f"c.StoreCommand.url = ({URL!r},)",
+            "c.StoreCommand.url has a wrong value; expected a unicode string",
+        ),
     ],
 )
 def test_what_a_configuration_holds_is_not_repeated(

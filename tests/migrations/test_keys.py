@@ -39,13 +39,13 @@ def test_an_emptied_meta_table_is_told_as_damaged(
     lacks = "damaged: it lacks a number as 'oldest_compatible_code' in jupyter_session_store_meta"
     with pytest.raises(SchemaMismatch, match=lacks), opened(database.url):
         pass
-    for words, code in ((["check"], 1), (["upgrade"], 4)):
+    for words, code in ((["check"], 4), (["upgrade"], 4)):
         done = run(*words, url=database.url)
         assert (done.returncode, lacks in done.stderr) == (code, True)
     found = look(database.url)["revision"]
     assert found.verdict is Verdict.FAILED
     *statements, rest = found.cure
-    assert rest.startswith("If it is not yours: ")
+    assert rest.startswith("If it is not yours, ")
     for statement in statements:
         database.execute(statement)
     assert unwell(look(database.url)) == {}
@@ -72,7 +72,7 @@ def test_a_table_that_was_copied_by_hand(
         assert "the unique key of jupyter_sessions (namespace, claim)" in found.text
         assert "the index of jupyter_sessions (namespace, path_digest)" in found.text
     done = run("check", url=database.url)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert f"lacks the primary key of {name} (" in done.stderr
     assert "run: jupyter session-store doctor" in done.stderr
     mend(database, found)

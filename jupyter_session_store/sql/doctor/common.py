@@ -85,7 +85,7 @@ def revision(found: versions.Status, name: str) -> Outcome:
         return ok(explained)
     text, cure = _CURE.split(explained, maxsplit=1)
     if found.state is versions.State.DAMAGED:
-        return failed(text, *versions.mend_damage(found), f"If it is not yours: {versions.ANOTHER}")
+        return failed(text, *versions.mend_damage(found), f"If it is not yours, {versions.ANOTHER}")
     return failed(text, cure.splitlines()[0])
 
 

@@ -25,7 +25,7 @@ VERSION_TABLE: Final = "jupyter_session_store_version"
 OLDEST_COMPATIBLE_CODE: Final = "oldest_compatible_code"
 STOCK_ADOPTED: Final = "stock_sessions_adopted_at"
 #: What mends a database that is another's.
-ANOTHER: Final = "Name another database or schema (c.SessionManager.database_filepath, or --url)"
+ANOTHER: Final = "name another database or schema (c.SessionManager.database_filepath, or --url)"
 #: What a database lacks whose floor was deleted, or is no number.
 _FLOOR: Final = f"a number as {OLDEST_COMPATIBLE_CODE!r} in {Meta.__tablename__}"
 
@@ -193,13 +193,13 @@ def explain(found: Status, database: str) -> str:
         return (
             f"{where} is at revision {found.revision} and is damaged: it lacks "
             f"{', '.join(found.missing)}. {expected.capitalize()}, whole. Nothing was changed. "
-            f"{mended}. If it is not yours: {ANOTHER}."
+            f"{mended}. If it is not yours, {ANOTHER}."
         )
     at = f"revision {found.revision}" if found.revision else "no revision"
     return (
         f"{where} has tables of these names that jupyter_session_store did not make or no "
         f"longer knows ({at}); {expected}. Nothing was changed. "
-        f"{ANOTHER}, or move those tables away "
+        f"To go on, {ANOTHER}, or move those tables away "
         f"({', '.join(sorted((VERSION_TABLE, *Base.metadata.tables)))})."
     )
 
