@@ -271,7 +271,10 @@ class StoreCommand(CommandLine):
     def describe_database(self, given: str | None = None) -> str:
         """Return the name of the database that `given`, by default ``--url``, names."""
         from ..sql.engine.url import describe, parse
+        from .other_stores import name_of_store
 
+        if self.only_reads and given is None and (name := name_of_store(self)) is not None:
+            return name
         return describe(parse(self.settings(given).url))
 
     def missing_file(self, given: str | None = None) -> Path | None:

@@ -28,6 +28,7 @@ class Namespaces(NamespaceCommand):
     jupyter session-store namespaces --prefix hub: --json
     """
     flags = {**StoreCommand.flags, **JSON_FLAG}
+    only_reads = True
 
     def run(self) -> ExitCode:
         from ..sql.admin import summaries

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _TIMEOUT: Final = 60.0
 
 
+def name_of_store(command: StoreCommand) -> str | None:
+    """Return what the configured store is; ``None`` if it is a database."""
+    repository = None if command.url else other_repository(command.config)
+    return None if repository is None else repository.describe().backend
+
+
 def read_contents(command: StoreCommand) -> StoreContents | None:
     """Return what the configured repository holds; ``None`` if it is the one for databases."""
     repository = None if command.url else other_repository(command.config)

@@ -28,6 +28,7 @@ class Stats(StoreCommand):
     jupyter session-store stats --json
     """
     flags = {**StoreCommand.flags, "json": (JSON_FLAG["json"][0], "Print the counts as JSON.")}
+    only_reads = True
 
     def run(self) -> ExitCode:
         from ..sql.admin import summaries
