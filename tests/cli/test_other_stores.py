@@ -76,7 +76,7 @@ def test_what_only_reads_reads_a_plugins_store(ask: Run, file: Path) -> None:
         ("hub:ada/", 2),
         ("hub:bob/", 1),
     ]
-    [stats] = json.loads(ask("stats", "--json").stdout)
+    stats = json.loads(ask("stats", "--json").stdout)
     assert (stats["sessions"], stats["database"]) == (3, f"JSON file {str(file)!r}")
     # Nobody was registered, and nothing changed.
     assert file.read_text() == before
