@@ -23,6 +23,7 @@ from sqlalchemy import insert
 from jupyter_session_store.cli import removal
 from jupyter_session_store.cli.app import SessionStoreApp
 from jupyter_session_store.cli.command import StoreCommand
+from jupyter_session_store.cli.serve import Serve
 from jupyter_session_store.records import (
     GATEWAY_AUTHORITY,
     READY,
@@ -127,6 +128,10 @@ def _run(*words: str) -> str:
     return told.getvalue() + shown.getvalue()
 
 
+async def _serve(command: Serve, _reader: object) -> None:
+    command.say_where("http://127.0.0.1:8890/?token=TOKEN")
+
+
 @contextmanager
 def _database() -> Iterator[None]:
     """Make the database, and let all that is run find it, and nothing else."""
@@ -149,6 +154,8 @@ def _database() -> Iterator[None]:
         stack.enter_context(patch.object(StoreCommand, "describe_database", name))
         stack.enter_context(patch.object(doctor, "examine", lambda _engine: iter(_FINDINGS)))
         stack.enter_context(patch.object(removal, "observe", _observe))
+        # It would go on until somebody ends it.
+        stack.enter_context(patch.object(Serve, "_serve", _serve))
         _fill()
         yield
 

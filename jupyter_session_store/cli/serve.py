@@ -76,7 +76,7 @@ class Serve(StoreCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
         watching = loop.create_task(watch(reader, INTERVAL))
-        self.note(f"Shows {reader.name} at {address} (Ctrl-C ends it).")
+        self.say_where(address)
         await ended.wait()
         watching.cancel()
         with suppress(asyncio.CancelledError):
@@ -84,6 +84,10 @@ class Serve(StoreCommand):
         server.stop()
         await server.close_all_connections()
         self.note("The page is not served any more. Nothing was changed.")
+
+    def say_where(self, address: str) -> None:
+        """Say which database is shown, and where."""
+        self.note(f"Shows {self.database_name} at {address} (Ctrl-C ends it).")
 
     def _listen(self, reader: StoreReader) -> tuple[HTTPServer, str]:
         prefix = os.environ.get(_PREFIX)
