@@ -85,6 +85,15 @@ class Metrics:
         """Return a value; 0 if there is none."""
         return self.samples.get((f"{PREFIX}_{name}", frozenset(labels.items())), 0)
 
+    def of_scopes(self, name: str) -> list[float]:
+        """Return the values of each namespace and authority."""
+        found = (
+            (dict(labels), value)
+            for (one, labels), value in self.samples.items()
+            if one == f"{PREFIX}_{name}"
+        )
+        return [value for labels, value in found if "scope" in labels]
+
     def has(self, name: str) -> bool:
         """Return whether there is a value without labels."""
         return (f"{PREFIX}_{name}", frozenset[tuple[str, str]]()) in self.samples
@@ -145,7 +154,7 @@ def test_each_request_is_counted_with_its_statements(
     # Who only asks is answered by memory.
     assert server.create("a.ipynb") == session
     assert [one["id"] for one in server.sessions()] == [session["id"]]
-    assert Metrics.of(server).get("sessions") == 1
+    assert Metrics.of(server).of_scopes("sessions") == [1]
     server.model(server.get(session["id"]), 200)
     assert bill.take() == ({}, 0)
     server.model(server.patch(session["id"], path="b.ipynb"), 200)
