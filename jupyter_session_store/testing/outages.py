@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from ..errors import StoreUnavailable
-from ..records import Departure
+from ..records import Departure, Scope
 from ..repository import SessionRepository as Repository
 from .samples import SCOPE, add, in_event_loops, record, run, server
 
@@ -170,12 +170,14 @@ class OutageContract:
         self, make_repository: Callable[[], Repository], unreachable: Unreachable
     ) -> None:
         repository, leaving = make_repository(), make_repository()
-        leaving.open(SCOPE, server("two"), timeout=60)
+        # What a departure removes may go as late as after the outage.
+        other = Scope(SCOPE.namespace, "server:two")
+        leaving.open(other, server("two"), timeout=60)
         with unreachable():
             repository.open(SCOPE, server("one"), timeout=1)
             with pytest.raises(StoreUnavailable):
                 run(repository.add(record("early")))
-            leaving.close(Departure(SCOPE, "two", frozenset()), timeout=1)
+            leaving.close(Departure(other, "two", frozenset()), timeout=1)
             # What a store does not tell of itself it does not tell now, either.
             with suppress(StoreUnavailable):
                 assert make_repository().read_all(timeout=1) is None

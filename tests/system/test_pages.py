@@ -227,7 +227,7 @@ def test_a_port_that_is_taken(database: Database, page: PageServer, new_page: Ne
 def test_a_database_that_is_not_there(new_page: NewPage, tmp_path: Path) -> None:
     page = new_page(str(tmp_path / "sessions.db"))
     page.launch()
-    assert page.exit_code() == 4
+    assert page.exit_code() == 6
     assert "jupyter session-store upgrade" in page.log
 
 
