@@ -407,7 +407,10 @@ def test_a_revision_that_is_not_finished(tmp_path: Path, monkeypatch: pytest.Mon
     assert f"ls -lt {versions_folder}" in str(refused.value)
 
 
-def test_no_revision_is_written_into_an_installed_package(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [["--autogenerate"], []])
+def test_no_revision_is_written_into_an_installed_package(
+    options: list[str], tmp_path: Path
+) -> None:
     """As the wheel has them: the migrations are inside the package."""
     package = tmp_path / "site" / "jupyter_session_store"
     ignored = shutil.ignore_patterns("__pycache__")
@@ -417,7 +420,7 @@ def test_no_revision_is_written_into_an_installed_package(tmp_path: Path) -> Non
     before = sorted(package.rglob("*.py"))
     done = run_python(
         *("-c", "from alembic.config import main; main()"),
-        *("revision", "--autogenerate", "-m", "stray"),
+        *("revision", *options, "-m", "stray"),
         home=tmp_path,
         cwd=tmp_path,
         PYTHONPATH=str(package.parent),
