@@ -146,7 +146,9 @@ def test_addresses_that_cannot_be_read(page: PageServer) -> None:
     for path in ("nothing", "api/nothing", "static/../app.py", "session?session_id=x"):
         assert page.api.get(f"/{path}").status_code == 404
     assert page.rows("sessions", limit=0)["sessions"] == []
-    assert page.api.post("/sessions").status_code == 405
+    refused = page.api.post("/api/sessions")
+    assert refused.status_code == 405
+    assert refused.json()["message"].startswith("The page only reads. Expected GET.")
     assert "Traceback" not in page.log
 
 

@@ -307,6 +307,7 @@ _ERRORS: Final = {
         "Open the address that the command printed, with its token, or log in to the hub.",
     ),
     404: ("There is no such page", "It may have gone: a session that was closed is not shown."),
+    405: ("The page only reads", "Expected GET. For what changes: jupyter session-store --help"),
     503: (
         "The session store cannot be reached",
         "Nobody's kernels are affected by this page. It is tried again every 10 seconds.",
