@@ -248,7 +248,10 @@ def suggest(word: str, known: Collection[str], *, cutoff: float = 0.8) -> str | 
 
 def _expected(trait: TraitType[Any, Any], given: object) -> str:
     if not isinstance(trait, Enum):
-        return f"{_EXPECTED.get(type(trait)) or trait.info()}."
+        least = getattr(trait, "min", None)
+        # That of a Float without one is -inf.
+        bound = f" of at least {least}" if isinstance(least, int) else ""
+        return f"{_EXPECTED.get(type(trait)) or trait.info()}{bound}."
     words = allowed_words(trait)
     near = suggest(str(given), words, cutoff=0.5)
     return f"one of {', '.join(words)}{f'; {near}' if near else '.'}"

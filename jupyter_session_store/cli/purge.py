@@ -146,7 +146,8 @@ def read_users(file: str) -> list[str]:
         ) from None
     users = list(dict.fromkeys(filter(None, map(str.strip, text.splitlines()))))
     if not users:
+        given = "Standard input" if file == "-" else f"The file {file!r}"
         raise ConfigurationError(
-            f"The file {file!r} names nobody; expected a user on each line. Nothing was changed."
+            f"{given} names nobody; expected a user on each line. Nothing was changed."
         )
     return users

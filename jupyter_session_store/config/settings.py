@@ -133,7 +133,12 @@ def _resolve_url(given: str) -> str:
             "The URL that was given is empty; expected env:NAME (an environment variable), "
             "file:PATH (a file), or a path or URL without a password."
         )
-    kind, _, where = given.partition(":")
+    kind, colon, where = given.partition(":")
+    if kind in ("env", "file") and not (colon and where):
+        raise ConfigurationError(
+            f"Found {given!r}; expected env: and the name of an environment variable, or file: and "
+            f"the path of a file, in which the URL is. A path of that name: './{given}'"
+        )
     if kind in ("env", "file") and holds_credentials(where):
         raise ConfigurationError(
             f"What stands after {kind}: looks like a URL; expected env: and the name of an "

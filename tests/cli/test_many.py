@@ -77,6 +77,12 @@ def test_a_hundred_are_watched_at_once(run: Run, file: Database) -> None:
     assert names_of(file) == ["hub:student/"]
 
 
+def test_nobody_is_named(run: Run, file: Database) -> None:
+    done = run("purge", "--users", "-", "--yes", answer="\n", url=file.url)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: Standard input names nobody; expected a user on each ")
+
+
 def test_those_that_are_used_stay_and_the_others_go(run: Run, home: Path, file: Database) -> None:
     (home / "leavers.txt").write_text(f"ada\n{LONG}\nnobody\nno one\nbob\n")
     fill(
