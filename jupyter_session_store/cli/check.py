@@ -35,8 +35,9 @@ class Check(StoreCommand):
     description = """
     Say by the exit code whether servers of this installation can work with the
     database: 0 if its schema is the newest or compatible, 4 if not, 6 if its
-    file is not there, 3 if it cannot be reached, 2 if the role lacks a right;
-    then with the command or the statement that mends it.
+    file is not there, 3 if it cannot be reached, 2 if the role may not read the
+    schema; then with the command or the statement that mends it. What servers
+    need to write is examined by doctor.
 
     With --wait for an init container: until it fits, or the time is over. A
     database that does not answer is given up after some seconds, and asked again.

@@ -40,7 +40,7 @@ class Remove(RemovingCommand):
     jupyter session-store remove 0c9b7b0e-5d0a-4e6e-8c54-0d8e6c2f3a55 --dry-run
     jupyter session-store remove notes-1 notes-2 --namespace hub:alice/ --yes
     """
-    arguments = {"SESSION...": "The ids of the sessions that are removed."}
+    arguments = {"SESSION...": "The whole ids of the sessions that are removed."}
     aliases = {**StoreCommand.aliases, "namespace": "NamespaceCommand.namespace"}
 
     def run(self) -> ExitCode:
