@@ -59,12 +59,16 @@ def repository(database: Database) -> Iterator[SQLAlchemySessionRepository]:
 def fill(repository: SQLAlchemySessionRepository) -> None:
     """Register servers, each with its sessions; nothing tells the database how many there are."""
 
+    names = [name(i) for i in range(NUMBER)]
+    servers = [asdict(server(one)) for one in names]
+    sessions = [to_row(each) for one in names for each in sessions_of(one)]
+
     def unit(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
-        names = [name(i) for i in range(NUMBER)]
-        connection.execute(insert(SERVERS), [asdict(server(one)) for one in names])
-        rows = [to_row(each) for one in names for each in sessions_of(one)]
-        connection.execute(insert(SESSIONS), rows)
+        for table, rows in ((SERVERS, servers), (SESSIONS, sessions)):
+            # A database ends a transaction that waits for its client for long.
+            for at in range(0, len(rows), 200):
+                connection.execute(insert(table), rows[at : at + 200])
         connection.exec_driver_sql("COMMIT")
 
     repository._wait(unit, 120)
