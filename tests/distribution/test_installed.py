@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -82,7 +83,8 @@ def test_it_serves_sessions(
     status = server.model(server.api.get("/api/session-store/status"), 200)
     assert status["backend"] == f"sqlite {file}"
     assert server.api.get("/api/session-store/health").json() == {"status": "well"}
-    assert "jupyter_session_store_sessions 1.0" in server.api.get("/metrics").text
+    metrics = server.api.get("/metrics").text
+    assert re.search(r'^jupyter_session_store_sessions\{scope="\w+"\} 1\.0$', metrics, re.MULTILINE)
     assert server.delete(session["id"]).status_code == 204
     assert stored.rows(kept) == []
     server.stop()
