@@ -82,8 +82,8 @@ class SessionRecord(NamedTuple):
     """A session as the store keeps it.
 
     A named tuple: a list makes one of each row, and a frozen dataclass takes
-    six times as long to make. Also read by a column's name, ``record["path"]``,
-    as a row of the stock manager is.
+    six times as long to make. The columns that the stock manager has, :data:`STOCK_COLUMNS`,
+    are also read as ``record["path"]``; every other field only as an attribute.
 
     Parameters
     ----------
