@@ -57,9 +57,7 @@ class Serve(StoreCommand):
             from ..web.pages.reading import StoreReader
 
             hub_url = os.environ.get("JUPYTERHUB_BASE_URL", "/")
-            reader = StoreReader(
-                engine, f"{hub_url}user/" if os.environ.get(_PREFIX) else None, self.log
-            )
+            reader = StoreReader(engine, hub_url if os.environ.get(_PREFIX) else None, self.log)
             try:
                 asyncio.run(self._serve(reader))
             finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from typing import Any, Final
-from urllib.parse import quote
 
 from tornado import web
 
+from ...config.namespaces import hub_prefix
 from .app import Viewer
 
 _COOKIE: Final = "jupyter-session-store-page"
@@ -82,4 +82,4 @@ def viewer_of_user(user: dict[str, Any]) -> Viewer:
         return Viewer(name, None)
     if user.get("kind", "user") != "user":
         raise web.HTTPError(403, f"The service needs the scope {SCOPE}.")
-    return Viewer(name, f"hub:{quote(name, safe='')}/")
+    return Viewer(name, hub_prefix(name))

@@ -6,12 +6,14 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine
 
+from ...config.namespaces import hub_path
 from ...errors import SessionStoreError
 from ...records import ServerRecord, SessionRecord
 from ...servers.heartbeat import now
@@ -27,7 +29,6 @@ T = TypeVar("T")
 TIMEOUT: Final = 10.0
 #: So many of the silent servers are shown at most where only those are asked for.
 MOST_SILENT: Final = 500
-_HUB: Final = "hub:"
 
 
 class StoreReader:
@@ -38,7 +39,7 @@ class StoreReader:
     engine : Engine
         Of a database whose schema fits.
     hub_url : str or None
-        Where the users' servers are, such as ``/user/``; ``None`` without a hub.
+        Where the hub is, such as ``/``; ``None`` without one.
     log : logging.Logger
     """
 
@@ -93,7 +94,7 @@ class StoreReader:
         """Return a page of servers; only the silent ones, if asked."""
         if silent:
             keys = self._watch.silent(now(), choice.visible)[:MOST_SILENT]
-            choice = Choice(**{**vars(choice), "keys": keys})
+            choice = replace(choice, keys=keys)
 
         def unit(connection: Connection) -> tuple[int, list[ServerRecord], dict[Any, int]]:
             found = overview.servers(connection, choice)
@@ -159,12 +160,9 @@ class StoreReader:
         """Return where the notebook is open, if its user's server is behind the hub."""
         if self._hub_url is None or record.path is None or record.type != "notebook":
             return None
-        if not record.namespace.startswith(_HUB):
-            return None
-        user, _, server = record.namespace.removeprefix(_HUB).partition("/")
-        # As a namespace has them, quoted each.
-        where = "".join(f"{quote(unquote(one), safe='@')}/" for one in (user, server) if one)
-        return f"{self._hub_url}{where}lab/tree/{quote(record.path)}"
+        path = hub_path(record.namespace)
+        base = self._hub_url.rstrip("/")
+        return None if path is None else f"{base}{path}lab/tree/{quote(record.path)}"
 
 
 def _kernel_of(record: SessionRecord) -> Mapping[str, Any]:
