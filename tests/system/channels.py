@@ -17,6 +17,9 @@ import websocket
 _PATIENCE = 60
 _ASK_AGAIN = 2
 _CONNECT_AGAIN = 15
+#: Before it opens a websocket, Jupyter Server asks the kernel who it is, once, and waits for 60 s
+#: (``kernel_info_timeout``).
+_OPENING = 75
 
 
 class Channels:
@@ -39,13 +42,13 @@ class Channels:
         if not join:
             self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
             return
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _OPENING + 2 * _CONNECT_AGAIN
         while True:
-            self._socket = websocket.create_connection(url, timeout=_PATIENCE, header=header)
+            self._socket = websocket.create_connection(url, timeout=_OPENING, header=header)
             if self._joined():
                 break
-            # A kernel whose ports another process took in the meantime is started once more, on
-            # others; Jupyter Server's connection stays at the first ones until it is made anew.
+            # A kernel that ended before it listened is started once more; a connection that was
+            # made to the first one stays there.
             self.close()
             assert time.monotonic() < deadline, "the kernel does not answer"
 

@@ -27,7 +27,11 @@ _UNCAUGHT = re.compile(
     r"(?! in: <function BaseEventLoop\.__del__ )"
 )
 
+_KERNEL_PORTS = Path(__file__).with_name("kernel_ports.py")
+
 _BASE_CONFIG = """
+import runpy
+runpy.run_path({ports!r})
 c.ServerApp.allow_root = True
 c.ServerApp.ip = "127.0.0.1"
 c.ServerApp.open_browser = False
@@ -90,6 +94,7 @@ class JupyterServer(JupyterProcess, SessionsClient):
         others = manager.get_jpserver_extensions()  # type: ignore[no-untyped-call]
         return _BASE_CONFIG.format(
             port=self.port,
+            ports=str(_KERNEL_PORTS),
             root=str(self.root),
             token=self.token,
             extensions={name: name == "jupyter_session_store" for name in others},

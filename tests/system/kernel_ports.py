@@ -1,0 +1,45 @@
+"""Ports for kernels that no other process takes; a test's server runs this with its configuration.
+
+Jupyter Client asks the system for a free port, and lets go of it until the kernel listens there.
+With many servers at once another kernel has it by then now and then, and keeps it: a pipe that each
+kernel has for itself is on such a port, too. The kernel ends, and is started again and again on
+the same ports: Jupyter Client forgets only ports that it did not choose before it wrote them
+(``ConnectionFileMixin.cleanup_random_ports``).
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+
+from jupyter_client.connect import LocalPortCache
+
+#: Below those of the tests' servers (``tests/databases/local.py``), and of the system.
+_LOWEST = 10_000
+_HIGHEST = 20_000
+#: One UDP socket for each port: as long as it is open, no process claims the same.
+_claims: dict[int, socket.socket] = {}
+
+
+def _find_available_port(cache: LocalPortCache, ip: str) -> int:
+    while True:
+        port = random.SystemRandom().randrange(_LOWEST, _HIGHEST)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind((ip, port))
+            with socket.socket() as probe:
+                probe.bind((ip, port))
+        except OSError:
+            claim.close()
+        else:
+            _claims[port] = claim
+            return port
+
+
+def _return_port(cache: LocalPortCache, port: int) -> None:
+    if port in _claims:
+        _claims.pop(port).close()
+
+
+LocalPortCache.find_available_port = _find_available_port  # type: ignore[assignment, method-assign]
+LocalPortCache.return_port = _return_port  # type: ignore[assignment, method-assign]
