@@ -314,3 +314,28 @@ async def test_a_full_disk(database: Database, caplog: pytest.LogCaptureFixture)
     assert repository.describe().statements == before + 1
     repository.close(timeout=10)
     assert_said_once_away_and_once_back(caplog)
+
+
+#: SQLite adds no column that has to be given to a table that exists.
+FOREIGN: Final = {
+    "a check": "VARCHAR(10) CHECK (tenant IS NOT NULL)",
+    "a value that has to be given": "VARCHAR(10) NOT NULL",
+}
+
+
+@pytest.mark.parametrize("rule", FOREIGN)
+async def test_a_rule_of_somebody_elses_is_no_claimed_path(database: Database, rule: str) -> None:
+    """A column that an operator has added refuses every row: that is no conflict of sessions."""
+    definition = FOREIGN["a check" if database.kind == "sqlite" else rule]
+    with opened(database.url) as repository:
+        await repository.add(record("a"))
+        await repository.remove(SCOPE, [record("a")])
+        with engine_of(database.url) as engine, engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"ALTER TABLE jupyter_sessions ADD COLUMN tenant {definition}"
+            )
+        with pytest.raises(StoreUnavailable, match="tenant") as told:
+            await repository.add(record("b", path="hidden.ipynb"))
+        assert "hidden" not in str(told.value)
+        with pytest.raises(StoreUnavailable, match="tenant"):
+            await repository.mirror(SCOPE, lambda: [record("c")])

@@ -204,9 +204,10 @@ class Backend:
     lock_timeout_codes: ClassVar[frozenset[object]] = frozenset({"55P03"})
     #: What an operator can do about an error, by its code.
     cures: ClassVar[Mapping[object, str]] = MappingProxyType({})
-    #: A column is missing, or has to be given, where the driver does not call that a
+    #: A column is missing, or a rule that the schema does not have refused a row (a column that
+    #: has to be given, a check, a foreign key), where the driver does not call that a
     #: ``ProgrammingError``.
-    schema_changed_codes: ClassVar[frozenset[object]] = frozenset()
+    schema_changed_codes: ClassVar[frozenset[object]] = frozenset({"23502", "23503", "23514"})
 
     def __init__(self, name: str, driver: Driver) -> None:
         self.name = name

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from ...errors import SessionStoreError
 from .backend import backend_of
@@ -105,8 +105,13 @@ def _is_known(error: BaseException, dialect: Any) -> bool:
     return isinstance(error, known) or not isinstance(error, Exception)
 
 
-def _on_error(context: ExceptionContext) -> DriverFault | None:
+def _on_error(context: ExceptionContext) -> OperationalError | None:
     error = context.original_exception
+    refused = context.sqlalchemy_exception
+    if isinstance(refused, IntegrityError):
+        # Else it would be taken for a key that another row has: the only rule of our own.
+        foreign = backend_of(context.dialect).is_schema_changed(refused)
+        return OperationalError(None, None, error) if foreign else None
     if _is_known(error, context.dialect):
         return None
     package = type(error).__module__.partition(".")[0].lower()

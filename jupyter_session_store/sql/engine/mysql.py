@@ -208,7 +208,7 @@ class MySQL(Backend):
     read_only_codes = Backend.read_only_codes | {1047, 1290, 1792, 1836}
     denied_codes = Backend.denied_codes | {1044, 1142, 1143, 1227, 1370}
     lock_timeout_codes = Backend.lock_timeout_codes | {1205}
-    schema_changed_codes = Backend.schema_changed_codes | {1054, 1364}
+    schema_changed_codes = Backend.schema_changed_codes | {1048, 1054, 1364, 1452, 3819, 4025}
     _MAKE_ROOM: ClassVar[str] = "Make room on the disk of the database server."
     _RAISE_LIMIT: ClassVar[str] = (
         "Raise what this user may have: ALTER USER CURRENT_USER() WITH MAX_USER_CONNECTIONS 0 "

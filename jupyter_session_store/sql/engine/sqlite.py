@@ -29,7 +29,14 @@ _BUSY: Final[Mapping[int, str]] = {5: "locked", 6: "locked"}
 _READ_ONLY: Final[Mapping[int, str]] = {8: "readonly database", 14: "unable to open database file"}
 _FULL: Final[Mapping[int, str]] = {13: "database or disk is full"}
 #: One code stands for all that is wrong in a statement.
-_SCHEMA_CHANGED: Final = ("no such table", "no such column", "has no column named")
+_SCHEMA_CHANGED: Final = (
+    "no such table",
+    "no such column",
+    "has no column named",
+    "NOT NULL constraint failed",
+    "CHECK constraint failed",
+    "FOREIGN KEY constraint failed",
+)
 
 #: Parameters of a URL: what sqlite3 takes, and what SQLite takes of a URI.
 _OF_PYTHON: Final = frozenset(
