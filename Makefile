@@ -16,6 +16,10 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 VENV ?= .venv
 BIN := $(VENV)/bin
 PORT ?= 8888
+# All that `make run` writes is in here: the notebooks, unless they are elsewhere, the sessions,
+# and what Jupyter and IPython keep for a user.
+RUN ?= $(CURDIR)/.run
+NOTEBOOKS ?= $(RUN)/notebooks
 # Test processes at once: more than there are processors, since some always wait.
 JOBS ?= 6
 # More arguments for pytest, `make run`, `make demo` or the benchmarks.
@@ -30,6 +34,8 @@ RELEASES ?= oldest newest
 # Bytecode is compiled at the install: a server that compiles its imports at each start is slow.
 unexport PYTHONDONTWRITEBYTECODE
 
+JUPYTER_FOLDERS = JUPYTER_CONFIG_DIR="$(RUN)/config" JUPYTER_DATA_DIR="$(RUN)/data" \
+	JUPYTER_RUNTIME_DIR="$(RUN)/data/runtime" IPYTHONDIR="$(RUN)/ipython"
 ENVIRONMENT := $(PYTHON) tools/environment.py
 CHECKED := jupyter_session_store tests benchmarks migrations tools docs
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
@@ -41,10 +47,17 @@ help: ## Print this list
 .PHONY: run
 run: ## Serve JupyterLab on 127.0.0.1:8888; its sessions and kernels outlive it
 	@$(ENVIRONMENT) $(VENV) . jupyterlab
-	exec $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) --ServerApp.port_retries=0 \
+	@mkdir -p "$(NOTEBOOKS)"
+	exec env $(JUPYTER_FOLDERS) $(BIN)/jupyter lab --ip=127.0.0.1 --port=$(PORT) \
+		--ServerApp.port_retries=0 --ServerApp.root_dir="$(NOTEBOOKS)" \
 		--ServerApp.session_manager_class=jupyter_session_store.PersistentSessionManager \
 		--ServerApp.kernel_manager_class=jupyter_session_store.local.PersistentKernelManager \
 		$(ALLOW_ROOT) $(ARGS)
+
+.PHONY: kernels
+kernels: ## List the kernels of `make run`; ARGS="--stop --detached" ends those without a server
+	@$(ENVIRONMENT) $(VENV) . jupyterlab
+	@env $(JUPYTER_FOLDERS) $(BIN)/jupyter session-store kernels $(ARGS)
 
 .PHONY: demo
 demo: ## Show a notebook that outlives its server; ARGS=--stay leaves everything running
@@ -96,11 +109,14 @@ upstream: ## Run jupyter_server's own tests of sessions and gateways on this pac
 	$(PYTHON) tools/upstream.py --releases $(RELEASES) $(ARGS)
 
 .PHONY: lint
-lint: install ## Check style, types and the doors between the modules
+lint: install ## Check style, types, the doors between the modules, and the files for containers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(wildcard $(CHECKED))
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*.yml)
 
 .PHONY: format
 format: install ## Format the code, and repair what can be repaired

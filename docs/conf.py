@@ -1,6 +1,7 @@
 """The configuration of Sphinx."""
 
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -42,6 +43,12 @@ nitpick_ignore_regex = [
 
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
-html_title = project
-html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
+html_title = f"{project} {version}"
+# pyproject.toml has the address.
+_urls = dict(line.split(", ", 1) for line in metadata(project).get_all("Project-URL", []))
+html_theme_options = {
+    "github_url": _urls["Repository"],
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+}
 html_show_sourcelink = False

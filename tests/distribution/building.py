@@ -96,7 +96,7 @@ def install(folder: Path, *requirements: str) -> Environment:
 
 def build(folder: Path) -> Distribution:
     """Build the sdist, the wheel, and the wheel of the sdist."""
-    builder = install(folder / "builder", "hatchling>=1.24")
+    builder = install(folder / "builder", "hatch-fancy-pypi-readme>=24.1", "hatchling>=1.24")
     command: tuple[str | Path, ...] = (builder.python, "-m", "hatchling", "build", "-d")
     _check([*command, folder / "dist", "-t", "sdist", "-t", "wheel"], cwd=ROOT)
     sdist = only(folder / "dist", "*.tar.gz")

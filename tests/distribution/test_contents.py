@@ -99,6 +99,27 @@ def test_the_wheel_says_what_it_is(distribution: Distribution) -> None:
     assert "memory = jupyter_session_store.memory:MemorySessionRepository" in entry_points
 
 
+def test_what_an_index_shows_has_addresses(distribution: Distribution) -> None:
+    """A package index has the README, and nothing that lies beside it."""
+    found = contents(distribution.wheel)
+    text = found[f"jupyter_session_store-{__version__}.dist-info/METADATA"].decode()
+    metadata = Parser().parsestr(text)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    urls = dict(line.split(", ", 1) for line in metadata.get_all("Project-URL", []))
+    assert {"Changelog", "Documentation", "Repository"} <= set(urls)
+    repository = urls["Repository"]
+    raw = repository.replace("github.com", "raw.githubusercontent.com")
+
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", metadata.get_payload())
+    originals = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert [picture for picture, _ in links] == [picture for picture, _ in originals]
+    assert "!" in dict(links), "the moving picture"
+    for (picture, target), (_, original) in zip(links, originals, strict=True):
+        prefix = f"{raw}/main/" if picture else f"{repository}/blob/main/"
+        assert target in (original, prefix + original)
+        assert re.match(r"https://|#", target)
+
+
 def test_the_sdist_holds_the_project(distribution: Distribution) -> None:
     with tarfile.open(distribution.sdist) as archive:
         top = f"jupyter_session_store-{__version__}"
