@@ -197,8 +197,8 @@ class SessionKernels:
             return await self.begin_if_unused(kernel_id)
         except SessionStoreError:
             self._context.log.warning(
-                "Kernel %s was left by its session and goes on running: whether another "
-                "session uses it cannot be asked now.",
+                "The kernel %s goes on running, though its session has left it: the store cannot "
+                "say now whether another session uses it.",
                 kernel_id,
             )
             return None

@@ -151,7 +151,7 @@ class SharedStore:
 
     def _say(self, what: str, record: SessionRecord) -> None:
         self._log.warning(
-            "The store had lost what became of the session %s: it was %s.",
+            "The store had lost a change of the session %s. The session was %s.",
             printable(record.session_id),
             what,
         )

@@ -58,8 +58,8 @@ class SessionEvents:
         except Exception as error:
             # A handler's, or a modifier's: the session is what it is.
             self._log.warning(
-                "The event that the session %s was %s was not told: the event logger failed (%s).",
-                session_id,
+                "Could not emit the event %r of the session %s: the event logger failed (%s).",
                 action,
+                session_id,
                 type(error).__name__,
             )

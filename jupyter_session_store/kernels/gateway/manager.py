@@ -210,7 +210,8 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
             failed = len(late) + sum(ending.exception() is not None for ending in done)
             if failed:
                 self.log.warning(
-                    "%d kernel(s) that no session uses could not be shut down, and run on.", failed
+                    "Could not shut down %d kernel(s) that no session uses. They go on running.",
+                    failed,
                 )
         for kernel_id in list(self._kernels):
             self.remove_kernel(kernel_id)

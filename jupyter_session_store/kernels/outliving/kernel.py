@@ -132,7 +132,7 @@ class PersistentKernel(ServerKernelManager):
             _, rest = self.session.feed_identities(frames)
             reply = self.session.deserialize(rest)["content"]
         except (ValueError, KeyError):
-            self.log.warning("The kernel %s answered what cannot be read.", self.kernel_id)
+            self.log.warning("The answer of the kernel %s cannot be read.", self.kernel_id)
             return
         if self.owned is not None:
             self.owned.note_info(str(self.kernel_id), reply)
