@@ -26,7 +26,8 @@ JOBS ?= 6
 ARGS ?=
 # One test after another to whoever is free, so that the long ones, which come first, begin first.
 PYTEST_OPTIONS := -n $(JOBS) --dist=load --maxschedchunk=1
-# What `make test-oldest` runs: each layer, without every system test.
+# What `make test-oldest` runs, each case on one of the databases: each layer, without every
+# system test.
 OLDEST ?= tests/unit tests/migrations tests/system/test_main_job.py
 # The releases of jupyter_server whose own tests `make upstream` runs.
 RELEASES ?= oldest newest
@@ -101,7 +102,7 @@ torture: install ## Run the tests that repeat a race, with all their rounds
 test-oldest: ## Test on Python 3.10 and the oldest declared release of each dependency
 	@$(ENVIRONMENT) .venvs/oldest ".[test]" --oldest --python-version=3.10
 	@$(PYTHON) tools/servers.py
-	.venvs/oldest/bin/pytest $(PYTEST_OPTIONS) $(OLDEST) $(ARGS)
+	.venvs/oldest/bin/pytest $(PYTEST_OPTIONS) --spread $(OLDEST) $(ARGS)
 
 .PHONY: upstream
 upstream: ## Run jupyter_server's own tests of sessions and gateways on this package

@@ -3,10 +3,16 @@
 A test that takes long, and shows what others show in part, is marked
 ``@pytest.mark.extended("why")``: it runs with ``--extended`` alone. So does the
 larger part of the rounds of a test that repeats a race, marked ``torture``.
+
+A test with as many cases as there are kinds of databases, or more, runs each case on one
+kind, in turn, and the other pairs of a case and a kind with ``--extended``. So does a test
+that is marked ``spread``, because what it shows comes from no database: it runs on one kind.
+With ``--spread`` all tests do.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -20,6 +26,7 @@ _FRACTION: Final = 0.02
 #: The same with ``--extended``.
 _LARGER_FRACTION: Final = 0.2
 _ROUNDS: Final = "--rounds-fraction"
+_ELSEWHERE: Final = "a case on another database"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--extended",
         action="store_true",
         help="run what a run without this leaves out, and nothing else",
+    )
+    parser.addoption(
+        "--spread",
+        action="store_true",
+        help="run each case of each test on one kind of database",
     )
     parser.addoption(
         _ROUNDS,
@@ -47,11 +59,14 @@ class LeavingOut:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._extended: bool = config.getoption("--extended")
+        self._spread: bool = config.getoption("--spread")
         given: float | None = config.getoption(_ROUNDS)
         usual = _LARGER_FRACTION if self._extended else _FRACTION
         self.fraction = usual if given is None else given
         #: How many tests were left out, by why.
         self._left_out: Counter[str] = Counter()
+        #: What runs on a kind of database that its case is not run on here.
+        self._elsewhere: frozenset[pytest.Item] = frozenset()
         #: How many tests run not all of their rounds.
         self._repeating = 0
         #: How many tests run a part of their cases.
@@ -68,9 +83,10 @@ class LeavingOut:
     # After -k and -m have taken away what the user does not ask for.
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self._elsewhere = elsewhere(items, every=self._spread)
         left = [item for item in items if not self._is_for(item)]
         if not self._extended:
-            self._left_out.update(_why(item) for item in left)
+            self._left_out.update(map(_why, left))
         # Those that may take long begin first: a process that is left with one at the end keeps
         # all others waiting.
         items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
@@ -81,6 +97,8 @@ class LeavingOut:
     def _is_for(self, item: pytest.Item) -> bool:
         if item.get_closest_marker("extended") is not None:
             return self._extended
+        if item in self._elsewhere:
+            return not self._spread and (self._extended or self.fraction >= 1)
         # One without rounds would do again what it does without this.
         return not self._extended or _repeats(item) or _shares(item) or self.fraction >= 1
 
@@ -120,6 +138,41 @@ class LeavingOut:
             reporter.write_line(self.line())
 
 
+def elsewhere(items: Sequence[pytest.Item], *, every: bool = False) -> frozenset[pytest.Item]:
+    """Return what a run leaves out that runs each case on one kind of database.
+
+    Parameters
+    ----------
+    items : sequence
+        All tests, in the order of their definition.
+    every : bool
+        Whether tests with few cases do so, too, that are not marked.
+    """
+    cases: dict[str, dict[str, dict[str, pytest.Item]]] = {}
+    for item in items:
+        kind = _kind(item)
+        if kind is not None:
+            name = item.nodeid.partition("[")[0]
+            case = item.nodeid[len(name) :].replace(kind, "", 1)
+            cases.setdefault(name, {}).setdefault(case, {})[kind] = item
+    left: set[pytest.Item] = set()
+    for name, kinds_of_case in cases.items():
+        for number, kinds in enumerate(kinds_of_case.values(), zlib.crc32(name.encode())):
+            first = next(iter(kinds.values()))
+            marked = first.get_closest_marker("spread") is not None
+            if every or marked or len(kinds_of_case) >= len(kinds):
+                here = sorted(kinds)[number % len(kinds)]
+                left.update(item for kind, item in kinds.items() if kind != here)
+    return frozenset(left)
+
+
+def _kind(item: pytest.Item) -> str | None:
+    """Return the kind of database that a test runs on, if it is one of several."""
+    call: Any = getattr(item, "callspec", None)
+    kind = call.params.get("kind") if call is not None else None
+    return kind if isinstance(kind, str) else None
+
+
 def number_of(count: int) -> str:
     return "1 test" if count == 1 else f"{count} tests"
 
@@ -140,8 +193,7 @@ def _patience(item: pytest.Item) -> float:
 
 def _why(item: pytest.Item) -> str:
     marker = item.get_closest_marker("extended")
-    assert marker is not None
-    return str(marker.args[0])
+    return _ELSEWHERE if marker is None else str(marker.args[0])
 
 
 @pytest.fixture

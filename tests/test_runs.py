@@ -69,6 +69,56 @@ def test_the_last_line_says_what_was_left_out(way: str, pytester: pytest.Pyteste
     assert "Left out" not in others.stdout.str()
 
 
+SPREADING = """
+    import pytest
+
+    KINDS = ("mysql", "postgresql", "sqlite")
+
+    @pytest.fixture
+    def kind(request):
+        return request.param
+
+    def pytest_generate_tests(metafunc):
+        if "kind" in metafunc.fixturenames:
+            metafunc.parametrize("kind", KINDS, indirect=True)
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", range(int(metafunc.function.__name__[-1])))
+
+    def test_cases_5(kind, case):
+        print("ran", kind, case)
+
+    def test_cases_2(kind, case):
+        pass
+
+    def test_one(kind):
+        pass
+
+    @pytest.mark.spread
+    def test_spread(kind):
+        pass
+"""
+
+
+def test_each_case_on_one_database(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(SPREADING)
+    plugin = ("-p", "tests.leaving_out", "-rP")
+    some = pytester.runpytest(*plugin)
+    # Five cases, once; two on three kinds; one on three; and one once.
+    some.assert_outcomes(passed=5 + 6 + 3 + 1, deselected=10 + 2)
+    ran = sorted(line.split()[1:] for line in some.outlines if line.startswith("ran "))
+    assert [case for _, case in sorted(ran, key=lambda one: one[1])] == list("01234")
+    assert {kind for kind, _ in ran} == {"mysql", "postgresql", "sqlite"}
+    assert some.outlines[-1] == (
+        "Left out: 12 tests (a case on another database). `make test-all` runs them."
+    )
+    others = pytester.runpytest(*plugin, "--extended")
+    others.assert_outcomes(passed=10 + 2, deselected=5 + 6 + 3 + 1)
+    pytester.runpytest(*plugin, "--rounds-fraction=1").assert_outcomes(passed=15 + 6 + 3 + 3)
+    pytester.runpytest(*plugin, "--spread").assert_outcomes(passed=5 + 2 + 1 + 1, deselected=18)
+    # Whoever names a case gets it, on whichever kind.
+    pytester.runpytest(*plugin, "-k", "sqlite-3").assert_outcomes(passed=1, deselected=26)
+
+
 def test_nothing_was_left_out(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(MARKED)
     every = pytester.runpytest("-p", "tests.leaving_out", "--rounds-fraction=1", "-k", "race")

@@ -12,7 +12,7 @@ from .conftest import Running
 from .process import OTHER_KERNEL
 from .rows import dump
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.spread]
 
 _LONG_PATH: Final = "p" * 4097
 _LONG_NAME: Final = "n" * 1025

@@ -19,7 +19,7 @@ from .process import OTHER_KERNEL
 from .rows import rows_of
 from .server import JupyterServer
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.spread]
 
 NewServer = Callable[..., JupyterServer]
 

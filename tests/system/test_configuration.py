@@ -18,7 +18,7 @@ from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.spread]
 
 NewServer = Callable[..., JupyterServer]
 

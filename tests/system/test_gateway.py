@@ -18,7 +18,7 @@ from .waiting import until
 
 __all__ = ["gateway"]
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.spread]
 
 NewServer = Callable[..., JupyterServer]
 

@@ -10,7 +10,7 @@ from .conftest import Running
 from .process import OTHER_KERNEL
 from .rows import row_of, rows_of
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.spread]
 
 
 def test_deleting_one_of_two_sessions_keeps_the_kernel(shared: Running) -> None:

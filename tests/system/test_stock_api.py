@@ -18,7 +18,7 @@ from .rows import dump, row_of, rows_of
 from .server import JupyterServer
 from .waiting import until
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.spread]
 
 NOWHERE = "00000000-0000-0000-0000-000000000000"
 
