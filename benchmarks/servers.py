@@ -24,6 +24,7 @@ from .databases import Place
 from .peers import OURS, Peer
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+_KERNEL_PORTS: Final = ROOT / "tests" / "system" / "kernel_ports.py"
 #: Seconds.
 _START_TIMEOUT: Final = 60
 _REQUEST_TIMEOUT: Final = 60
@@ -141,6 +142,10 @@ class JupyterServer:
             config["PersistentSessionManager"] = {"namespace": "benchmark"}
         for name in ("work", "config", "data", "runtime"):
             (directory / name).mkdir(parents=True)
+        if not dummy_kernels:
+            # A kernel whose port another one takes is dead, and would not be found again.
+            code = f"import runpy\nrunpy.run_path({str(_KERNEL_PORTS)!r})\n"
+            (directory / "config" / "jupyter_server_config.py").write_text(code)
         file = directory / "config" / "jupyter_server_config.json"
         file.touch(mode=0o600)
         file.write_text(json.dumps(config))
