@@ -102,11 +102,16 @@ def _plain(source: Connection, target: Connection) -> None:
     cursor = _raw(source).cursor()
     cursor.execute(f"SELECT {', '.join(NAMES)} FROM jupyter_sessions")
     date = _date(source.dialect.name, target.dialect.name)
+    created, updated = NAMES.index("created_at"), NAMES.index("updated_at")
 
     def rows() -> Iterator[tuple[Any, ...]]:
         while found := cursor.fetchmany(_BATCH):
             for row in found:
-                yield (*row[:-2], date(row[-2]), date(row[-1])) if date else tuple(row)
+                yield (
+                    (*row[:created], date(row[created]), date(row[updated]), *row[updated + 1 :])
+                    if date
+                    else tuple(row)
+                )
 
     _execute_many(target, rows())
 
@@ -129,7 +134,7 @@ def _plain_import(file: Path, target: Connection) -> None:
                 yield (
                     *(_SCOPE.namespace, session_id, path, digest(path), name, kind, kernel_id),
                     *(None, None, _SCOPE.authority, None, READY, claim_of(_SCOPE, path)),
-                    *(moment, moment),
+                    *(moment, moment, 1),
                 )
 
     _execute_many(target, rows())
