@@ -48,7 +48,12 @@ html_title = f"{project} {version}"
 _urls = dict(line.split(", ", 1) for line in metadata(project).get_all("Project-URL", []))
 html_theme_options = {
     "github_url": _urls["Repository"],
+    "header_links_before_dropdown": 4,
+    "logo": {"text": project},
+    "navbar_end": ["project-version", "theme-switcher", "navbar-icon-links"],
     "navigation_with_keys": False,
     "show_toc_level": 2,
 }
+html_css_files = ["narrow.css"]
+templates_path = ["_templates"]
 html_show_sourcelink = False
