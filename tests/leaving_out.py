@@ -24,7 +24,7 @@ T = TypeVar("T")
 #: The part of its rounds that a test runs which names a number of them.
 _FRACTION: Final = 0.02
 #: The same with ``--extended``.
-_LARGER_FRACTION: Final = 0.2
+_LARGER_FRACTION: Final = 0.1
 _ROUNDS: Final = "--rounds-fraction"
 _ELSEWHERE: Final = "a case on another database"
 
