@@ -110,7 +110,7 @@ def test_what_an_index_shows_has_addresses(distribution: Distribution) -> None:
     repository = urls["Repository"]
     raw = repository.replace("github.com", "raw.githubusercontent.com")
 
-    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", metadata.get_payload())
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", str(metadata.get_payload()))
     originals = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
     assert [picture for picture, _ in links] == [picture for picture, _ in originals]
     assert "!" in dict(links), "the moving picture"

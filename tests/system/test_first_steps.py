@@ -79,7 +79,9 @@ class FirstSteps:
                 start_new_session=True,
             )
         try:
-            url, token = until(self._address, why="JupyterLab says where it is")
+            found = until(self._address, why="JupyterLab says where it is")
+            assert found is not None
+            url, token = found
             with httpx.Client(base_url=url, headers={"Authorization": f"token {token}"}) as api:
                 until(lambda: _answers(api), why="JupyterLab answers")
                 yield api
