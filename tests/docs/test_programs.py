@@ -5,13 +5,19 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
 
 from jupyter_session_store.sql.admin import admin_connection
 
 from ..databases import Database, parameters
 from ..databases.certificates import Certificate
+from ..databases.database import DRIVER_ERRORS
 from ..databases.local import LocalInstance, find_program
 from .blocks import blocks
+
+PGBOUNCER = "docs/how-to/pgbouncer.md"
 
 
 def shown(page: str, language: str, beginning: str) -> str:
@@ -44,10 +50,13 @@ class PgBouncer(LocalInstance):
     Parameters
     ----------
     target : Database
+    asks : bool, optional
+        Whether it asks the database for the secrets of others.
     """
 
-    def __init__(self, target: Database) -> None:
+    def __init__(self, target: Database, *, asks: bool = False) -> None:
         self._target = target
+        self._asks = asks
         super().__init__("postgresql")
 
     def find_programs(self) -> None:
@@ -58,10 +67,14 @@ class PgBouncer(LocalInstance):
         sql = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = current_user"
         ((user, secret),) = self._target.rows(sql)
         self.password = parameters(self._target.url)["password"]
-        self.write("userlist.txt", f'"{user}" "{secret}"\n')
+        # What the page's statement gives the role that asks.
+        asking = '"pgbouncer" "..."\n' if self._asks else ""
+        self.write("userlist.txt", f'"{user}" "{secret}"\n{asking}')
 
     def start(self) -> None:
-        text = shown("docs/how-to/pgbouncer.md", "ini", "[databases]")
+        text = shown(PGBOUNCER, "ini", "[databases]")
+        if self._asks:
+            text += shown(PGBOUNCER, "ini", "[pgbouncer]").removeprefix("[pgbouncer]")
         target = parameters(self._target.url)
         for documented, here in {
             "db.example.org port=5432": f"{target['host']} port={target['port']}",
@@ -87,5 +100,22 @@ def test_pgbouncer(named_database: Callable[[str], Database]) -> None:
             admin_connection.connected(engine) as found,
         ):
             assert admin_connection.require_usable(found).usable
+    finally:
+        pooler.close()
+
+
+def test_pgbouncer_asks_for_the_secret_of_a_user(
+    named_database: Callable[[str], Database],
+) -> None:
+    database = named_database("postgresql")
+    database.execute(shown(PGBOUNCER, "sql", "CREATE ROLE pgbouncer "))
+    database.execute("CREATE ROLE ada LOGIN PASSWORD 'hers'")
+    pooler = PgBouncer(database, asks=True)
+    try:
+        named = urlsplit(pooler.admin.url)
+        through = named._replace(netloc=f"ada:hers@{named.hostname}:{named.port}").geturl()
+        assert Database("postgresql", through).rows("SELECT current_user") == [("ada",)]
+        with pytest.raises(DRIVER_ERRORS, match="authentication failed"):
+            Database("postgresql", through.replace("hers", "another")).rows("SELECT 1")
     finally:
         pooler.close()
