@@ -56,8 +56,8 @@ class StoreSettings(DatabaseSettings, SessionManager):
         help="""
         Seconds that the connection to the database is kept without use.
         Above a third of ``lease_seconds`` it is kept for good, since each
-        renewal uses it: right behind a pooler, or with few servers, and
-        spares the database a log-in a renewal. More than 0.
+        renewal uses it. That saves a log-in for each renewal. Set it so with
+        few servers, or with a pooler before the database. More than 0.
         """,
     ).tag(config=True)
 
