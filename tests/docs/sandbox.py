@@ -30,7 +30,7 @@ _URL: Final = re.compile(
 )
 _PORT: Final = re.compile(r"\b8888\b")
 #: What is an administrator's.
-_FOLDERS: Final = re.compile(r"(?<![\w./-])/(?:etc|home|run|srv|var)/(?=[\w.-]+)")
+_FOLDERS: Final = re.compile(r"(?<![\w./-])/(?:etc|home|run|scratch|srv|var)/(?=[\w.-]+)")
 _SERVER_PROGRAMS: Final = {"postgresql": ("initdb",), "mysql": ("mariadbd", "mysqld")}
 
 _ADMINISTRATOR: Final = {
@@ -152,7 +152,7 @@ class Sandbox:
             f"c.ServerApp.allow_root = {os.geteuid() == 0}\n",
         )
         self._write_urls("postgresql://jupyter@db.example.org/jupyter")
-        for name in ("home/ada", "var/lib/jupyter"):
+        for name in ("home/ada", "scratch/ada", "var/lib/jupyter"):
             (self.folder / name).mkdir(parents=True)
         for name in ("cookie-secret", "db-password", "gateway-token", "jupyter-token"):
             self.write(f"run/secrets/{name}", "...\n")
