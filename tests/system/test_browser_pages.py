@@ -41,7 +41,7 @@ ADMINISTRATOR: Final = "ada"
 WIDTHS: Final = {"wide": 1280, "narrow": 390}
 THEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 _SECRET: Final = "/etc/jupyterhub/session-store-url"
-_COMMAND: Final = '"jupyter-session-store"'
+_COMMAND: Final = '"/opt/jupyterhub/bin/jupyter-session-store"'
 _ADDRESS: Final = "http://127.0.0.1:8890"
 _AXE: Final = ("axe-core", "4.10.3")
 

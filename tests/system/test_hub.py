@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from ..databases import Database
 from .client import Model
 from .cluster import LEASE
 from .hub import Hub, UserServer, documented_command, documented_file
+from .outliving import CONFIG as OUTLIVING
 from .process import PATIENCE
 from .rows import rows_of
 from .waiting import until
@@ -71,14 +72,14 @@ _NO_FRONT_END: Final = {
 }
 
 
-def site(folder: Path) -> Path:
+def site(folder: Path, more: str = "") -> Path:
     """Return a folder that is to servers what /usr/local/etc/jupyter is on a machine."""
     extensions = folder / "jupyter_server_config.d"
     extensions.mkdir(parents=True)
     shutil.copy(Path(jupyter_session_store.__file__).parent / _ENABLED, extensions)
     (extensions / "no_front_end.json").write_text(json.dumps(_NO_FRONT_END))
     config = documented_file("/usr/local/etc/jupyter/jupyter_server_config.py")
-    (folder / "jupyter_server_config.py").write_text(config + _FASTER)
+    (folder / "jupyter_server_config.py").write_text(config + _FASTER + more)
     return folder
 
 
@@ -112,17 +113,18 @@ def secret(database: Database, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def hub(secret: Path, tmp_path: Path) -> Iterator[Hub]:
-    """A running hub, set up as the guide says, and its users."""
+@contextmanager
+def running_hub(secret: Path, servers_config: str = "") -> Iterator[Hub]:
+    """Yield a hub, set up as the guide says, and its users."""
     operate(secret, "upgrade")
+    folder = secret.parent
     config = documented_file("/etc/jupyterhub/jupyterhub_config.py")
     assert _SECRET in config
     assert _SERVICE in config
-    write_service(tmp_path)
-    where = str(site(tmp_path / "etc"))
+    write_service(folder)
+    where = str(site(folder / "etc", servers_config))
     hub = Hub(
-        f"{localised(config, tmp_path)}\nc.Spawner.environment['JUPYTER_CONFIG_PATH'] = {where!r}\n"
+        f"{localised(config, folder)}\nc.Spawner.environment['JUPYTER_CONFIG_PATH'] = {where!r}\n"
     )
     try:
         hub.start()
@@ -132,6 +134,13 @@ def hub(secret: Path, tmp_path: Path) -> Iterator[Hub]:
     finally:
         print(hub.log)
         hub.close()
+
+
+@pytest.fixture
+def hub(secret: Path) -> Iterator[Hub]:
+    """A running hub, set up as the guide says, and its users."""
+    with running_hub(secret) as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -275,3 +284,42 @@ def test_each_user_has_sessions_of_their_own_until_the_server_ends(
     assert stored(database) == registered(database) == Counter([NAMESPACES[CAROL]])
     operate(secret, "purge", "--yes")
     assert stored(database) == registered(database) == Counter()
+
+
+def test_kernels_go_on_when_the_hub_stops_their_server(secret: Path) -> None:
+    # The guide's last line for servers has kernels end with them.
+    outliving = f"{OUTLIVING}c.PersistentKernelManager.detach_on_stop = True\n"
+    with running_hub(secret, outliving) as hub, ExitStack() as stack:
+        token = hub.ask("POST", "/users/ada/tokens", 201)["token"]
+        ada = UserServer(hub, "ada", token)
+        stack.callback(ada.close)
+        ada.start()
+        session = ada.create("open.ipynb")
+        kernel = session["kernel"]["id"]
+        ada.execute(kernel, "x = 41")
+        for end in (ada.stop, ada.kill):
+            end()
+            ada.start()
+            assert [one["id"] for one in ada.sessions()] == [session["id"]]
+            assert ada.execute(kernel, "x + 1") == "42"
+        # The hub deletes the user, with the server, and nobody else would end the kernel.
+        hub.ask("DELETE", "/users/ada", 204)
+        assert kernels_of(hub, "ada") == [kernel]
+        assert kernels_of(hub, "ada", "--stop", "--yes") == [kernel]
+        assert kernels_of(hub, "ada") == []
+
+
+def kernels_of(hub: Hub, user: str, *more: str) -> list[str]:
+    """Return a user's kernels without a server, or those that are ended, as root has them."""
+    home = hub.directory / "users" / user
+    # As `sudo -H` does: the user's home says where the records are.
+    done = session_store(
+        *("kernels", "--detached", "--json", *more),
+        home=hub.directory / "users",
+        HOME=str(home),
+        JUPYTER_DATA_DIR=str(home / ".local/share/jupyter"),
+        JUPYTER_RUNTIME_DIR=str(home / ".local/share/jupyter/runtime"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return found["ended"] if more else [one["kernel_id"] for one in found]
