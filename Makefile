@@ -20,6 +20,9 @@ PORT ?= 8888
 # and what Jupyter and IPython keep for a user.
 RUN ?= $(CURDIR)/.run
 NOTEBOOKS ?= $(RUN)/notebooks
+# A shell need not replace a tilde in the middle of a word.
+override RUN := $(RUN:~/%=$(HOME)/%)
+override NOTEBOOKS := $(NOTEBOOKS:~/%=$(HOME)/%)
 # Test processes at once: more than there are processors, since some always wait.
 JOBS ?= 6
 # More arguments for pytest, `make run`, `make demo` or the benchmarks.
@@ -139,7 +142,7 @@ bench: ## Measure this manager, the stock one and the bare drivers
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: clean
-clean: ## Remove all that these commands made
+clean: ## Remove what these commands made, and leave the notebooks in .run
 	rm -rf .venv .venvs build dist docs/_build benchmarks/results .coverage .hypothesis
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -150,6 +150,7 @@ def ensure(venv: Path, requests: Sequence[str], python: Path = Path(sys.executab
     done = venv / ".installed" / hashlib.sha256(wanted.encode()).hexdigest()
     if done.exists():
         return bin_python(venv)
+    print(f"Filling {venv} with what is needed: this takes a minute or two.", flush=True)
     if not (_with_uv(venv, python, requests) or _with_pip(venv, python, requests)):
         raise SystemExit(f"The virtual environment {venv} could not be filled; see above.")
     made_with.write_text(version)

@@ -283,7 +283,7 @@ class Heartbeat:
                     server.hostname,
                     f"had not renewed its lease of {server.lease_seconds} s"
                     if server.server_id in silent
-                    else "has ended, and whose kernels go on here",
+                    else "has ended: its kernels go on here",
                 )
         self._ended -= ended
         self.failing_since = None

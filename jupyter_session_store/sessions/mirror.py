@@ -228,9 +228,7 @@ class Mirror:
                 waiting = len(self._differing)
                 self._take(mirrored, asked, awaited)
                 if waiting and not self._differing:
-                    self.log.info(
-                        "Wrote %d session(s) that the session store did not have.", waiting
-                    )
+                    self.log.info("Stored %d session(s) of this server.", waiting)
                 if self._in_step:
                     return
 
