@@ -30,12 +30,13 @@ class StoreSettings(DatabaseSettings, SessionManager):
 
     namespace = Unicode(
         help="""
-        Whose sessions these are. Servers of one namespace share their
-        sessions; all others' are invisible. By default the user and the server
-        name under JupyterHub, else the path of the server's root directory:
-        two machines or containers with one path, one database and one gateway
-        are then one tenant, and list and delete each other's sessions. Set it
-        wherever a database is shared without a hub.
+        Whose sessions these are. A server sees no sessions of other
+        namespaces. Servers of one namespace share the sessions of kernels on
+        a gateway; sessions of kernels beside a server are its own. By default
+        the user and the server name under JupyterHub, else the path of the
+        server's root directory: two machines or containers with one path, one
+        database and one gateway are then one tenant, and list and delete each
+        other's sessions. Set it wherever a database is shared without a hub.
         """
     ).tag(config=True)
 
