@@ -22,11 +22,13 @@ def node_package(name: str, release: str) -> Path:
     Processes may call this at once: one installs, the others wait for it.
     """
     _FOLDER.mkdir(exist_ok=True)
-    installed = _FOLDER / f"{name}-{release}"
-    with open(_FOLDER / f"{name}.lock", "w") as lock:
+    # One of a scope has a slash.
+    plain = name.replace("/", "+")
+    installed = _FOLDER / f"{plain}-{release}"
+    with open(_FOLDER / f"{plain}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not installed.exists():
-            with tempfile.TemporaryDirectory(dir=_FOLDER, prefix=f"{name}-") as folder:
+            with tempfile.TemporaryDirectory(dir=_FOLDER, prefix=f"{plain}-") as folder:
                 whole = Path(folder) / "whole"
                 _install(whole, f"{name}@{release}")
                 whole.rename(installed)
