@@ -140,9 +140,12 @@ class PersistentSessionManager(StoreSettings):
             raise SchemaRefused(str(error)) from None
         except ConfigurationError as error:
             raise TraitError(str(error)) from None
+        store = self.store.describe()
+        answering = f", and {store.host} answers" if store.host else ""
         self.log.info(
-            "The session store is %s; the namespace is %r.",
-            self.store.describe().backend,
+            "The session store is %s%s; the namespace is %r.",
+            store.backend,
+            answering,
             self.scope.namespace,
         )
 

@@ -369,6 +369,8 @@ class StoreDescription:
         How many sessions the scope had, with which the store was opened, at the last renewal,
         without the :attr:`placeholders <.SessionRecord.is_placeholder>`. ``None`` where that is
         not counted: then the last list is what is shown.
+    host : str or None
+        Which host has answered last, where the database has several, such as ``db2:5432``.
     """
 
     backend: str
@@ -376,6 +378,7 @@ class StoreDescription:
     evictions: int = 0
     fails_writes: bool = False
     sessions: int | None = None
+    host: str | None = None
 
 
 def _to_dict(values: Mapping[str, Any]) -> dict[str, str | int | None]:

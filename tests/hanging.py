@@ -63,6 +63,10 @@ class HangingProxy:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
 
+    def suspend(self) -> None:
+        """Have new connections meet nobody; those that are there go on."""
+        self._process.suspend()
+
     def go_on(self) -> None:
         """Let every process go on."""
         for process in (self._process, *self._process.children()):

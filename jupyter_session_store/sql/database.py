@@ -32,6 +32,7 @@ from .engine.backend import backend_of
 from .engine.cures import cure_of
 from .engine.cutting import StatementWatch
 from .engine.faults import DriverFault
+from .engine.hosts import hosts_of
 from .engine.sqlite_files import identity_of
 from .engine.url import describe, is_memory, reason_of, sqlite_file
 from .queries import leases, session_queries
@@ -77,6 +78,9 @@ class Database:
         self.fails_writes = False
         self._mismatched = False
         self._watch = StatementWatch(engine)
+        #: Which of several hosts has answered the last connect, and to what cluster it belongs.
+        self.host: str | None = None
+        self._cluster: str | None = None
 
     def serve(self, scope: Scope, server: ServerRecord) -> None:
         """Name the server: registered at first contact, and given what a stock file holds."""
@@ -121,7 +125,10 @@ class Database:
                 # What failed may fail for ever on this connection, and not on another.
                 self.release(dispose=not (rolled_back or isinstance(error, DataError)))
                 refused = connection is not None and not _is_dead(error)
-                if (_is_dead(error) or backend.is_read_only(error)) and not reconnected:
+                is_read_only = backend.is_read_only(error)
+                if is_read_only and (hosts := hosts_of(self.engine)) is not None:
+                    hosts.leave()
+                if (_is_dead(error) or is_read_only) and not reconnected:
                     reconnected = True
                     # Else what was not answered in time could never be repeated.
                     late = _LATE
@@ -209,7 +216,31 @@ class Database:
             self._watch.begin()
             self._connection = self.engine.connect()
             self._connected_at = time.monotonic()
+            self._note_host(self._connection)
         return self._connection
+
+    def _note_host(self, connection: Connection) -> None:
+        """Say which of several hosts answers, once for each change."""
+        hosts = hosts_of(self.engine)
+        if hosts is None or hosts.answering is None:
+            return
+        host, former = str(hosts.answering), self.host
+        if host == former:
+            return
+        cluster = backend_of(self.engine).driver.cluster(connection)
+        self.host = host
+        self._cluster, expected = cluster or self._cluster, self._cluster
+        if former is not None:
+            self._log.info("%s is at %s now, and no longer at %s.", self.name, host, former)
+        if former is not None and None not in (cluster, expected) and cluster != expected:
+            self._log.warning(
+                "%s, which answers for %s, belongs to another cluster than %s, which has "
+                "answered before; expected a primary and its standbys. Mend the hosts in the URL: "
+                "jupyter session-store doctor compares them.",
+                host,
+                self.name,
+                former,
+            )
 
     def _look_for_file(self, file: Path) -> None:
         """Refuse to go on with a file that was deleted, and once with one that takes its place."""
@@ -297,6 +328,8 @@ class Database:
         backend = backend_of(self.engine)
         if known := backend.cure_of(error):
             return known
+        if any(word in reason for word in ("hot standby", "session is read-only")):
+            return cure_of(error, self.engine)
         if not backend.is_denied(error) and "denied" not in reason.lower():
             return None
         if self._grants is None:
@@ -362,7 +395,8 @@ class Database:
             self.fails_writes = False
             self._mismatched = False
             self._grants = None
-            self._log.info("The session store is back after %.1f s.", seconds)
+            where = f", at {self.host}" if self.host else ""
+            self._log.info("The session store is back after %.1f s%s.", seconds, where)
 
 
 def _is_dead(error: SQLAlchemyError) -> bool:

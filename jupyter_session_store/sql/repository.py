@@ -252,6 +252,7 @@ class SQLAlchemySessionRepository(SessionRepository):
             self._evictions,
             database.fails_writes,
             self._neighbours.number_of_sessions,
+            database.host,
         )
 
     async def revision(self) -> str | None:

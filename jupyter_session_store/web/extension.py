@@ -124,7 +124,7 @@ class StatusHandler(_MonitoringHandler):
             answered = True
         with suppress(Exception):
             sessions = await asyncio.wait_for(manager.count_sessions(), TIMEOUT)
-        scope, lease = manager.scope, manager.lease
+        scope, lease, store = manager.scope, manager.lease, manager.store.describe()
         away = lease.away_seconds
         self.reply(
             {
@@ -133,7 +133,8 @@ class StatusHandler(_MonitoringHandler):
                 "unsynchronized_sessions": manager.sessions.unsynchronized,
                 "version": __version__,
                 "repository": manager.repository,
-                "backend": manager.store.describe().backend,
+                "backend": store.backend,
+                "host": store.host,
                 "revision": revision,
                 "namespace": scope.namespace,
                 "authority": authority_kind(scope.authority) or "server",

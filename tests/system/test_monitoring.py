@@ -236,6 +236,7 @@ def test_probes_and_status_through_an_outage(
             "unsynchronized_sessions": 0,
             "version": __version__,
             "repository": "sqlalchemy",
+            "host": None,
             "revision": versions.HEAD,
             "namespace": f"dir:{server.root}",
             "authority": authority,

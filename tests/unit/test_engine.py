@@ -91,6 +91,7 @@ def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
         ("psycopg", "postgresql://db/x", "postgresql"),
         ("pymysql", "mysql://db/x", "mysql"),
         ("pymysql", "mariadb://db/x", "mysql"),
+        ("psycopg", "postgresql://a:5432,b:5432/x", "postgresql"),
     ):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ConfigurationError, match=rf"jupyter_session_store\[{extra}\]"):
@@ -554,7 +555,12 @@ def test_no_password_and_no_url_is_shown() -> None:
     [
         ("postgresql:///x", "postgresql localhost:5432/x"),
         ("postgres://u@/x?host=/run/postgresql", "postgresql u@[/run/postgresql]:5432/x"),
-        ("postgresql://u@/x?host=a:5433,b&port=6", "postgresql u@a:5433,b:6/x"),
+        ("postgresql://u@a:5433,[::1]/x", "postgresql u@a:5433,[::1]:5432/x"),
+        ("postgresql://u@/x?host=::1,a&port=5433,5434", "postgresql u@[::1]:5433,a:5434/x"),
+        ("postgresql://u@/x?host=/run/a,/run/b", "postgresql u@[/run/a]:5432,[/run/b]:5432/x"),
+        ("postgresql://u@localhost/x?host=/run/a", "postgresql u@[/run/a]:5432/x"),
+        ("postgresql://u@/x?hostaddr=192.0.2.1&port=5433", "postgresql u@192.0.2.1:5433/x"),
+        ("mysql://u@/x?host=db:3307", "mysql u@db:3307/x"),
         ("postgresql://u@[::1]/x?sslpassword=s3cr3t", "postgresql u@[::1]:5432/x"),
         ("postgresql:///?service=prod", "postgresql [service prod]"),
         ("mysql://u%0A@db:3307/x", "mysql u?@db:3307/x"),
@@ -564,7 +570,7 @@ def test_no_password_and_no_url_is_shown() -> None:
     ],
 )
 def test_the_name_of_a_database(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("PGUSER", "PGHOST", "PGPORT", "PGDATABASE", "PGSERVICE"):
+    for variable in ("PGUSER", "PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE"):
         monkeypatch.delenv(variable, raising=False)
     assert urls.describe(urls.parse(url)) == name
 

@@ -178,6 +178,7 @@ async def test_status_says_what_there_is(manager: PersistentSessionManager, jp_f
         "version": __version__,
         "repository": "sqlalchemy",
         "backend": "sqlite in memory",
+        "host": None,
         "revision": versions.HEAD,
         "namespace": manager.namespace,
         "authority": "server",

@@ -58,6 +58,9 @@ def examine(engine: Engine) -> Iterator[Finding]:
     yield connected
     if connected.verdict is Verdict.FAILED:
         return
+    compared = examinations.hosts(engine) if examinations.hosts is not None else None
+    if compared is not None:
+        yield Finding("hosts", *compared)
     for name, examination in examinations.server.items():
         yield _examine(name, engine, examination)
     yield from _tables(engine, examinations)

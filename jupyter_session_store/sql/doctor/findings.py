@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeAlias
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import StoreUnavailable
@@ -48,8 +48,8 @@ class Examinations:
     """What is examined on one kind of database, by name and in order.
 
     What is examined of the server does not need the tables; the file is looked at before it is
-    opened. `may_change_schema` is asked for the role's rights, and may not know, and `elsewhere`
-    for tables that the role does not find.
+    opened. `may_change_schema` is asked for the role's rights, and may not know, `elsewhere` for
+    tables that the role does not find, and `hosts` for several hosts of one URL.
     """
 
     server: Mapping[str, Callable[[Connection], Outcome]]
@@ -57,6 +57,7 @@ class Examinations:
     tables: Mapping[str, Callable[[Connection], Outcome]] = field(default_factory=dict)
     may_change_schema: Callable[[Connection], bool | None] | None = None
     elsewhere: Callable[[Connection], Outcome | None] | None = None
+    hosts: Callable[[Engine], Outcome | None] | None = None
 
 
 def ok(text: str) -> Outcome:

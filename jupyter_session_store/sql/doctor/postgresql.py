@@ -8,10 +8,12 @@ from sqlalchemy import Connection
 
 from ..engine.backend import Pooling, backend_of
 from ..engine.cures import verify_full
+from ..engine.places import SEVERAL_FORM
 from ..models import Session
 from ..schema.versions import VERSION_TABLE
 from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
+from .several_hosts import hosts
 
 #: The modes of libpq in which the server's certificate is verified.
 _VERIFYING: Final = ("verify-ca", "verify-full")
@@ -37,7 +39,7 @@ def writable(connection: Connection) -> Outcome:
     if standby:
         return failed(
             "It is a standby, which takes no writes; expected the primary.",
-            "Name all hosts in the URL: ?host=A:5432&host=B:5432&target_session_attrs=read-write",
+            f"Name all hosts in the URL: {SEVERAL_FORM}",
         )
     if read_only == "on":
         role = backend_of(connection).role(connection)
@@ -169,4 +171,5 @@ EXAMINATIONS: Final = Examinations(
     },
     may_change_schema=may_change_schema,
     elsewhere=elsewhere,
+    hosts=hosts,
 )

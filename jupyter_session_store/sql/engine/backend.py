@@ -85,6 +85,8 @@ class Driver:
         """Return what a known parameter's value has to be, if it is not; never the value."""
         return None
 
+    #: Whether a URL may name several hosts, which are tried in turn; ``None`` if not known.
+    takes_several_hosts: ClassVar[bool | None] = None
     #: What to write for parameters of other programs.
     instead: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
@@ -107,8 +109,12 @@ class Driver:
         """Return the file descriptor of a connection's socket; ``None`` if it cannot be cut."""
         return None
 
-    def place(self, connection: Any) -> tuple[str, str] | None:
-        """Return the host and the port of a connection, where a URL can name several of them."""
+    def place(self, connection: Any) -> str | None:
+        """Return the host, the port and the address of a connection; ``None`` if not known."""
+        return None
+
+    def cluster(self, connection: Connection) -> str | None:
+        """Return what a primary and its standbys have alike, and no others; ``None`` if unknown."""
         return None
 
     def session(self, connection: Connection) -> tuple[Any, ...] | None:
@@ -240,7 +246,8 @@ class Backend:
         if any(one in database for one in "=:"):
             # libpq takes a whole URL in its place.
             database = ""
-        hosts = url.host or elsewhere("host") or ("localhost" if self.port else "")
+        hosts = url.host or elsewhere("host") or elsewhere("hostaddr")
+        hosts = hosts or ("localhost" if self.port else "")
         ports = str(url.port or "") or elsewhere("port") or str(self.port or "")
         # What a service of libpq's names is in a file.
         service = "" if url.host or elsewhere("host") else elsewhere("service")

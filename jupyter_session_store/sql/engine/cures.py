@@ -11,6 +11,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from .backend import backend_of
+from .places import SEVERAL_FORM
 
 #: What drivers and servers say, in any case of letters, and what mends it.
 _CURES: Final[Mapping[str, str]] = {
@@ -50,6 +51,9 @@ _CURES: Final[Mapping[str, str]] = {
     r"insecure transport": 'engine_options = {{"connect_args": {{"ssl": {{"ca": "PATH"}}}}}}',
     r"does not support ssl|doesn't support ssl|ssl is not supported|ssl connection error": (
         "Turn TLS on in the server, or off in the URL or the connect_args (sslmode, ssl)."
+    ),
+    r"is in hot standby mode|session is read-only": (
+        f"Name the primary in the URL, or all hosts: {SEVERAL_FORM}"
     ),
     r"client certificate": "Name one's own: sslcert and sslkey (PostgreSQL), ssl's cert and key.",
     r"^filenotfounderror|certificate|hostname mismatch|match host name": (

@@ -20,10 +20,8 @@ from sqlalchemy import Connection, Engine, event
 
 from . import timeouts
 from .backend import backend_of
+from .hosts import hosts_of
 
-#: For so many seconds a host that has hung is tried last. Later it is the first again, where it
-#: was: the others may be ones that only read.
-_HUNG_SECONDS: Final = 30.0
 _KEY: Final = "jupyter_session_store.socket"
 #: After so many looks the database is asked whether a migration hangs.
 _LOOKS: Final = 10
@@ -43,10 +41,7 @@ class StatementWatch:
         #: Seconds that a statement may take, where that is not what a server's may.
         self._longer: float | None = None
         self._driver = backend_of(engine).driver
-        #: The host and the port of the newest connection, and of the last one that was cut.
-        self._place: tuple[str, str] | None = None
-        self._hung: tuple[str, str] | None = None
-        self._hung_since = 0.0
+        self._hosts = hosts_of(engine)
         self._duplicates: weakref.WeakSet[_Duplicate] = weakref.WeakSet()
         self._lock = threading.Lock()
         # Of the dialect: with an event of the engine, what it would be given is put together
@@ -56,7 +51,6 @@ class StatementWatch:
         # Before those that send statements of their own.
         event.listen(engine, "connect", self._keep, insert=True)
         event.listen(engine, "close", _let_go)
-        event.listen(engine, "do_connect", self._put_hung_last)
 
     def begin(self) -> None:
         """Begin to count the seconds until the next answer."""
@@ -93,7 +87,8 @@ class StatementWatch:
 
     def cut(self) -> None:
         """Cut the connections, from any thread; those that cannot be cut stay."""
-        self._hung, self._hung_since = self._place, time.monotonic()
+        if self._hosts is not None:
+            self._hosts.leave()
         with self._lock:
             duplicates = list(self._duplicates)
         for duplicate in duplicates:
@@ -107,27 +102,11 @@ class StatementWatch:
         self.begin()
         # The socket of a connection that an option makes may be anything, or be hidden.
         with suppress(Exception):
-            self._place = self._driver.place(connection)
             descriptor = self._driver.descriptor(connection)
             if descriptor is not None:
                 record.info[_KEY] = duplicate = _Duplicate(descriptor)
                 with self._lock:
                     self._duplicates.add(duplicate)
-
-    def _put_hung_last(
-        self, _dialect: object, _record: object, _arguments: object, named: dict[str, Any]
-    ) -> None:
-        """Try the other hosts of a URL first: one that hangs takes a whole connect's time-out."""
-        hosts, ports = (str(named.get(name) or "").split(",") for name in ("host", "port"))
-        over = time.monotonic() - self._hung_since > _HUNG_SECONDS
-        if self._hung is None or over or len(hosts) < 2 or "hostaddr" in named:
-            return
-        ports = ports * len(hosts) if len(ports) == 1 else ports
-        places = sorted(
-            zip(hosts, ports, strict=True),
-            key=lambda place: (place[0], place[1] or "5432") == self._hung,
-        )
-        named["host"], named["port"] = (",".join(part) for part in zip(*places, strict=True))
 
 
 def spare(connection: Connection) -> None:

@@ -32,6 +32,8 @@ _NUMBERS: Final = ("max_overflow", "pool_recycle", "pool_size", "pool_timeout")
 _RESERVED_OPTIONS: Final = frozenset({"isolation_level", "pool", "skip_autocommit_rollback"})
 #: A database in memory lives as long as its one connection.
 _RESERVED_IN_MEMORY: Final = frozenset({"creator", "pool_recycle", "poolclass"})
+#: What names the database, in each question and log line, and is therefore in the URL alone.
+_OF_URL: Final = frozenset({"host", "port"})
 #: What changes no statement. All else of them does: what it reads, or whether it is committed.
 _EXECUTION_OPTIONS: Final = frozenset({"logging_token"})
 
@@ -84,16 +86,10 @@ def _instead_of(driver: Driver, name: str, known: frozenset[str]) -> str:
 
 
 def _check_places(driver: Driver, dialect: type[Dialect], url: URL) -> None:
-    """Refuse hosts and ports that the driver would refuse only when it connects."""
+    """Refuse a port that the driver would refuse only when it connects."""
     if driver.parameters() is None:
         return
-    try:
-        _, arguments = dialect().create_connect_args(url)
-    except ArgumentError:
-        raise ConfigurationError(
-            f"{TRAIT} has hosts and ports that do not belong together; expected one host and one "
-            "port, or as many of each: ?host=A:5432&host=B:5432"
-        ) from None
+    _, arguments = dialect().create_connect_args(url)
     port = arguments.get("port", url.port)
     expected = None if port is None else driver.fault_of_parameter("port", str(port))
     if expected is not None:
@@ -125,10 +121,10 @@ def _dialect(url: URL) -> type[Dialect]:
         dialect.import_dbapi()
     except ImportError:
         driver = backend_of(dialect).driver
-        package = f"'jupyter_session_store[{driver.extra}]'" if driver.extra else driver.name
+        extra = f"'jupyter_session_store[{driver.extra}]'" if driver.extra else None
         raise ConfigurationError(
             f"{TRAIT} needs the database driver {driver.name!r}, which is not installed. "
-            f"Install it: pip install {package}"
+            f"Install it: pip install {extra or driver.distribution}"
         ) from None
     if dialect.is_async:
         raise ConfigurationError(
@@ -253,6 +249,11 @@ def _check_arguments(backend: Backend, given: Mapping[Any, Any]) -> None:
     known = driver.arguments()
     if known is None:
         return
+    if misplaced := _OF_URL & known & given.keys():
+        raise ConfigurationError(
+            f"{OPTIONS}['connect_args'] holds {' and '.join(sorted(misplaced))}; expected the "
+            f"place of the database in {TRAIT}: each question and log line names it from there."
+        )
     for name in given.keys() - known - {"autocommit"}:
         # What is no name may be anything that was put in a wrong place.
         is_name = isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]{0,40}", name)

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from .backend import Backend, Driver, fault_of_port, listed
+from .places import Place
 from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT, STATEMENT_TIMEOUT
 
 #: PyMySQL's, which cannot tell a host that has gone silent from a statement that takes long.
@@ -57,6 +58,7 @@ class PyMySQL(Driver):
     """PyMySQL."""
 
     extra = "mysql"
+    takes_several_hosts = False
     instead = dict.fromkeys(
         ("ssl-mode", "ssl_mode", "sslmode", "sslMode", "tls", "useSSL", "requireSSL"),
         "ssl_ca=PATH (TLS, and the server has to prove that it is the right one)",
@@ -133,6 +135,13 @@ class PyMySQL(Driver):
         descriptor: int = connection._sock.fileno()
         return descriptor
 
+    def place(self, connection: Any) -> str | None:
+        if connection.unix_socket:
+            return str(Place(connection.unix_socket))
+        # It has no public name for the address either.
+        address = connection._sock.getpeername()[0]
+        return str(Place(connection.host, str(connection.port), address))
+
     def session(self, connection: Connection) -> tuple[Any, ...] | None:
         driver: Any = connection.connection.dbapi_connection
         found = connection.exec_driver_sql(_SESSION).one()
@@ -169,6 +178,7 @@ class MySQLClient(Driver):
     """mysqlclient, whose module is called MySQLdb."""
 
     distribution = "mysqlclient"
+    takes_several_hosts = False
     # Not the client library's default, which may be Latin-1.
     connect_args = {"charset": "utf8mb4"}  # noqa: RUF012
 

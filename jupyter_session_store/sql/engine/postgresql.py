@@ -15,10 +15,13 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import TIMESTAMP, Connection, Engine, String, Text, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from . import timeouts
 from .backend import Backend, Driver, Pooling, Rows, fault_of_port, listed
+from .hosts import try_in_turn
+from .places import SEVERAL_FORM, Place
 
 #: Of libpq: it looks at values only when it connects.
 _NUMBERS: Final = frozenset(
@@ -45,14 +48,8 @@ _WORDS: Final = {
     "sslcertmode": ("disable", "allow", "require"),
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "sslnegotiation": ("postgres", "direct"),
-    "target_session_attrs": (
-        "any",
-        "read-write",
-        "read-only",
-        "primary",
-        "standby",
-        "prefer-standby",
-    ),
+    # The others are for who only reads.
+    "target_session_attrs": ("read-write", "primary", "any"),
 }
 #: Those that libpq, or PostgreSQL, knows in any case of letters.
 _ANY_CASE: Final = frozenset(
@@ -69,6 +66,8 @@ _LOCK_SCHEMA: Final = "hashtext(coalesce(current_schema(), ''))"
 
 #: The process of the server that answers.
 _PROCESS: Final = "SELECT pg_backend_pid()"
+#: A standby has that of its primary.
+_CLUSTER: Final = "SELECT system_identifier FROM pg_catalog.pg_control_system()"
 #: How often two clients of a pooler look whether one process answers both.
 _LOOKS: Final = 5
 #: Seconds that the second client waits: a full pool of sessions has no connection for it.
@@ -85,12 +84,19 @@ class Psycopg(Driver):
         "schema": "options=-csearch_path%3DSCHEMA",
         "currentSchema": "options=-csearch_path%3DSCHEMA",
         "search_path": "options=-csearch_path%3DSCHEMA",
+        # Of JDBC, Npgsql and node-postgres.
+        **dict.fromkeys(
+            ("targetServerType", "targetSessionAttributes", "target_session_attributes"),
+            "target_session_attrs=read-write",
+        ),
+        **dict.fromkeys(("hosts", "servers", "failover"), "host=A:5432&host=B:5432"),
         "ssl": "sslmode=require",
         "ssl-mode": "sslmode=require",
         "ssl_mode": "sslmode=require",
     }
 
     extra = "postgresql"
+    takes_several_hosts = True
     # The weakest of libpq's ways to give one: PGAPPNAME and a service file win.
     program_argument = "fallback_application_name"
     connect_args = {  # noqa: RUF012
@@ -144,9 +150,13 @@ class Psycopg(Driver):
         return f"{super().describe(module, release)} ({module.pq.__impl__}), libpq {major}.{minor}"
 
     def prepare(self, engine: Engine, given: Mapping[str, Any], *, statement_timeout: bool) -> None:
-        """Limit statements at each connect, with the log-in itself where that is possible."""
-        if not statement_timeout:
-            return
+        """Try several hosts in turn, and limit statements, with the log-in where possible."""
+        if statement_timeout:
+            self._limit_statements(engine, given)
+        limited = "connect_timeout" not in {*engine.url.query, *given}
+        try_in_turn(engine, engine.dialect.loaded_dbapi.Error, limited=limited)
+
+    def _limit_statements(self, engine: Engine, given: Mapping[str, Any]) -> None:
         # libpq takes options from one place: those of a user are not to be replaced.
         places = {*engine.url.query, *given, *os.environ}
         options = None
@@ -168,8 +178,18 @@ class Psycopg(Driver):
         descriptor: int = connection.fileno()
         return descriptor
 
-    def place(self, connection: Any) -> tuple[str, str]:
-        return connection.info.host, str(connection.info.port)
+    def place(self, connection: Any) -> str:
+        info = connection.info
+        return str(Place(info.host, str(info.port), info.hostaddr))
+
+    def cluster(self, connection: Connection) -> str | None:
+        """Return the identifier that `initdb` has given it."""
+        try:
+            found = connection.exec_driver_sql(_CLUSTER).scalar_one()
+        except DBAPIError:
+            # The right to ask for it may have been taken, and other databases have no such thing.
+            return None
+        return str(found)
 
     def session(self, connection: Connection) -> tuple[Any, ...] | None:
         driver: Any = connection.connection.dbapi_connection
@@ -245,6 +265,7 @@ class PostgreSQL(Backend):
     variables = {  # noqa: RUF012
         "user": "PGUSER",
         "host": "PGHOST",
+        "hostaddr": "PGHOSTADDR",
         "port": "PGPORT",
         "dbname": "PGDATABASE",
         "service": "PGSERVICE",
@@ -265,6 +286,10 @@ class PostgreSQL(Backend):
     examinations = "postgresql"
 
     cures = {  # noqa: RUF012
+        "25006": (
+            "It is a standby, or its transactions are read-only: jupyter session-store doctor "
+            f"tells which. Name the primary in the URL, or all hosts: {SEVERAL_FORM}"
+        ),
         "53100": "Make room on the disk of the database server.",
         "57014": (
             "If it was too slow: look for long statements and locks (SELECT * FROM "

@@ -6,6 +6,8 @@ from typing import Final
 
 #: To connect.
 CONNECT_TIMEOUT: Final = 5
+#: To connect to one of several hosts: a request has time for two that hang. libpq takes no less.
+HOST_TIMEOUT: Final = 2
 #: For one statement of a server. PostgreSQL and MariaDB themselves give up a longer one: a change
 #: that was refused to a client must not happen later. On MySQL one that waits for no lock may go
 #: on after its connection was cut.

@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ...errors import ConfigurationError
 from ...locations import TRAIT, URL_FORM, Kind, clean, holds_credentials, kind_of
+from . import places
 from .backend import backend_of
 
 _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
@@ -27,13 +28,15 @@ def parse(text: str) -> URL:
         return URL.create("sqlite")
     if kind is Kind.PATH:
         return URL.create("sqlite", database=text)
+    rest, hosts = places.split(text)
     try:
-        url = make_url(text)
+        url = make_url(rest)
     except (ArgumentError, ValueError):
         raise ConfigurationError(f"{TRAIT} is not a database URL; expected {URL_FORM}.") from None
     if backend_of(url).is_embedded:
         database = url.database or ""
-        if url.host or url.username or url.password or url.port or holds_credentials(database):
+        place = url.host or url.port or hosts
+        if place or url.username or url.password or holds_credentials(database):
             raise ConfigurationError(
                 f"{TRAIT} is the URL of a file, and names a host or a user too; expected "
                 "sqlite:///relative/path or sqlite:////absolute/path."
@@ -52,7 +55,8 @@ def parse(text: str) -> URL:
                 )
     if "+" not in url.drivername:
         url = url.set(drivername=backend_of(url).drivername or url.drivername)
-    return backend_of(url).normalise(url)
+    url = backend_of(url).normalise(url)
+    return url if backend_of(url).is_embedded else places.joined(url, hosts)
 
 
 def is_memory(url: URL) -> bool:

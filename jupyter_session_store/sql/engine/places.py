@@ -1,0 +1,152 @@
+"""The hosts and ports of a URL: each spelling that is understood becomes one and the same.
+
+A URL names one host before its database, or several as libpq and SQLAlchemy write them. Those
+become two parameters with commas, ``host`` and ``port``, which is what libpq itself knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from sqlalchemy.engine import URL
+
+from ...errors import ConfigurationError
+from ...locations import TRAIT
+from .backend import backend_of, fault_of_port
+
+#: How several hosts are written.
+SEVERAL_FORM: Final = (
+    "postgresql://USER@A:5432,B:5432/DATABASE?target_session_attrs=read-write, each host with its "
+    "port"
+)
+#: What takes the place of several hosts where a driver connects to one.
+_ONE_FORM: Final = (
+    "one host: a name in DNS or an address that moves with the primary, or a proxy that follows "
+    "it (HAProxy, ProxySQL, MaxScale)"
+)
+
+#: The user and the password of a URL as SQLAlchemy reads them, and what follows until its database.
+#: What has once been read as a password, with a comma in it, is not taken for hosts.
+_AUTHORITY: Final = re.compile(
+    r"(?=(?P<before>[\w+.-]+://(?:[^:/]*(?::[^@]*)?@)?))(?P=before)"
+    r"(?P<hosts>[^/?]*,[^/?]*)(?P<after>.*)",
+    re.S,
+)
+_PLACE: Final = re.compile(r"(?:\[(?P<ipv6>[^][]+)\]|(?P<name>[^][:@=]+))(?::(?P<port>\d*))?")
+
+
+class Place(NamedTuple):
+    """A host, which may be the folder of a socket, its port and its address, as far as given."""
+
+    host: str
+    port: str = ""
+    address: str = ""
+
+    def parameters(self) -> dict[str, str]:
+        """Return what libpq is told of it."""
+        parameters = {"host": self.host, "port": self.port, "hostaddr": self.address}
+        return {name: value for name, value in parameters.items() if value}
+
+    def __str__(self) -> str:
+        host = self.host or self.address
+        host = f"[{host}]" if ":" in host or "/" in host else host
+        shown = f"{host}:{self.port}" if self.port else host
+        return shown if self.address in ("", self.host, host) else f"{shown} ({self.address})"
+
+
+def split(text: str) -> tuple[str, list[Place]]:
+    """Return a URL without the hosts before its database, if they are several, and these."""
+    found = _AUTHORITY.match(text)
+    if found is None:
+        return text, []
+    places = [_place(one) for one in found["hosts"].split(",")]
+    return found["before"] + found["after"], places
+
+
+def joined(url: URL, before: Sequence[Place]) -> URL:
+    """Return a URL with its hosts in the one form; `before` are those that :func:`split` found."""
+    backend = backend_of(url)
+    driver = backend.driver
+    if driver.takes_several_hosts is None:
+        # As SQLAlchemy knows them, for who takes several.
+        return url.update_query_dict({"host": [str(one) for one in before]}) if before else url
+    usual = os.environ.get(backend.variables.get("port", "")) or str(backend.port)
+    if before:
+        *others, last = before
+        if last.port not in ("", usual) and not any(one.port for one in others):
+            # libpq reads it as that of the last host, and SQLAlchemy as that of all.
+            raise ConfigurationError(
+                f"{TRAIT} names several hosts and one port; expected {SEVERAL_FORM}."
+            )
+    given = _of_parameters(url.query)
+    if given and (before or url.host):
+        if before or not given[0].host.startswith("/"):
+            raise ConfigurationError(
+                f"{TRAIT} names hosts in two places, before the database and as a parameter; "
+                f"expected {SEVERAL_FORM if driver.takes_several_hosts else _ONE_FORM}."
+            )
+        # A socket wins, as for libpq.
+        url = url._replace(host=None, port=None)
+    places = list(before) or given
+    if len(places) > 1 and not driver.takes_several_hosts:
+        raise ConfigurationError(
+            f"{TRAIT} names several hosts, and the driver {driver.name} connects to one; expected "
+            f"{_ONE_FORM}."
+        )
+    if not places:
+        return url
+    url = url.difference_update_query(["host", "port"])
+    if len(places) == 1 and "/" not in places[0].host:
+        host, port, _ = places[0]
+        return url._replace(host=host, port=int(port) if port else None)
+    return url.update_query_dict(_parameters(places, usual))
+
+
+def _place(text: str) -> Place:
+    found = _PLACE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigurationError(
+            f"{TRAIT} has a list of hosts that cannot be read: a part of the URL is missing, in a "
+            f"wrong place or not percent-encoded. Expected {SEVERAL_FORM}."
+        )
+    port = found["port"] or ""
+    if port and (expected := fault_of_port(port)):
+        raise ConfigurationError(f"The port in {TRAIT} cannot be used; expected {expected}.")
+    return Place(found["ipv6"] or found["name"], port)
+
+
+def _of_parameters(query: Mapping[str, str | Sequence[str]]) -> list[Place]:
+    """Return the hosts that are parameters, ``host=A:1&host=B:2`` and ``host=A,B&port=1,2``."""
+    hosts, ports = _values(query, "host"), _values(query, "port")
+    if not hosts:
+        return []
+    places = [Place(one) if _has_no_port(one) else _place(one) for one in hosts]
+    if not ports:
+        return places
+    if len(ports) not in (1, len(places)) or any(one.port for one in places):
+        raise ConfigurationError(
+            f"{TRAIT} has hosts and ports that do not belong together; expected {SEVERAL_FORM}."
+        )
+    ports = ports * len(places) if len(ports) == 1 else ports
+    return [Place(one.host, port) for one, port in zip(places, ports, strict=True)]
+
+
+def _has_no_port(host: str) -> bool:
+    """Return whether a host is a socket, or an address of IPv6 without brackets."""
+    return "/" in host or host.startswith("@") or (host.count(":") > 1 and "[" not in host)
+
+
+def _values(query: Mapping[str, str | Sequence[str]], name: str) -> list[str]:
+    found = query.get(name, ())
+    values = [found] if isinstance(found, str) else found
+    return [one for value in values for one in value.split(",")] if any(values) else []
+
+
+def _parameters(places: Sequence[Place], usual: str) -> dict[str, str]:
+    parameters = {"host": ",".join(one.host for one in places)}
+    if any(one.port for one in places):
+        parameters["port"] = ",".join(one.port or usual for one in places)
+    return parameters

@@ -1,0 +1,203 @@
+"""In which order hosts are tried, how long each may take, and what is told if none answers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jupyter_session_store.sql.engine import factory, hosts
+from jupyter_session_store.sql.engine.hosts import Hosts
+from jupyter_session_store.sql.engine.places import Place
+
+#: What libpq's parameters say of three hosts.
+THREE = {"host": "a,b,c", "port": "1,2,3", "hostaddr": "192.0.2.1,192.0.2.2,192.0.2.3"}
+
+
+class Refused(Exception):
+    """As a driver's own."""
+
+
+class Network:
+    """Notes who is connected to, and whom it lets in.
+
+    Parameters
+    ----------
+    answering : str
+        The hosts that answer, each a letter.
+    """
+
+    def __init__(self, answering: str, *, limited: bool = True) -> None:
+        self.answering = answering
+        self.tried = ""
+        self.named: list[dict[str, Any]] = []
+        self.reason = "refused"
+        self.hosts = Hosts(self._connect, Refused, limited=limited)
+
+    def _connect(self, **named: Any) -> str:
+        host: str = named["host"]
+        self.tried += host
+        self.named.append(named)
+        if host not in self.answering:
+            raise Refused(f'connection to server at "{host}", port 1 failed: {self.reason}\nmore')
+        return host
+
+    def connect(self, **named: Any) -> str:
+        """Connect, and return whom it tried."""
+        self.tried, self.named = "", []
+        self.hosts(**{**THREE, **named})
+        return self.tried
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "HOSTADDR", "PORT", "SERVICE", "TARGETSESSIONATTRS", "LOADBALANCEHOSTS"):
+        monkeypatch.delenv(f"PG{name}", raising=False)
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let so many seconds pass."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    return later
+
+
+def test_the_one_that_answered_is_tried_first() -> None:
+    network = Network("b")
+    assert network.connect() == "ab"
+    assert [one["target_session_attrs"] for one in network.named] == ["read-write"] * 2
+    assert str(network.hosts.answering) == "b:2"
+    assert network.connect() == "b"
+    network.answering = "c"
+    assert network.connect() == "bac"
+    assert network.connect(target_session_attrs="primary") == "c"
+    network.answering = "a"
+    assert network.connect() == "ca"
+
+
+def test_any_keeps_the_order() -> None:
+    network = Network("bc")
+    for _ in range(2):
+        assert network.connect(target_session_attrs="any") == "ab"
+    # It takes no writes.
+    network.hosts.leave()
+    assert network.connect(target_session_attrs="any") == "ac"
+
+
+def test_one_that_hangs_is_tried_last_for_a_while(later: Callable[[float], None]) -> None:
+    network = Network("abc")
+    assert network.connect(target_session_attrs="any") == "a"
+    network.hosts.leave()
+    later(29)
+    assert network.connect(target_session_attrs="any") == "b"
+    later(2)
+    assert network.connect(target_session_attrs="any") == "a"
+    network.answering, network.reason = "bc", "timeout expired"
+    assert network.connect(target_session_attrs="any") == "ab"
+    assert network.connect(target_session_attrs="any") == "b"
+    later(31)
+    assert network.connect(target_session_attrs="any") == "ab"
+
+
+def test_at_random() -> None:
+    network = Network("abc")
+    tried = {network.connect(load_balance_hosts="random") for _ in range(200)}
+    assert tried == {"a", "b", "c"}
+    assert all("load_balance_hosts" not in one for one in network.named)
+
+
+def test_how_long_each_may_take() -> None:
+    network = Network("c")
+    network.connect(connect_timeout=5)
+    assert [one["connect_timeout"] for one in network.named] == [2, 2, 5]
+    network = Network("c", limited=False)
+    network.connect(connect_timeout=7)
+    assert [one["connect_timeout"] for one in network.named] == [7, 7, 7]
+
+
+def test_each_is_told() -> None:
+    network = Network("")
+    with pytest.raises(Refused) as refused:
+        network.connect()
+    assert str(refused.value) == "a:1 (192.0.2.1): refused; b:2 (192.0.2.2): refused; " + (
+        "c:3 (192.0.2.3): refused"
+    )
+
+
+def test_only_one_of_them() -> None:
+    network = Network("abc")
+    network.connect()
+    with network.hosts.only(Place("b", "2", "192.0.2.2")):
+        assert network.connect() == "b"
+        assert network.named[0]["target_session_attrs"] == "any"
+    assert str(network.hosts.answering) == "a:1"
+
+
+def test_the_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host == "nowhere":
+            raise socket.gaierror("unknown")
+        return [(None, None, None, "", (f"192.0.2.{number}", 0)) for number in (1, 2)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    network, tried = Network("d"), list[tuple[str, str]]()
+
+    def connect(**named: Any) -> str:
+        tried.append((named.get("host", ""), named.get("hostaddr", "")))
+        if named.get("hostaddr") != "192.0.2.2":
+            raise Refused("timeout expired")
+        return "made"
+
+    network.hosts._connect = connect
+    assert network.hosts(host="d", port=1) == "made"
+    assert tried == [("d", "192.0.2.1"), ("d", "192.0.2.2")]
+    # They are of one host, which every text names.
+    assert (network.hosts.answering, network.hosts.places) == (None, [])
+    tried.clear()
+    assert network.hosts(host="d", port=1) == "made"
+    assert tried == [("d", "192.0.2.2")]
+    tried.clear()
+    # The driver says why.
+    for host in ("nowhere", "/run/postgresql", ""):
+        with pytest.raises(Refused):
+            network.hosts(host=host)
+    assert tried == [("nowhere", ""), ("/run/postgresql", ""), ("", "")]
+
+
+@pytest.mark.parametrize(
+    ("named", "variables", "places"),
+    [
+        ({}, {}, [Place("")]),
+        ({"host": "a"}, {"PGPORT": "1"}, [Place("a", "1")]),
+        ({}, {"PGHOST": "a,b", "PGPORT": "1"}, [Place("a", "1"), Place("b", "1")]),
+        ({"host": "a,b", "port": "1,"}, {}, [Place("a", "1"), Place("b", "5432")]),
+        ({"service": "x"}, {"PGHOST": "a,b"}, [Place("")]),
+        ({}, {"PGHOST": "a,b", "PGSERVICE": "x"}, [Place("")]),
+        ({"hostaddr": "1,2"}, {}, [Place("", "", "1"), Place("", "", "2")]),
+        ({"host": "a,b", "port": "1,2,3"}, {}, []),
+    ],
+)
+def test_where_the_places_are_written(
+    named: dict[str, str],
+    variables: dict[str, str],
+    places: list[Place],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert hosts._places_of(named) == places
+
+
+def test_who_takes_one_host_has_none() -> None:
+    engine = factory.create("mysql://u@h/d")
+    assert hosts.hosts_of(engine) is None
+    engine.dispose()
