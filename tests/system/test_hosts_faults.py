@@ -425,6 +425,7 @@ def test_a_gateway_and_a_synchronous_standby_that_is_gone(
         print(f"{name}: {answer.status_code} after {seconds:.2f} s")  # type: ignore[attr-defined]
         assert seconds < BOUND
         assert answer.status_code in (200, 201, 204) or is_refusal(answer)  # type: ignore[attr-defined, arg-type]
+    print(f"{number_of_connections(pair.database)} connections are in use")
     wait_no_more(pair)
     until(lambda: running.post("a.ipynb").status_code == 201, why="the database answers again")
     until(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -12,6 +13,10 @@ import pytest
 from jupyter_session_store.sql.engine import factory, hosts
 from jupyter_session_store.sql.engine.hosts import Hosts
 from jupyter_session_store.sql.engine.places import Place
+from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
+from jupyter_session_store.testing import SCOPE, record, server
+from tests.databases.database import Database
+from tests.hanging import HangingProxy
 
 #: What libpq's parameters say of three hosts.
 THREE = {"host": "a,b,c", "port": "1,2,3", "hostaddr": "192.0.2.1,192.0.2.2,192.0.2.3"}
@@ -201,3 +206,33 @@ def test_who_takes_one_host_has_none() -> None:
     engine = factory.create("mysql://u@h/d")
     assert hosts.hosts_of(engine) is None
     engine.dispose()
+
+
+@pytest.mark.only("mysql", reason="PostgreSQL's name moves in a real file, in tests/system")
+async def test_a_name_that_moves_in_dns_is_followed(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ports: list[int] = []
+    look_up = socket.getaddrinfo
+
+    def moving(host: Any, port: Any, *how: Any, **named: Any) -> Any:
+        if host == "db.test":
+            host, port = "127.0.0.1", ports[-1]
+        return look_up(host, port, *how, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", moving)
+    with HangingProxy(database) as second:
+        with HangingProxy(database) as first:
+            ports.append(first.port)
+            repository = SQLAlchemySessionRepository(
+                first.url.replace("@127.0.0.1:", "@db.test:"),
+                options={},
+                auto_upgrade="safe",
+                log=logging.getLogger("tests"),
+            )
+            repository.open(SCOPE, server("one"), timeout=60)
+            await repository.add(record("a"))
+        ports.append(second.port)
+        assert await repository.find(SCOPE) == [record("a")]
+        repository.close(timeout=10)
+    assert "unavailable" not in caplog.text
