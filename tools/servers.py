@@ -5,8 +5,9 @@ server's binaries, else Docker. Where a database has none of the three, and this
 is root on a Debian-like system, its package is installed here, without starting
 its service; so are, where they are not there, libfaketime, which moves the
 clocks of servers, HAProxy, which stands before replicas, PgBouncer, which
-stands before PostgreSQL, Chromium, in which JupyterLab runs, and Node with npm,
-which run and install JupyterHub's proxy. Elsewhere nothing is done: the tests
+stands before PostgreSQL, Galera with rsync, which make one cluster of several MariaDBs,
+Chromium, in which JupyterLab runs, and Node with npm, which run and install JupyterHub's
+proxy. Elsewhere nothing is done: the tests
 themselves say what is missing.
 """
 
@@ -55,10 +56,21 @@ def faketime_found() -> bool:
     )
 
 
+#: Debian's package of the library, and where tests/databases/galera.py looks for it.
+GALERA = "galera-4"
+GALERA_FOLDERS = ("usr/lib/galera", "usr/lib64/galera*", "usr/lib/*/galera", "usr/local/lib/*")
+
+
+def galera_found() -> bool:
+    """Whether the library that makes a node of a MariaDB is there."""
+    return any(any(Path("/").glob(f"{one}/libgalera_smm.so")) for one in GALERA_FOLDERS)
+
+
 #: Programs, where they may be, and Debian's packages of them.
 PROGRAMS = {
     "haproxy": "haproxy",
     "pgbouncer": "pgbouncer",
+    "rsync": "rsync",
     "chromium": "chromium",
     "node": "nodejs",
     "npm": "npm",
@@ -110,6 +122,8 @@ def main() -> None:
         missing = []
     if not faketime_found():
         missing.append(FAKETIME)
+    if not galera_found():
+        missing.append(GALERA)
     missing += missing_programs()
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         install(missing)

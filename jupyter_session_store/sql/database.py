@@ -28,7 +28,7 @@ from ..errors import (
     StoreUnusable,
 )
 from .engine import timeouts
-from .engine.backend import backend_of
+from .engine.backend import backend_of, note_cluster_node
 from .engine.cures import cure_of
 from .engine.cutting import StatementWatch
 from .engine.faults import DriverFault
@@ -273,6 +273,7 @@ class Database:
             found = self._look_again()
         else:
             found = starting.ensure(self.engine, self._auto_upgrade, self._log)
+        note_cluster_node(self.engine, found.on_cluster_node)
         with self.engine.connect() as connection:
             backend_of(connection).keep_journal(connection)
             if self._serving is None:

@@ -43,7 +43,7 @@ EXAMINED: Final = {
     ],
     "mysql": [
         *GENERAL,
-        *("connection", "server", "writes", "TLS", "pooler", "connections", "clock"),
+        *("connection", "server", "writes", "TLS", "pooler", "cluster", "connections", "clock"),
         *("revision", "schema rights", "keys"),
         *TABLES,
         *("collation", "storage engine"),

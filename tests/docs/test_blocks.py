@@ -18,6 +18,7 @@ from .script import commands, looks_like, outputs, page_script
 #: Which kinds of database a page's commands are run with; the first is the configured one.
 KINDS: Final = {
     "docs/how-to/backup.md": ("postgresql", "mysql"),
+    "docs/how-to/galera.md": ("mysql",),
     "docs/how-to/mysql.md": ("mysql",),
     "docs/how-to/outlive.md": ("sqlite",),
     "docs/tutorial.md": ("sqlite",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -30,13 +31,26 @@ def shown(page: str, language: str, beginning: str) -> str:
     return text
 
 
+def test_haproxy_before_galera(tmp_path: Path) -> None:
+    text = shown("docs/how-to/galera.md", "text", "global\n")
+    nodes = re.findall(r"node\d\.example\.org", text)
+    assert len(nodes) == 3
+    for node in nodes:
+        text = text.replace(node, "127.0.0.1")
+    check_haproxy(tmp_path, text)
+
+
 def test_haproxy(tmp_path: Path) -> None:
     certificate = Certificate.of("jupyter.example.org")
     (tmp_path / "jupyter.pem").write_text(certificate.text + certificate.key)
     text = shown("docs/how-to/replicas.md", "text", "global\n")
     assert "/etc/haproxy/jupyter.pem" in text
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(text.replace("/etc/haproxy", str(tmp_path)))
+    check_haproxy(tmp_path, text.replace("/etc/haproxy", str(tmp_path)))
+
+
+def check_haproxy(folder: Path, text: str) -> None:
+    config = folder / "haproxy.cfg"
+    config.write_text(text)
     haproxy = find_program("haproxy")
     checked = subprocess.run(
         [haproxy, "-c", "-f", config], capture_output=True, text=True, check=False

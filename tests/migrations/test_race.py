@@ -41,15 +41,19 @@ class Race:
         For what they log.
     number : int
         Of processes.
+    module : str
+        What each runs.
     """
 
-    def __init__(self, folder: Path, number: int = SERVERS) -> None:
+    def __init__(
+        self, folder: Path, number: int = SERVERS, module: str = "tests.migrations.racer"
+    ) -> None:
         self._logs = [folder / f"racer-{place}.log" for place in range(number)]
         self._racers: list[Forked | subprocess.Popen[str]] = []
         for place, log in enumerate(self._logs):
             with log.open("w") as errors:
                 racer = start(
-                    ["-m", "tests.migrations.racer", f"session-{place}"],
+                    ["-m", module, f"session-{place}"],
                     cwd=ROOT,
                     env=surroundings(folder),
                     stdin=subprocess.PIPE,
@@ -58,14 +62,14 @@ class Race:
                 )
             self._racers.append(racer)
 
-    def start(self, url: str) -> None:
-        """Let all of them off."""
+    def start(self, *urls: str) -> None:
+        """Let all of them off, each with a URL of its own where there are several."""
         for racer in self._racers:
             assert racer.stdout is not None
             assert racer.stdout.readline() == "ready\n", self.logs()
-        for racer in self._racers:
+        for place, racer in enumerate(self._racers):
             assert racer.stdin is not None
-            racer.stdin.write(f"{url}\n")
+            racer.stdin.write(f"{urls[place % len(urls)]}\n")
             racer.stdin.flush()
 
     def finish(self) -> list[int]:

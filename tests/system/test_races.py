@@ -2,82 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
 from ..databases import Database
-from ..forking import start
+from .racing import LEAD, fill, racing
 
 pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(900)]
-
-ROOT: Final = Path(__file__).resolve().parents[2]
-#: Seconds until a round begins, in which each process hears of it.
-LEAD: Final = 0.02
-
-
-class Process:
-    """A racer.
-
-    Parameters
-    ----------
-    url, name : str
-    gateway : Path
-        See :class:`.Racer`.
-    """
-
-    def __init__(self, url: str, name: str, gateway: Path) -> None:
-        self._process = start(
-            ["-m", "tests.system.racer", name, str(gateway)],
-            cwd=ROOT,
-            env=os.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        # Not an argument: it may hold a password.
-        self._say(url)
-
-    def _say(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def ask(self, at: float, verb: str, **arguments: Any) -> None:
-        """Have it do something at a moment."""
-        self._say(json.dumps([at, verb, arguments]))
-
-    def answer(self) -> Any:
-        """Return what came of it."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "a racer ended"
-        return json.loads(line)
-
-    def close(self) -> None:
-        """End it."""
-        self._process.communicate(timeout=60)
-        assert self._process.returncode == 0
-
-
-@contextmanager
-def racing(database: Database, number: int, gateway: Path) -> Iterator[list[Process]]:
-    """Start so many processes; the first makes the tables."""
-    with ExitStack() as stack:
-        racers = []
-        for place in range(number):
-            racers.append(Process(database.url, f"server-{place}", gateway))
-            stack.callback(racers[-1].close)
-        for racer in racers:
-            assert racer.answer() == "ready"
-        yield racers
 
 
 def sessions(database: Database) -> list[tuple[Any, ...]]:
@@ -89,7 +25,7 @@ def test_creates_of_one_path_from_eight_processes(
 ) -> None:
     chance = random.Random(seed)
     number, waited = rounds(200), 0
-    with racing(database, 8, tmp_path) as racers:
+    with racing([database] * 8, tmp_path) as racers:
         for turn in range(number):
             start = chance.uniform(0, 0.01)
             begin = time.monotonic() + LEAD
@@ -110,18 +46,12 @@ def test_creates_of_one_path_from_eight_processes(
     print(f"{number} rounds of 8 creates of one path: 1 row each, {waited} got the holder's.")
 
 
-def fill(racer: Process, *session_ids: str, kernel_id: str) -> None:
-    for session_id in session_ids:
-        racer.ask(0, "attach", session_id=session_id, kernel_id=kernel_id)
-        assert racer.answer() == {"attached": True}
-
-
 def test_two_deletes_of_the_sessions_on_one_kernel(
     database: Database, rounds: Callable[[int], int], seed: int, tmp_path: Path
 ) -> None:
     chance = random.Random(seed)
     number, first_last = rounds(200), 0
-    with racing(database, 2, tmp_path) as (one, two):
+    with racing([database] * 2, tmp_path) as (one, two):
         for turn in range(number):
             fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
             begin = time.monotonic() + LEAD
@@ -141,7 +71,7 @@ def test_a_delete_and_two_moves_of_the_sessions_on_one_kernel(
 ) -> None:
     chance = random.Random(seed)
     number, last = rounds(200), {"delete": 0, "move": 0}
-    with racing(database, 3, tmp_path) as (one, two, three):
+    with racing([database] * 3, tmp_path) as (one, two, three):
         for turn in range(number):
             fill(one, f"a{turn}", f"b{turn}", f"c{turn}", kernel_id=f"k{turn}")
             begin = time.monotonic() + LEAD
@@ -168,7 +98,7 @@ def test_a_delete_and_a_move_of_one_session(
     """Whichever comes second counts on the kernel that the first has left the session on."""
     chance = random.Random(seed)
     number, first = rounds(200), {"delete": 0, "move": 0}
-    with racing(database, 2, tmp_path) as (one, two):
+    with racing([database] * 2, tmp_path) as (one, two):
         for turn in range(number):
             # Somebody stays on the kernel that it comes from, and nobody is where it goes.
             fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
@@ -193,7 +123,7 @@ def test_two_deletes_and_an_attaching_create(
 ) -> None:
     chance = random.Random(seed)
     number, outcomes = rounds(200), {"lives": 0, "ended": 0, "came again": 0}
-    with racing(database, 3, tmp_path) as (one, two, three):
+    with racing([database] * 3, tmp_path) as (one, two, three):
         for turn in range(number):
             kernel_id = f"k{turn}"
             fill(one, f"a{turn}", f"b{turn}", kernel_id=kernel_id)

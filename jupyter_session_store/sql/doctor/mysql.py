@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from ..engine.backend import backend_of
+from ..engine.backend import ask_cluster_node, backend_of
 from ..engine.mysql import MySQL
 from ..models import Base
 from .common import clock, judge_tls, room, server
-from .findings import Examinations, Outcome, failed, ok, unknown
+from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
 _OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
 #: The levels at which a binary log of statements takes no writes (error 1665).
@@ -95,6 +95,40 @@ def pooler(connection: Connection) -> Outcome:
     )
 
 
+def cluster(connection: Connection) -> Outcome:
+    """Judge a node of a Galera cluster: whether it keeps up, and what its readers see."""
+    if not ask_cluster_node(connection):
+        return ok("None: it is no node of Galera.")
+    status = dict(
+        tuple(row)
+        for row in connection.exec_driver_sql(
+            "SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_cluster_status',"
+            " 'wsrep_cluster_size', 'wsrep_local_state_comment')"
+        )
+    )
+    quorum, state = status.get("wsrep_cluster_status"), status.get("wsrep_local_state_comment")
+    text = f"A node of Galera, {state}, one of {status.get('wsrep_cluster_size')}"
+    if quorum != "Primary":
+        return failed(
+            f"{text}, whose part of the cluster is {quorum}: it takes no statements; expected "
+            "Primary.",
+            "Name a node in the URL that is with the others.",
+        )
+    lacks: dict[str, str] = {}
+    if state != "Synced":
+        lacks["expected Synced: it is behind, or gives its data to another node"] = (
+            "Wait until it is, or name another node in the URL; HAProxy's check leaves it out."
+        )
+    if not int(connection.exec_driver_sql("SELECT @@wsrep_sync_wait").scalar_one()) & 1:
+        lacks[
+            "a read does not wait for what another node has just written (wsrep_sync_wait), so "
+            "a list may lack a session where servers use several nodes"
+        ] = "On each node, and in its configuration: SET GLOBAL wsrep_sync_wait = 7;"
+    if lacks:
+        return warning(f"{'; '.join((text, *lacks))}.", *lacks.values())
+    return ok(f"{text}; reads wait for what other nodes have written.")
+
+
 def connections(connection: Connection) -> Outcome:
     """Judge how many more connections there is room for."""
     most = connection.exec_driver_sql("SELECT @@max_connections").scalar_one()
@@ -163,6 +197,7 @@ EXAMINATIONS: Final = Examinations(
         "writes": writable,
         "TLS": tls,
         "pooler": pooler,
+        "cluster": cluster,
         "connections": connections,
         "clock": clock,
     },

@@ -190,6 +190,10 @@ class Backend:
     identity: ClassVar[str | None] = None
     #: A query for its clock.
     clock: ClassVar[str | None] = None
+    #: A query that says 1 on a node of a cluster whose nodes all take writes, and else 0. There a
+    #: lock is one node's own, and what several nodes do at once is compared by the rows that each
+    #: has written: a row that a statement has only matched, and locked, counts for nothing.
+    cluster_node: ClassVar[str | None] = None
     #: What stands for a role whose name is not known.
     any_role: ClassVar[str] = "ROLE"
     #: A query for the rights that others than the owner have on ``{tables}``, and lose when these
@@ -379,6 +383,26 @@ def backend_of(what: URL | Engine | Connection | Dialect | type[Dialect]) -> Bac
     dialect: Any = what.dialect if isinstance(what, (Connection, Engine)) else what
     name = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
     return _make(name, dialect.driver)
+
+
+#: Of an engine: what its database said when its schema was looked at.
+_ON_CLUSTER_NODE: Final = "jupyter_session_store_on_cluster_node"
+
+
+def note_cluster_node(engine: Engine, found: bool) -> None:
+    """Note, for the next connections of an engine, what :attr:`Backend.cluster_node` has found."""
+    engine.update_execution_options(**{_ON_CLUSTER_NODE: found})
+
+
+def is_on_cluster_node(connection: Connection) -> bool:
+    """Return what was noted of a connection's engine; no statement."""
+    return bool(connection.get_execution_options().get(_ON_CLUSTER_NODE))
+
+
+def ask_cluster_node(connection: Connection) -> bool:
+    """Return what :attr:`Backend.cluster_node` says; one statement, where there may be clusters."""
+    query = backend_of(connection).cluster_node
+    return query is not None and bool(connection.exec_driver_sql(query).scalar_one())
 
 
 @lru_cache(maxsize=32)

@@ -228,8 +228,8 @@ class MySQL(Backend):
     cures = {  # noqa: RUF012
         1021: _MAKE_ROOM,
         1047: (
-            "This node has left its cluster: name another in the URL, or see SHOW STATUS LIKE "
-            "'wsrep_cluster_status'."
+            "This node of a cluster takes no statements now: it has left the others, or gives its "
+            "data to a new one. Name another in the URL, or see SHOW STATUS LIKE 'wsrep_%';"
         ),
         1114: _MAKE_ROOM,
         1203: _RAISE_LIMIT,
@@ -292,6 +292,11 @@ class MariaDB(MySQL):
     drivername = "mariadb+pymysql"
     oldest_release = (10, 11)
     collation = "utf8mb4_nopad_bin"
+    # Galera's. Not @@wsrep_on, which a build without it does not know.
+    cluster_node = (
+        "SELECT count(*) FROM information_schema.system_variables"
+        " WHERE variable_name = 'WSREP_ON' AND global_value = 'ON'"
+    )
 
 
 def _lock_name(connection: Connection) -> str:

@@ -4,6 +4,11 @@ The sessions on a kernel are counted by the update itself: it touches this
 session and every other one that keeps the kernel alive. So it waits for, and then
 sees, the updates of sessions that leave at the same time. Of all sessions that leave,
 however concurrently, exactly one is last.
+
+A cluster whose nodes all take writes knows of no other node's locks. When a node
+commits, it compares what it has written with what the others have. So there the update
+writes the other sessions' rows too, and of two that leave at once on two nodes one is
+rolled back, and counts again.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from sqlalchemy import (
 )
 
 from ...records import CLOSING, STARTING, Closing, Move, Scope, SessionRecord
-from ..engine.backend import backend_of
+from ..engine.backend import backend_of, is_on_cluster_node
 from ..engine.transactions import transaction
 from ..models import SESSIONS
 from .rows import COLUMNS, to_record
@@ -58,8 +63,16 @@ _LEAVING_OR_BESIDE: Final = or_(
 
 
 @lru_cache(maxsize=16)
-def _build_update(names: tuple[str, ...], where: ColumnElement[bool], returning: bool) -> Update:
+def _build_update(
+    names: tuple[str, ...],
+    where: ColumnElement[bool],
+    *,
+    returning: bool,
+    writes_others: bool = False,
+) -> Update:
     """Return an update of this session that changes nothing of the others it touches.
+
+    Where it is to write the others too, it sets when they were written last, and no more.
 
     MySQL may not read the table that it updates, and returns no rows: matched
     rows are counted, and LAST_INSERT_ID(expr) comes back with the count, with the
@@ -74,10 +87,20 @@ def _build_update(names: tuple[str, ...], where: ColumnElement[bool], returning:
     for name in names:
         column = SESSIONS.c[name]
         new: ColumnElement[Any] = bindparam(f"new_{name}", type_=column.type)
-        values.append((column, case((THIS, new), else_=column)))
+        of_all = writes_others and column is SESSIONS.c.updated_at
+        values.append((column, new if of_all else case((THIS, new), else_=column)))
     # In this order: MySQL's expressions see what those before them have assigned.
     statement = update(SESSIONS).where(IN_SCOPE, where).ordered_values(*values)
     return statement.returning(*COLUMNS, _KERNEL_OF_THIS) if returning else statement
+
+
+def _build_leaving(connection: Connection, values: Mapping[str, Any]) -> Update:
+    return _build_update(
+        _names(values),
+        _LEAVING_OR_BESIDE,
+        returning=False,
+        writes_others=is_on_cluster_node(connection),
+    )
 
 
 def _names(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -117,7 +140,7 @@ def begin_close(
     if backend_of(connection).begin_excludes_writers:
         left = _leave_in_transaction(connection, scope, session_id, values)
         return None if left is None else Closing(*left)
-    statement = _build_update(_names(values), _LEAVING_OR_BESIDE, returning=False)
+    statement = _build_leaving(connection, values)
     while True:
         records = find(connection, scope, {"session_id": session_id})
         if not records:
@@ -155,8 +178,7 @@ def _move(
     elif backend_of(connection).begin_excludes_writers:
         moved = _leave_in_transaction(connection, scope, session_id, values, kernel_id)
     else:
-        statement = _build_update(_names(values), _LEAVING_OR_BESIDE, returning=False)
-        result = connection.execute(statement, parameters)
+        result = connection.execute(_build_leaving(connection, values), parameters)
         records = find(connection, scope, {"session_id": session_id})
         done = result.lastrowid and records
         moved = (records[0], result.rowcount == 1) if done else None

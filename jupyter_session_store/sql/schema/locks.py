@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 from sqlalchemy import Connection
 
 from ...errors import StoreUnavailable
-from ..engine.backend import backend_of
+from ..engine.backend import ask_cluster_node, backend_of
+from .row_lock import Watch, row_lock
 
 #: Seconds to wait for another process's migration.
 LOCK_TIMEOUT: Final = 60.0
@@ -32,7 +33,9 @@ def migration_lock(
     with ``CREATE INDEX CONCURRENTLY``; of the session, because a transaction's
     would be lost at the first commit. On SQLite the lock is the write
     transaction itself, which is committed at the end or, on an error, rolled
-    back. Databases without such a lock (CockroachDB, SQL Server) are not
+    back. On a cluster whose nodes all take writes that lock is one node's own: a row is the
+    lock there, as :mod:`.row_lock` has it, and the other one keeps out older code.
+    Databases without such a lock (CockroachDB, SQL Server) are not
     locked: upgrade them from one job.
     """
     deadline = time.monotonic() + timeout
@@ -41,7 +44,11 @@ def migration_lock(
         raise _lock_unavailable(timeout)
     try:
         with backend_of(connection).migration_lock(connection, attempts):
-            yield
+            on_cluster_node = ask_cluster_node(connection)
+            if not backend_of(connection).is_embedded:
+                connection.commit()
+            with row_lock(connection, attempts) if on_cluster_node else nullcontext():
+                yield
     finally:
         process_lock.release()
 
@@ -54,8 +61,10 @@ def wait_for_migration(
     Not on SQLite, where nobody sees a migration half way.
     """
     deadline = time.monotonic() + timeout
+    watch = Watch(connection) if ask_cluster_node(connection) else None
     for _attempt in _poll(deadline, timeout, log or logging.getLogger("jupyter_session_store")):
-        if not backend_of(connection).is_migrating(connection):
+        held = backend_of(connection).is_migrating(connection)
+        if not held and (watch is None or not watch.is_held()):
             return
 
 

@@ -56,6 +56,8 @@ class Status:
     oldest_compatible_code: int | None = None
     stock_adopted: bool = False
     missing: tuple[str, ...] = ()
+    #: As :attr:`.Backend.cluster_node` has it.
+    on_cluster_node: bool = False
 
     @property
     def is_bare(self) -> bool:
@@ -105,6 +107,8 @@ def status(connection: Connection) -> Status:
     looked_at = found.state in (State.BEHIND, State.DAMAGED)
     if looked_at or (found.usable and rows[0].found not in (None, _COLUMNS)):
         missing = (*missing, *_missing(connection, revision))
+    if rows:
+        found = replace(found, on_cluster_node=bool(rows[0].cluster_node))
     return replace(found, state=State.DAMAGED, missing=missing) if missing else found
 
 
@@ -114,11 +118,20 @@ _COLUMNS: Final = sum(len(table.columns) for table in _STORED)
 
 
 def _meta(connection: Connection) -> Select[Any]:
-    """Return the query for what a database says of itself, and how many of our columns it has."""
+    """Return the query for what a database says of itself, and how many of our columns it has.
+
+    And whether it is a node of a cluster: here it costs no round trip.
+    """
     backend = backend_of(connection)
     counts = [backend.count_columns(one.name, one.columns.keys()) for one in _STORED]
     columns = " + ".join(f"({count})" for count in counts if count) or "NULL"
-    selected: list[Any] = [Meta.name, Meta.value, literal_column(columns).label("found")]
+    node = "NULL" if backend.cluster_node is None else f"({backend.cluster_node})"
+    selected: list[Any] = [
+        Meta.name,
+        Meta.value,
+        literal_column(columns).label("found"),
+        literal_column(node).label("cluster_node"),
+    ]
     return select(*selected)
 
 
