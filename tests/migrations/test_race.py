@@ -28,6 +28,7 @@ from .support import ROOT, SCOPE, engine_of, opened, record, run_python, status,
 
 SERVERS: Final = 8
 THREADS: Final = 24
+RACER: Final = "tests.migrations.racer"
 WAITING: Final = "Waiting for the migration lock"
 _PATIENCE: Final = 60.0
 
@@ -45,9 +46,7 @@ class Race:
         What each runs.
     """
 
-    def __init__(
-        self, folder: Path, number: int = SERVERS, module: str = "tests.migrations.racer"
-    ) -> None:
+    def __init__(self, folder: Path, number: int, module: str) -> None:
         self._logs = [folder / f"racer-{place}.log" for place in range(number)]
         self._racers: list[Forked | subprocess.Popen[str]] = []
         for place, log in enumerate(self._logs):
@@ -97,9 +96,9 @@ class Race:
 
 
 @contextmanager
-def race(folder: Path, number: int = SERVERS) -> Iterator[Race]:
+def race(folder: Path, number: int = SERVERS, module: str = RACER) -> Iterator[Race]:
     folder.mkdir(exist_ok=True)
-    with closing(Race(folder, number)) as racers:
+    with closing(Race(folder, number, module)) as racers:
         yield racers
 
 

@@ -96,11 +96,11 @@ def test_of_many_one_at_a_time_holds_it(database: Database) -> None:
 
 def test_one_that_lives_keeps_it(database: Database) -> None:
     """For many times as long as its count may stand still."""
-    tries: list[None] = []
+    tries: list[bool] = []
 
     def count() -> Iterator[None]:
         for _ in range(250):
-            tries.append(threading.Event().wait(0.02) and None)
+            tries.append(threading.Event().wait(0.02))
             yield
         raise Gone
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import socketserver
 import subprocess
 import threading
@@ -293,8 +294,9 @@ def test_a_node_without_quorum(ways: list[Database], galera: Galera) -> None:
             run(repository.add(record("b")))
         found = look(ways[2].url)["connection"]
         assert found.verdict is Verdict.FAILED
-        assert "1047" in found.text
-        assert "Name another in the URL" in found.cure[0]
+        # 1047, or, of a statement without a table, that it does not get what the others have.
+        assert re.match(r"\((1047|1205), ", found.text)
+        assert "another in the URL, or see SHOW STATUS LIKE 'wsrep_%';" in found.cure[0]
         galera.nodes[2].bring_back()
         galera.wait()
         assert run(repository.find(SCOPE)) == [record("a")]
@@ -421,11 +423,13 @@ class Load:
                 if self.paths and self._chance.random() < 0.4:
                     self._delete(self._chance.choice(sorted(self.paths)))
                 else:
-                    path = f"{serial}.ipynb"
-                    self._until_acknowledged(lambda server, path=path: server.post(path), {201})
-                    self.paths.add(path)
+                    self._create(f"{serial}.ipynb")
         except BaseException as error:
             self.failure = error
+
+    def _create(self, path: str) -> None:
+        self._until_acknowledged(lambda server: server.post(path), {201})
+        self.paths.add(path)
 
     def _delete(self, path: str) -> None:
         found = self._until_acknowledged(lambda server: server.api.get("/api/sessions"), {200})

@@ -233,6 +233,11 @@ class MySQL(Backend):
         ),
         1114: _MAKE_ROOM,
         1203: _RAISE_LIMIT,
+        1205: (
+            "Look for who holds the rows: SHOW FULL PROCESSLIST; A node of a cluster that has left "
+            "the others says the same at once: name another in the URL, or see SHOW STATUS LIKE "
+            "'wsrep_%';"
+        ),
         1226: _RAISE_LIMIT,
         1665: (
             "The server's binary log takes no such writes at its isolation level: "

@@ -32,7 +32,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     insert,
-    inspect,
     select,
     update,
 )
@@ -140,11 +139,22 @@ class Watch:
 
 
 def _make_table(connection: Connection) -> None:
-    if not inspect(connection).has_table(LOCK_TABLE):
+    try:
+        # It is not asked for: while another node makes it, MariaDB answers with an error of its own.
+        _read(connection)
+    except DBAPIError:
+        connection.rollback()
+    else:
         connection.commit()
-        # Another node may be as far.
+        return
+    try:
         connection.execute(CreateTable(_LOCK, if_not_exists=True))
-    connection.commit()
+        connection.commit()
+    except DBAPIError:
+        # Not all databases see by IF NOT EXISTS what another makes at the same time.
+        connection.rollback()
+        _read(connection)
+        connection.commit()
 
 
 def _read(connection: Connection) -> _Held | None:
@@ -169,8 +179,10 @@ class _Waiter:
             return self._write(_TAKE, this_owner=self._owner)
         if not self._is_abandoned(held):
             return False
-        seen = {"seen_owner": held[0], "seen_renewals": held[1]}
-        return self._write(_TAKE_OVER, this_owner=self._owner, **seen)
+        owner, renewals = held
+        return self._write(
+            _TAKE_OVER, this_owner=self._owner, seen_owner=owner, seen_renewals=renewals
+        )
 
     def _is_abandoned(self, held: _Held) -> bool:
         now = time.monotonic()
