@@ -140,7 +140,7 @@ class Watch:
 
 def _make_table(connection: Connection) -> None:
     try:
-        # It is not asked for: while another node makes it, MariaDB answers with an error of its own.
+        # Not asked for by its name: while another node makes it, MariaDB answers with an error.
         _read(connection)
     except DBAPIError:
         connection.rollback()
