@@ -38,6 +38,8 @@ KEYS: Final = {
     "yes": "-x yes=true",
     "through_pooler": "-x through_pooler=true",
 }
+#: Alembic's commands that write; ``None`` is a caller in this process, which changes the schema.
+WRITING: Final = frozenset({None, "upgrade", "downgrade", "stamp", "ensure_version"})
 #: How Alembic finds what to run: given the revisions that a database is at.
 Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 
@@ -171,7 +173,7 @@ def _lock(connection: Connection, log: logging.Logger | None) -> AbstractContext
     """Hold the lock, but where a pooler keeps it from holding: there it would never be released."""
     if config.attributes.get("unlocked"):
         return nullcontext()
-    return locks.migration_lock(connection, log=log)
+    return locks.migration_lock(connection, log=log, changes=_command() in WRITING)
 
 
 def _look_ahead(connection: Connection, steps: _Steps) -> None:

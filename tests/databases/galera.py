@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .database import DRIVER_ERRORS, Database
-from .local import LocalInstance, _copy, claimed_port, find_program
+from .local import LocalInstance, claimed_port, copy_data, find_program
 from .mysql import LocalMySQL
 from .server import NoDatabase
 
@@ -67,7 +67,7 @@ class Node(LocalMySQL):
 
     def _initialise_or_copy(self) -> None:
         self.password = self._first_password
-        _copy(self._first_data, self.data)
+        copy_data(self._first_data, self.data)
 
     def prepare(self) -> None:
         """Write nothing: the user is in the data."""
@@ -182,7 +182,7 @@ class Galera:
         # no transfer.
         first.stop()
         copy = first.directory / "copy"
-        _copy(first.data, copy)
+        copy_data(first.data, copy)
         first.founds = True
         first.start()
         for place in range(1, number):

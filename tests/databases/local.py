@@ -120,14 +120,15 @@ class _Template:
         folder.chmod(0o755)
         self._data = folder / "data"
         atexit.register(_start_keeper(folder).communicate)
-        _copy(data, self._data)
+        copy_data(data, self._data)
 
     def copy_to(self, data: Path) -> None:
         """Make a data directory."""
-        _copy(self._data, data)
+        copy_data(self._data, data)
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_data(source: Path, target: Path) -> None:
+    """Copy a data directory."""
     # With the owner, and many times as fast as the programs make another.
     subprocess.run(["cp", "-Rp", source, target], check=True)
 

@@ -24,7 +24,11 @@ process_lock: Final = threading.RLock()
 
 @contextmanager
 def migration_lock(
-    connection: Connection, *, timeout: float = LOCK_TIMEOUT, log: logging.Logger | None = None
+    connection: Connection,
+    *,
+    timeout: float = LOCK_TIMEOUT,
+    log: logging.Logger | None = None,
+    changes: bool = True,
 ) -> Iterator[None]:
     """Hold the lock under which alone a schema changes, or fail after `timeout` seconds.
 
@@ -35,6 +39,7 @@ def migration_lock(
     transaction itself, which is committed at the end or, on an error, rolled
     back. On a cluster whose nodes all take writes that lock is one node's own: a row is the
     lock there, as :mod:`.row_lock` has it, and the other one keeps out older code.
+    Who `changes` nothing does not take that one.
     Databases without such a lock (CockroachDB, SQL Server) are not
     locked: upgrade them from one job.
     """
@@ -44,7 +49,7 @@ def migration_lock(
         raise _lock_unavailable(timeout)
     try:
         with backend_of(connection).migration_lock(connection, attempts):
-            on_cluster_node = ask_cluster_node(connection)
+            on_cluster_node = changes and ask_cluster_node(connection)
             if not backend_of(connection).is_embedded:
                 connection.commit()
             with row_lock(connection, attempts) if on_cluster_node else nullcontext():
