@@ -478,13 +478,16 @@ def test_nodes_that_leave_and_come_back_under_load(
             until(lambda: load.at_least(before + 20), why=f"{why}, seed {seed}")
 
         for _ in range(number):
-            killed, isolated = chance.sample(galera.nodes, 2)
+            killed, stopped, isolated = chance.sample(galera.nodes, 3)
             goes_on("all are there")
             killed.kill()
             goes_on("one is killed")
             killed.start()
             galera.wait()
-            goes_on("it is back")
+            stopped.stop()
+            goes_on("one is stopped in order")
+            stopped.start()
+            galera.wait()
             isolated.isolate()
             goes_on("one is isolated")
             isolated.bring_back()
@@ -501,6 +504,6 @@ def test_nodes_that_leave_and_come_back_under_load(
     kernels = {row.kernel_id for row in rows}
     until(lambda: set(gateway.kernels()) == kernels, why=f"no kernel is left over, seed {seed}")
     print(
-        f"{number} rounds of a node killed, isolated and brought back: {load.acknowledged} "
+        f"{number} rounds of nodes killed, stopped, isolated and brought back: {load.acknowledged} "
         f"requests acknowledged, {load.refused} refused, 0 sessions missing, 0 doubled"
     )

@@ -299,8 +299,8 @@ class MariaDB(MySQL):
     collation = "utf8mb4_nopad_bin"
     # Galera's. Not @@wsrep_on, which a build without it does not know.
     cluster_node = (
-        "SELECT count(*) FROM information_schema.system_variables"
-        " WHERE variable_name = 'WSREP_ON' AND global_value = 'ON'"
+        "SELECT count(*) FROM information_schema.global_variables"
+        " WHERE variable_name = 'WSREP_ON' AND variable_value = 'ON'"
     )
 
 
