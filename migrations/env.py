@@ -143,7 +143,7 @@ def migrate(connection: Connection) -> None:
     context.configure(**options, fn=steps)
     _look_ahead(connection, steps)
     if not file:
-        with _unhidden_interrupt(), _lock(connection, log):
+        with _unhidden_interrupt(), _lock(connection, log) as steps.check_lock:
             forget_what_is_lost(connection)
             connection.commit()
             context.run_migrations()
@@ -169,10 +169,12 @@ def _silence(name: str) -> Iterator[None]:
         logger.disabled = False
 
 
-def _lock(connection: Connection, log: logging.Logger | None) -> AbstractContextManager[None]:
+def _lock(
+    connection: Connection, log: logging.Logger | None
+) -> AbstractContextManager[Callable[[], None]]:
     """Hold the lock, but where a pooler keeps it from holding: there it would never be released."""
     if config.attributes.get("unlocked"):
-        return nullcontext()
+        return nullcontext(lambda: None)
     return locks.migration_lock(connection, log=log, changes=_command() in WRITING)
 
 
@@ -268,6 +270,8 @@ class _Steps:
         self._log = log
         self._tables: set[str] | None = None
         self.leave_tables = False
+        #: Raises what ends the steps if the lock has been lost.
+        self.check_lock: Callable[[], None] = lambda: None
 
     def find(self, heads: tuple[str, ...], migration: MigrationContext) -> list[migrating.Revision]:
         """Return the revisions that would be run or undone, in this order."""
@@ -277,7 +281,12 @@ class _Steps:
             if isinstance(step, RevisionStep)
         ]
 
-    def __call__(self, heads: tuple[str, ...], migration: MigrationContext) -> list[Any]:
+    def __call__(self, heads: tuple[str, ...], migration: MigrationContext) -> Iterator[Any]:
+        for step in self._prepared(heads, migration):
+            self.check_lock()
+            yield step
+
+    def _prepared(self, heads: tuple[str, ...], migration: MigrationContext) -> list[Any]:
         taken = list(self._steps(heads, migration))
         revisions = [step for step in taken if isinstance(step, RevisionStep)]
         if not revisions:

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
 
 import pytest
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, Engine, event, inspect
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.sql.schema import locks, migrating, row_lock
 
 from ..databases import Database
 from ..system.waiting import until
-from .support import engine_of
+from .support import LATER, engine_of, release, status
 
 pytestmark = pytest.mark.only("postgresql", "mysql", reason="a file is locked by its transaction")
 
@@ -194,6 +195,28 @@ def test_a_schema_changes_under_it_where_it_is_needed(
         migrating.downgrade(engine, "base")
         migrating.upgrade(engine)
     assert database.rows(ROWS) == []
+
+
+def test_who_has_lost_it_runs_no_further_revision(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that slept half way, and does not know it yet."""
+
+    def take_away(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("ALTER TABLE"):
+            database.execute(f"UPDATE {row_lock.LOCK_TABLE} SET owner = 'another'")
+
+    monkeypatch.setattr(row_lock, "LOCK_LEASE_SECONDS", 30)
+    monkeypatch.setattr(locks, "ask_cluster_node", lambda _connection: True)
+    with engine_of(database.url) as engine:
+        migrating.upgrade(engine)
+        two_more = release(tmp_path / "later", 1, 1)
+        monkeypatch.setattr(migrating, "migrations_folder", lambda: two_more)
+        event.listen(engine, "before_cursor_execute", take_away)
+        with pytest.raises(StoreUnavailable, match="was taken over by another process"):
+            migrating.upgrade(engine)
+        assert status(engine).revision == LATER
+    assert database.rows(f"SELECT owner FROM {row_lock.LOCK_TABLE}") == [("another",)]
 
 
 def tables(engine: Engine) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from jupyter_session_store.errors import StoreUnavailable
@@ -303,7 +304,9 @@ def test_a_node_without_quorum(ways: list[Database], galera: Galera) -> None:
         run(repository.add(record("b")))
 
 
-def test_doctor(ways: list[Database], galera: Galera) -> None:
+def test_doctor_and_the_check_of_haproxy(
+    ways: list[Database], galera: Galera, tmp_path: Path
+) -> None:
     node = galera.nodes[1]
     with engine_of(ways[1].url) as engine:
         migrating.upgrade(engine)
@@ -312,11 +315,15 @@ def test_doctor(ways: list[Database], galera: Galera) -> None:
     assert found["cluster"].text == (
         "A node of Galera, Synced, one of 3; reads wait for what other nodes have written."
     )
-    node.admin.execute("SET GLOBAL wsrep_desync = ON")
-    try:
-        donor = look(ways[1].url)["cluster"]
-    finally:
-        node.admin.execute("SET GLOBAL wsrep_desync = OFF")
+    with check_of(node, tmp_path) as port:
+        check = f"http://127.0.0.1:{port}/"
+        assert httpx.get(check, trust_env=False).status_code == 200
+        node.admin.execute("SET GLOBAL wsrep_desync = ON")
+        try:
+            donor = look(ways[1].url)["cluster"]
+            assert httpx.get(check, trust_env=False).status_code == 503
+        finally:
+            node.admin.execute("SET GLOBAL wsrep_desync = OFF")
     assert donor.verdict is Verdict.WARNING
     assert "Donor/Desynced" in donor.text
     node.admin.execute("SET GLOBAL wsrep_sync_wait = 0")

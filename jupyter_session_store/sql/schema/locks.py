@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Final
 
@@ -29,7 +29,7 @@ def migration_lock(
     timeout: float = LOCK_TIMEOUT,
     log: logging.Logger | None = None,
     changes: bool = True,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Hold the lock under which alone a schema changes, or fail after `timeout` seconds.
 
     It excludes the other processes of this database and the other threads of
@@ -39,7 +39,8 @@ def migration_lock(
     transaction itself, which is committed at the end or, on an error, rolled
     back. On a cluster whose nodes all take writes that lock is one node's own: a row is the
     lock there, as :mod:`.row_lock` has it, and the other one keeps out older code.
-    Who `changes` nothing does not take that one.
+    Who `changes` nothing does not take that one. Yields what raises StoreUnavailable if
+    the lock has been lost meanwhile: see there.
     Databases without such a lock (CockroachDB, SQL Server) are not
     locked: upgrade them from one job.
     """
@@ -52,8 +53,8 @@ def migration_lock(
             on_cluster_node = changes and ask_cluster_node(connection)
             if not backend_of(connection).is_embedded:
                 connection.commit()
-            with row_lock(connection, attempts) if on_cluster_node else nullcontext():
-                yield
+            with row_lock(connection, attempts) if on_cluster_node else nullcontext(_held) as check:
+                yield check
     finally:
         process_lock.release()
 
@@ -71,6 +72,10 @@ def wait_for_migration(
         held = backend_of(connection).is_migrating(connection)
         if not held and (watch is None or not watch.is_held()):
             return
+
+
+def _held() -> None:
+    """Do nothing: the lock of a database is held for as long as its connection lives."""
 
 
 def _lock_unavailable(timeout: float) -> StoreUnavailable:

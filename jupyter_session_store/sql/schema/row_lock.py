@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 from uuid import uuid4
@@ -85,11 +85,11 @@ _Held = tuple[str, int]
 
 
 @contextmanager
-def row_lock(connection: Connection, attempts: Iterator[None]) -> Iterator[None]:
+def row_lock(connection: Connection, attempts: Iterator[None]) -> Iterator[Callable[[], None]]:
     """Hold the lock; `attempts` waits before each attempt but the first, and raises in the end.
 
-    `connection` has real transactions, and none is open. Raises StoreUnavailable at the end if
-    another process has taken the lock over meanwhile.
+    `connection` has real transactions, and none is open. Yields what raises StoreUnavailable if
+    another process has taken the lock over meanwhile. So does the end.
     """
     owner = f"{os.getpid()}@{socket.gethostname()} {uuid4().hex}"[-255:]
     _make_table(connection)
@@ -99,15 +99,18 @@ def row_lock(connection: Connection, attempts: Iterator[None]) -> Iterator[None]
     holder = _Holder(connection.engine, owner)
     holder.begin()
     try:
-        yield
+        yield holder.check
     finally:
         holder.end()
     if holder.lost:
-        raise StoreUnavailable(
-            "the migration lock was taken over by another process, since this one had not "
-            f"renewed it for {LOCK_LEASE_SECONDS:g} s; expected to hold it until the end. "
-            "Run it again"
-        )
+        raise _lost()
+
+
+def _lost() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the migration lock was taken over by another process, since this one had not renewed it "
+        f"for {LOCK_LEASE_SECONDS:g} s; expected to hold it until the end. Run it again"
+    )
 
 
 class Watch:
@@ -228,6 +231,7 @@ class _Holder:
         # The pool of the engine has no second connection.
         self._engine = Engine(engine.pool.recreate(), engine.dialect, engine.url)
         self._values = {"this_owner": owner}
+        self._turns = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._renew, name="jupyter_session_store migration lock", daemon=True
@@ -238,6 +242,12 @@ class _Holder:
     def begin(self) -> None:
         """Begin to count."""
         self._thread.start()
+
+    def check(self) -> None:
+        """Raise StoreUnavailable if the lock is another's now: this process may have slept."""
+        self.lost = self.lost or not self._execute(_RENEW)
+        if self.lost:
+            raise _lost()
 
     def end(self) -> None:
         """Give the lock up. What cannot be given up now goes when its count stands still."""
@@ -263,9 +273,10 @@ class _Holder:
                 return
 
     def _execute(self, statement: Any) -> int:
-        try:
-            with self._engine.connect() as connection:
-                written: int = connection.execute(statement, self._values).rowcount
-                return written
-        finally:
-            self._engine.dispose()
+        with self._turns:
+            try:
+                with self._engine.connect() as connection:
+                    written: int = connection.execute(statement, self._values).rowcount
+                    return written
+            finally:
+                self._engine.dispose()
