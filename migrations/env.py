@@ -25,7 +25,7 @@ from jupyter_session_store.sql.engine import create
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.engine.url import describe, parse
 from jupyter_session_store.sql.models import Base
-from jupyter_session_store.sql.schema import backup, locks, migrating, rights, versions
+from jupyter_session_store.sql.schema import backup, locks, migrating, rights, versions, wall
 
 if TYPE_CHECKING:
     from alembic.script import Script
@@ -147,6 +147,7 @@ def migrate(connection: Connection) -> None:
             forget_what_is_lost(connection)
             connection.commit()
             context.run_migrations()
+            wall.keep(connection, log or logging.getLogger("jupyter_session_store"))
             steps.tell_grants(connection)
         return
     with context.begin_transaction(), locks.migration_lock(connection, log=log):

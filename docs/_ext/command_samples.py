@@ -34,8 +34,9 @@ from jupyter_session_store.records import (
 from jupyter_session_store.sql import doctor
 from jupyter_session_store.sql.doctor import Finding, Verdict
 from jupyter_session_store.sql.engine import factory
+from jupyter_session_store.sql.engine.sqlite import SQLite
 from jupyter_session_store.sql.models import Server, Session
-from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.sql.schema import migrating, wall
 
 PAGE: Final = Path(__file__).parents[1] / "reference" / "commands.md"
 _BEGIN: Final = "<!-- written by `make reference` -->\n"
@@ -63,6 +64,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "remove": f"{_SESSIONS[0]} --dry-run",
     "import": "stock.db --namespace hub:ada/ --gateway https://gateway --dry-run",
 }
+_WALL: Final = wall.Wall(wall.Facts("public", "jupyter", grants_admin=False), exists=False)
 _FINDINGS: Final = (
     Finding("database", Verdict.OK, f"{_DATABASE}."),
     Finding(
@@ -158,6 +160,9 @@ def _database() -> Iterator[None]:
         stack.enter_context(patch.object(StoreCommand, "describe_database", name))
         stack.enter_context(patch.object(doctor, "examine", lambda _engine: iter(_FINDINGS)))
         stack.enter_context(patch.object(removal, "observe", _observe))
+        # The file passes for a PostgreSQL, for the one command that shows the SQL of that alone.
+        stack.enter_context(patch.object(SQLite, "no_wall", None))
+        stack.enter_context(patch.object(wall, "look", lambda *_: _WALL))
         # It would go on until somebody ends it.
         stack.enter_context(patch.object(Serve, "_serve", _serve))
         _fill()

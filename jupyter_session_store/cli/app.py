@@ -48,6 +48,7 @@ class SessionStoreApp(CommandLine):
         "history": (f"{_PACKAGE}.history.History", "Show the revisions that there are."),
         "check": (f"{_PACKAGE}.check.Check", "Say by the exit code whether the schema fits."),
         "doctor": (f"{_PACKAGE}.doctor.Doctor", "Examine the database and the way to it."),
+        "wall": (f"{_PACKAGE}.wall.Wall", "Keep the users of one PostgreSQL apart."),
         "list": (f"{_PACKAGE}.list.List", "List sessions."),
         "show": (f"{_PACKAGE}.show.Show", "Show all that is stored of a session."),
         "servers": (f"{_PACKAGE}.servers.Servers", "List the registered servers."),

@@ -55,8 +55,8 @@ _EXIT_CODES: Final = (
     (SchemaMismatch, ExitCode.SCHEMA_MISMATCH),
     ((SessionStoreError, TraitError), ExitCode.WRONG_USAGE),
 )
-#: A command in a text, without options.
-_ADVISED_COMMAND: Final = re.compile(r"\bjupyter session-store [a-z]+\b(?! --)")
+#: A command in a text, without options that may say which database.
+_ADVISED_COMMAND: Final = re.compile(r"\bjupyter session-store [a-z]+\b(?! --(?!apply\b))")
 #: For subcommands that ask for confirmation.
 YES_FLAGS: Final[dict[str, Any]] = {
     name: ({"JupyterApp": {"answer_yes": True}}, "Do not ask.") for name in ("yes", "y")

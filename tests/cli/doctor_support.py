@@ -40,6 +40,7 @@ EXAMINED: Final = {
         *("connection", "server", "writes", "encoding", "TLS", "pooler", "connections", "clock"),
         *("revision", "schema rights", "keys"),
         *TABLES,
+        "wall",
     ],
     "mysql": [
         *GENERAL,

@@ -92,7 +92,7 @@ def test_an_empty_database(database: Database, run: Run) -> None:
     assert (verdict, cure) == ("failed", "jupyter session-store upgrade")
     assert "holds no session tables; this code expects revision" in text
     # What needs the tables is not asked for.
-    assert not rows.keys() & {*TABLES, "collation", "storage engine"}
+    assert not rows.keys() & {*TABLES, "collation", "storage engine", "wall"}
     assert not shows_password(database, done.stdout)
     assert "holds no session tables" in look(database.url)["revision"].text
 

@@ -21,6 +21,7 @@ from .cleaning_support import aged
 from .doctor_support import another_user
 from .in_process import run
 from .support import fill, server, session, upgraded
+from .walls import walled
 
 NOBODY: Final = "postgresql://nobody@127.0.0.1:1/nothing"
 #: What each needs to have something to do in a database that is filled.
@@ -34,6 +35,8 @@ WORDS: Final[dict[str, list[str]]] = {
     "copy": ["--to=other.db"],
     "import": ["stock.db", "--namespace=a", "--gateway=http://gateway"],
 }
+#: For PostgreSQL alone; tests/cli/test_wall.py does with it what others do with a file.
+WALL: Final = "wall"
 #: What is not there, or is not to be done.
 OTHER_WORDS: Final = {"downgrade": [HEAD], "show": ["no-such"], "kernels": ["no-such"]}
 
@@ -57,6 +60,11 @@ def of(outcome: str) -> list[tuple[str, int]]:
     found = [(name, code) for name, what, code in CELLS if what == outcome]
     assert found, outcome
     return found
+
+
+def of_files(outcome: str) -> list[tuple[str, int]]:
+    """Return them, but for the one that is not for files."""
+    return [one for one in of(outcome) if one[0] != WALL]
 
 
 def test_every_subcommand_is_there() -> None:
@@ -109,20 +117,20 @@ def filled() -> None:
     fill("sessions.db", [session("a", 1, **aged())], [server("a")])
 
 
-@pytest.mark.parametrize(("name", "code"), of("done"))
+@pytest.mark.parametrize(("name", "code"), of_files("done"))
 def test_done(name: str, code: int) -> None:
     filled()
     assert ends_with(name) == code
 
 
-@pytest.mark.parametrize(("name", "code"), of("nothing to do"))
+@pytest.mark.parametrize(("name", "code"), of_files("nothing to do"))
 def test_nothing_to_do(name: str, code: int) -> None:
     upgraded("sessions.db")
     words = [] if name != "kernels" else ["--detached", "--stop"]
     assert ends_with(name, *words, other=name == "downgrade") == code
 
 
-@pytest.mark.parametrize(("name", "code"), of("not there"))
+@pytest.mark.parametrize(("name", "code"), of_files("not there"))
 def test_not_there(name: str, code: int) -> None:
     filled()
     assert ends_with(name, other=True) == code
@@ -140,12 +148,12 @@ def test_unreachable(name: str, code: int) -> None:
     assert ends_with(name, url=NOBODY) == code
 
 
-@pytest.mark.parametrize(("name", "code"), of("no file"))
+@pytest.mark.parametrize(("name", "code"), of_files("no file"))
 def test_no_file(name: str, code: int) -> None:
     assert ends_with(name) == code
 
 
-@pytest.mark.parametrize(("name", "code"), of("no tables"))
+@pytest.mark.parametrize(("name", "code"), of_files("no tables"))
 def test_no_tables(name: str, code: int) -> None:
     connection = sqlite3.connect("sessions.db")
     connection.execute("CREATE TABLE another (id)")
@@ -189,11 +197,36 @@ def test_cut_off(
     assert ends_with(name) == dict(of(outcome))[name]
 
 
+@pytest.mark.only("postgresql", reason="others have no policies for rows")
+def test_the_wall(database: Database) -> None:
+    codes = {outcome: code for name, outcome, code in CELLS if name == WALL}
+    assert ends_with(WALL, "grant", "a", "--role=no-such", url=database.url) == codes["no tables"]
+    assert ends_with(WALL, url=database.url) == codes["no tables"]
+    with walled(database) as house:
+        url = house.owner.url
+        for outcome in ("done", "nothing to do"):
+            words = ["--apply", *(["--group", house.group] if outcome == "done" else [])]
+            assert ends_with(WALL, *words, url=url) == codes[outcome]
+        grant = ["grant", "a", "--role=no-such"]
+        assert ends_with(WALL, *grant, url=url) == codes["not there"]
+        assert ends_with(WALL, "check", url=url) == codes["done"]
+
+
+@pytest.mark.only("sqlite", "mysql", reason="PostgreSQL has policies for rows")
+def test_no_wall(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(database.url)
+    for words in ([], ["--apply"], ["check"], ["grant", "a", "--role=b"]):
+        assert ends_with(WALL, *words, url=database.url) == 2
+        said = capsys.readouterr().err
+        assert "cannot have a wall between users: it has no " in said
+        assert "expected PostgreSQL. Nothing was changed." in said
+
+
 @pytest.mark.only("postgresql", "mysql", reason="a file has one owner")
 def test_no_right(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     fill(database.url, [session("a", 1, **aged())], [server("a")])
     with another_user(database) as url:
-        for name, code in of("no right"):
+        for name, code in of("no right") if database.kind == "postgresql" else of_files("no right"):
             assert ends_with(name, url=url) == code, name
             said = "".join(capsys.readouterr())
             assert "GRANT " in said or name == "doctor", (name, said)

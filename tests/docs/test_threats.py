@@ -15,6 +15,7 @@ from jupyter_session_store.sql.admin import admin_connection, listing
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.schema import migrating
 
+from ..cli.support import session_store
 from ..databases import Database, Server
 from ..system.cluster import KERNEL_MANAGER, LEASE
 from ..system.conftest import stored_in
@@ -38,12 +39,17 @@ def as_role(database: Database, role: str, password: str = "...") -> Database:
 
 
 @pytest.fixture
-def walled(named_database: Callable[[str], Database]) -> Database:
-    """A database with the roles and the policies that the page has, as its owner reaches it."""
+def walled(named_database: Callable[[str], Database], tmp_path: Path) -> Database:
+    """A database with a wall and two users, made as the page says, as its owner reaches it."""
     database = named_database("postgresql")
-    for block in blocks(PAGE):
-        if block.language == "sql":
-            database.execute(block.text)
+    (typed,) = (b.text for b in blocks(PAGE) if b.language == "console" and "wall" in b.text)
+    words = [line.removeprefix("$ jupyter session-store ").split() for line in typed.splitlines()]
+    for name in ("ada", "bob"):
+        database.execute(f"CREATE ROLE {name} LOGIN PASSWORD '...'")
+        for one in words:
+            told = [name if word == "ada" else word for word in one]
+            done = session_store(*told, home=tmp_path, url=database.url)
+            assert done.returncode == 0, done.stderr
     return database
 
 
@@ -178,7 +184,8 @@ def test_what_a_role_can_do_by_hand(
             "INSERT INTO jupyter_servers SELECT 'hub:ada/', 'x', NULL, NULL, NULL, now(), 1, 90",
             "TRUNCATE jupyter_sessions",
             "ALTER TABLE jupyter_sessions DISABLE ROW LEVEL SECURITY",
-            "DROP POLICY own_namespaces ON jupyter_sessions",
+            "DROP POLICY jupyter_session_store_wall ON jupyter_sessions",
+            "INSERT INTO jupyter_session_store_wall VALUES ('bob', 'hub:ada/', 'prefix')",
             "UPDATE jupyter_session_store_meta SET value = '9'",
             "CREATE TABLE mine (x integer)",
         ):

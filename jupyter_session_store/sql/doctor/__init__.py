@@ -16,11 +16,12 @@ from ..engine import cutting
 from ..engine.backend import backend_of
 from ..engine.url import describe, sqlite_file
 from ..schema import rights, versions
-from . import common
+from ..schema import wall as schema_wall
+from . import common, wall
 from .connection import connect
 from .findings import Examinations, Finding, Outcome, Verdict, failed, reason, unknown
 
-__all__ = ["CONNECTION", "Finding", "Verdict", "examine"]
+__all__ = ["CONNECTION", "Finding", "Verdict", "examine", "examine_wall"]
 
 #: The finding after which, if it failed, there are no more.
 CONNECTION: Final = "connection"
@@ -64,6 +65,18 @@ def examine(engine: Engine) -> Iterator[Finding]:
     for name, examination in examinations.server.items():
         yield _examine(name, engine, examination)
     yield from _tables(engine, examinations)
+
+
+def examine_wall(engine: Engine) -> Iterator[Finding]:
+    """Yield what is found of the wall between users, and of what may go round it.
+
+    Without a wall that is all. Only for a database that can have one, with its tables.
+    """
+    for name, look in wall.EXAMINATIONS.items():
+        yield _examine(name, engine, look)
+        with cutting.connected(engine) as connection:
+            if not schema_wall.exists(connection):
+                return
 
 
 def _file(engine: Engine, examinations: Examinations) -> Iterator[Finding]:

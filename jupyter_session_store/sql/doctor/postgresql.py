@@ -14,6 +14,7 @@ from ..schema.versions import VERSION_TABLE
 from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 from .several_hosts import hosts
+from .wall import own_side
 
 #: The modes of libpq in which the server's certificate is verified.
 _VERIFYING: Final = ("verify-ca", "verify-full")
@@ -169,6 +170,7 @@ EXAMINATIONS: Final = Examinations(
         "connections": connections,
         "clock": clock,
     },
+    tables={"wall": own_side},
     may_change_schema=may_change_schema,
     elsewhere=elsewhere,
     hosts=hosts,

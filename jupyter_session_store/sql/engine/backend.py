@@ -201,6 +201,8 @@ class Backend:
     granted: ClassVar[str | None] = None
     #: The module of :mod:`..doctor` that examines it; without one, only the general things are.
     examinations: ClassVar[str | None] = None
+    #: Why it cannot keep users of one database apart, row by row; ``None`` if it can.
+    no_wall: ClassVar[str | None] = "it is not known here how this database keeps rows apart"
 
     #: Codes of errors: SQLSTATEs, and a driver's numbers. It rolled back a unit of work for
     #: another's sake (a deadlock, a wait for a lock that took too long).

@@ -213,6 +213,7 @@ class MySQL(Backend):
     clock = "SELECT utc_timestamp(6)"
     strict_mode = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')"
     examinations = "mysql"
+    no_wall = "it has no policies for rows"
 
     rolled_back_codes = Backend.rolled_back_codes | {1020, 1180, 1205, 1213, 3101}
     read_only_codes = Backend.read_only_codes | {1047, 1290, 1792, 1836}

@@ -284,6 +284,7 @@ class PostgreSQL(Backend):
         " AND a.grantee <> c.relowner GROUP BY 1, 2 ORDER BY 1, 2"
     )
     examinations = "postgresql"
+    no_wall = None
 
     cures = {  # noqa: RUF012
         "25006": (

@@ -89,6 +89,7 @@ class SQLite(Backend):
     is_typed = False
     migration_isolation = None
     examinations = "sqlite"
+    no_wall = "it has no roles, and whoever may read the file reads all of it"
 
     def is_memory(self, url: URL) -> bool:
         if url.database in (None, "", MEMORY, "file::memory:"):

@@ -14,24 +14,54 @@ from .migrating import Revision
 from .versions import VERSION_TABLE
 
 #: What servers need on each table.
-_NEEDED: Final[Mapping[str, Sequence[str]]] = {
+NEEDED: Final[Mapping[str, Sequence[str]]] = {
     SESSIONS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     SERVERS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     Meta.__tablename__: ("SELECT",),
     VERSION_TABLE: ("SELECT",),
 }
 
+#: What the policies of :mod:`.wall` use with the rights of who reads a table.
+WALL_TABLE: Final = "jupyter_session_store_wall"
+WALL_FUNCTIONS: Final = (
+    "jupyter_session_store_is_among",
+    "jupyter_session_store_is_granted",
+)
+_FUNCTION: Final = "FUNCTION "
+
 
 def lacking(connection: Connection) -> dict[str, list[str]]:
     """Return the rights that servers need and this role lacks, by table.
 
-    Each is tried, on no row. Of a table that is not there none is lacking.
+    Each is tried, on no row. Of a table that is not there none is lacking. Where it is what
+    policies use that is denied, so is every table, and that is what it lacks.
     """
     denied = {
         table: [verb for verb in verbs if _is_denied(connection, verb, table)]
-        for table, verbs in _NEEDED.items()
+        for table, verbs in NEEDED.items()
     }
-    return {table: verbs for table, verbs in denied.items() if verbs}
+    found = {table: verbs for table, verbs in denied.items() if verbs}
+    return (found and _lacking_of_wall(connection)) or found
+
+
+def _lacking_of_wall(connection: Connection) -> dict[str, list[str]]:
+    """Return what this role lacks of that which the policies use; nothing if it is in no group."""
+    if backend_of(connection).no_wall is not None:
+        return {}
+    functions = (
+        "SELECT CAST(CAST(oid AS regprocedure) AS text) FROM pg_catalog.pg_proc"
+        f" WHERE proname IN ({listed(WALL_FUNCTIONS)}) AND pg_function_is_visible(oid)"
+        " AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1"
+    )
+    names = connection.exec_driver_sql(functions).scalars()
+    found = {f"{_FUNCTION}{name}": ["EXECUTE"] for name in names}
+    table = (
+        f"SELECT has_table_privilege(to_regclass('{SESSIONS.name}'), 'SELECT') AND NOT"
+        f" has_table_privilege(to_regclass('{WALL_TABLE}'), 'SELECT')"
+    )
+    if connection.exec_driver_sql(table).scalar():
+        found[WALL_TABLE] = ["SELECT"]
+    return found
 
 
 def grants(connection: Connection, lacks: Mapping[str, Iterable[str]]) -> list[str]:
@@ -49,7 +79,7 @@ def grants_for_servers(connection: Connection, tables: Collection[str]) -> list[
     if backend.is_embedded or not tables:
         return []
     granted = {table for _role, table, _verbs in _granted(connection, tables)}
-    needed = {one: verbs for one, verbs in _NEEDED.items() if one in {*tables} - granted}
+    needed = {one: verbs for one, verbs in NEEDED.items() if one in {*tables} - granted}
     return _grants(connection, needed, backend.any_role)
 
 
@@ -83,7 +113,8 @@ def _grants(connection: Connection, rights: Mapping[str, Iterable[str]], role: s
     """Return a statement for each table."""
     qualify = backend_of(connection).qualify
     return [
-        f"GRANT {', '.join(verbs)} ON {qualify(connection, table)} TO {role};"
+        f"GRANT {', '.join(verbs)} ON "
+        f"{table if table.startswith(_FUNCTION) else qualify(connection, table)} TO {role};"
         for table, verbs in rights.items()
     ]
 
