@@ -158,6 +158,26 @@ def test_a_superuser_makes_it_for_the_owner(house: Walled, run: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_where_everybody_may_create_things(house: Walled, run: Run) -> None:
+    """As in PostgreSQL 14, where an owner who is no superuser cannot change that."""
+    house.admin.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    words = ("wall", "--apply", "--yes", "--group", house.group)
+    done = run(*words, url=house.owner.url)
+    assert done.returncode == 2
+    cure = "REVOKE CREATE ON SCHEMA public FROM PUBLIC;"
+    assert done.stderr.rstrip().endswith(f"and then this command again: {cure}")
+    house.admin.execute(cure)
+    assert run(*words, url=house.owner.url).returncode == 0
+    house.admin.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    ada = house.name("ada")
+    house.role(ada)
+    done = run("wall", "grant", "hub:ada/", "--role", ada, "--yes", url=house.owner.url)
+    assert done.returncode == 4
+    assert "everybody may create objects in the schema public" in done.stderr
+    assert run(*words, url=house.admin.url).returncode == 0
+    assert unwell(findings(run, house)[1]) == {}
+
+
 def test_another_role_makes_nothing(house: Walled, run: Run) -> None:
     ada = house.role(house.name("ada"))
     rights = "SELECT ON jupyter_session_store_version, jupyter_session_store_meta"
@@ -313,7 +333,7 @@ def test_what_check_finds_and_mends(house: Walled, run: Run) -> None:
         f"ALTER ROLE {ada} BYPASSRLS": "roles",
         f"ALTER ROLE {ada} SUPERUSER": "roles",
         f"GRANT {house.owner_role} TO {ada}": "roles",
-        f"REVOKE {house.group} FROM {ada}": "grants",
+        f"SET ROLE {house.owner_role}; REVOKE {house.group} FROM {ada}": "grants",
         "INSERT INTO jupyter_session_store_wall"
         " VALUES ('nobody there', 'hub:x/', 'namespace')": "grants",
     }

@@ -37,6 +37,8 @@ class Walled:
         self._roles.append(self.group)
         self.owner_role = self.name("owner")
         self.owner = self.role(self.owner_role, "CREATEROLE")
+        # PostgreSQL 14 lets everybody make tables there, and only a superuser can change that.
+        admin.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         admin.execute(f"GRANT CREATE ON SCHEMA public TO {quoted(self.owner_role)}")
         upgraded(self.owner.url)
 

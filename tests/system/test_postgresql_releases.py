@@ -29,13 +29,15 @@ _PACKAGES: Final = {
 }
 #: By what `--version` says.
 RELEASES: Final = {"14": "14.23.0-beta.17", "18": "18.4.0-beta.17"}
-#: The main job, upgrades from an empty database and between revisions, the doctor, and the
-#: conformance suite of repositories.
+#: The main job, upgrades from an empty database and between revisions, the doctor, the
+#: wall between users, and the conformance suite of repositories.
 TESTS: Final = (
     "tests/system/test_main_job.py",
     "tests/migrations/test_revisions.py",
     "tests/cli/test_doctor.py",
     "tests/cli/test_doctor_servers.py",
+    "tests/cli/test_wall.py",
+    "tests/cli/test_wall_attacks.py",
     "tests/unit/test_contract.py",
 )
 #: What would choose another server, or belongs to the run that this is in.

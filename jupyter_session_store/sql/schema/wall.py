@@ -219,6 +219,7 @@ SELECT quote_ident(n.nspname) AS schema, quote_ident(o.rolname) AS owner,
   pg_has_role(c.relowner, 'USAGE') AS may_alter, c.relowner = me.oid AS is_owner,
   me.rolsuper OR me.rolcreaterole AS may_create_role,
   has_schema_privilege('public', n.oid, 'CREATE') AS public_creates,
+  me.rolsuper OR pg_has_role(n.nspowner, 'USAGE') AS may_close_schema,
   EXISTS (SELECT FROM pg_class w WHERE w.relname = '{WALL}' AND w.relnamespace = n.oid) AS exists,
   EXISTS (SELECT FROM pg_class w WHERE w.relname = '{WALL}' AND w.relnamespace = n.oid
     AND w.relowner <> c.relowner) AS is_squatted,
@@ -370,6 +371,8 @@ def _gaps(connection: Connection, facts: Facts) -> Iterator[str]:
                 yield f"{WALL} has other policies ({', '.join(facts.foreign)})"
         elif not table.is_confined:
             yield f"{table.name} lacks the policy {WALL}"
+    if facts.public_creates:
+        yield f"everybody may create objects in the schema {facts.schema}, which others use"
     if facts.retyped:
         columns = ", ".join(f"{one[0]}.{one[1]}" for one in facts.retyped)
         yield f"there are statistics of columns ({columns})"
@@ -401,20 +404,23 @@ def refuse_if_unable(connection: Connection, facts: Facts) -> None:
             f"The role {role} does not own the tables in {database}; expected {facts.owner}, or a "
             "superuser. Nothing was changed. Name its URL: --url env:NAME"
         )
-    needed = [] if facts.has_group else [f"CREATE ROLE {facts.group} NOLOGIN;"]
-    if facts.grants_admin:
-        needed.append(f"GRANT {facts.group} TO {facts.owner} WITH ADMIN OPTION;")
-    if needed and not row.may_create_role:
-        raise RightMissing(
-            f"The role {role} may not make the group in {database}; expected a role that may "
-            "create roles. Nothing was changed. As a superuser, and then this command again: "
-            + " ".join(needed)
-        )
     if row.is_squatted:
         raise SchemaMismatch(
             f"The table {WALL} in {database} is not {facts.owner}'s, as the others are, and may "
             "say anything; expected none, or one of its own. Nothing was changed. If it is "
             f"nobody's: DROP TABLE {facts.schema}.{WALL};"
+        )
+    needed = [] if facts.has_group else [f"CREATE ROLE {facts.group} NOLOGIN;"]
+    if facts.grants_admin:
+        needed.append(f"GRANT {facts.group} TO {facts.owner} WITH ADMIN OPTION;")
+    needed = [] if row.may_create_role else needed
+    if facts.public_creates and not row.may_close_schema:
+        needed.append(f"REVOKE CREATE ON SCHEMA {facts.schema} FROM PUBLIC;")
+    if needed:
+        raise RightMissing(
+            f"The role {role} may not do all that the wall in {database} needs; expected one that "
+            "may. Nothing was changed. As a superuser, and then this command again: "
+            + " ".join(needed)
         )
 
 
