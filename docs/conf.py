@@ -35,7 +35,10 @@ copybutton_exclude = ".linenos, .gp, .go"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(collections|datetime|gc|logging|tornado|traitlets|jupyter_server|t)\..*"),
-    (r"py:class", r"(bool|callable|collection|datetime|dict|float|int|list|mapping|optional|sequence|str)"),
+    (
+        r"py:class",
+        r"(bool|callable|collection|datetime|dict|float|int|list|mapping|optional|sequence|str)",
+    ),
     (r"py:(class|exc)", r"MappingKernelManager|NoSuchKernel"),
     # Prose before a colon, which napoleon takes for a type.
     (r"py:class", r".* .*"),
