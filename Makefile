@@ -1,7 +1,7 @@
 # `make` prints what there is to do. Nothing is installed outside .venv and .venvs, except
 # that `make test`, as root on Debian or Ubuntu and where a database server, libfaketime, HAProxy,
-# PgBouncer, Chromium or Node is not to be found, installs it with apt-get, and says so; so does
-# `make picture`, and with HAProxy `make demo`.
+# PgBouncer, Patroni, etcd, Chromium or Node is not to be found, installs it with apt-get, and says
+# so; so does `make picture`, and with HAProxy `make demo`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -5,10 +5,11 @@ server's binaries, else Docker. Where a database has none of the three, and this
 is root on a Debian-like system, its package is installed here, without starting
 its service; so are, where they are not there, libfaketime, which moves the
 clocks of servers, HAProxy, which stands before replicas, PgBouncer, which
-stands before PostgreSQL, Galera with rsync, which make one cluster of several MariaDBs,
-Chromium, in which JupyterLab runs, and Node with npm, which run and install JupyterHub's
-proxy. Elsewhere nothing is done: the tests
-themselves say what is missing.
+stands before PostgreSQL, Patroni with etcd, which have a standby of PostgreSQL
+take over, Galera with rsync, which make one cluster of several MariaDBs,
+Chromium, in which JupyterLab runs, and Node with npm, which run and install
+JupyterHub's proxy. Elsewhere nothing is done: the tests themselves say what is
+missing.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def galera_found() -> bool:
 PROGRAMS = {
     "haproxy": "haproxy",
     "pgbouncer": "pgbouncer",
+    "patroni": "patroni",
+    "etcd": "etcd-server",
     "rsync": "rsync",
     "chromium": "chromium",
     "node": "nodejs",

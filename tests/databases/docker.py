@@ -79,6 +79,12 @@ class Container(Instance):
         wrapped.kill()
         wrapped.wait(timeout=30)  # to start one that still runs does nothing
 
+    def freeze(self) -> None:
+        self._container.get_wrapped_container().pause()
+
+    def thaw(self) -> None:
+        self._container.get_wrapped_container().unpause()
+
     def put(self, name: str, text: str) -> str:
         path = f"/tmp/{name}"
         owner = {"postgresql": "postgres", "mysql": "mysql"}[self.kind]

@@ -1,9 +1,9 @@
 """Ends a server and removes its directory when whoever started it is gone.
 
 Run as a program of its own, in a session of its own. Each line on its standard
-input names the process to end, and the signal that ends it: ``PID SIGNAL``; an
-empty line says that there is none now. The end of the input, which the system
-brings about however the other side ends, is the order to clean up.
+input names the processes to end, and the signal that ends each: ``PID SIGNAL``,
+one after another; an empty line says that there is none now. The end of the input,
+which the system brings about however the other side ends, is the order to clean up.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def main(directory: str) -> None:
     for line in sys.stdin:
         order = [int(word) for word in line.split()]
     try:
-        if order:
-            _end(order[0], order[1])
+        for pid, sign in zip(order[::2], order[1::2], strict=False):
+            _end(pid, sign)
     finally:
         for _ in range(50):  # a process of the server that is still ending may add files
             shutil.rmtree(directory, ignore_errors=True)

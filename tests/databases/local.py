@@ -257,10 +257,38 @@ class LocalInstance(Instance):
     def kill(self) -> None:
         if self._process is not None:
             # The processes of PostgreSQL would outlive their parent for a moment.
-            for process in psutil.Process(self._process.pid).children(recursive=True):
+            for process in self._suspended():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             self._finish(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        # One that is stopped ends at SIGKILL alone, and does not hear that its parent has ended.
+        self._tell_keeper(" ".join(f"{process.pid} 9" for process in self._suspended()))
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        roots = self.roots()
+        for process in (*roots, *_children(roots)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self._tell_keeper(f"{self._process.pid} {self.END.value}")
+
+    def roots(self) -> list[psutil.Process]:
+        """Return the processes that start all others of the server."""
+        return [] if self._process is None else [psutil.Process(self._process.pid)]
+
+    def _suspended(self) -> list[psutil.Process]:
+        """Suspend the server's processes, and return them."""
+        roots = self.roots()
+        for root in roots:
+            root.suspend()
+        # No more of these begin.
+        children = _children(roots)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.suspend()
+        return [*roots, *children]
 
     def failure(self) -> str | None:
         if self._process is not None and self._process.poll() is None:
@@ -333,6 +361,14 @@ class LocalInstance(Instance):
         assert self._keeper.stdin is not None
         self._keeper.stdin.write(f"{line}\n".encode())
         self._keeper.stdin.flush()
+
+
+def _children(parents: Iterable[psutil.Process]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for parent in parents:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += parent.children(recursive=True)
+    return found
 
 
 def _nobody() -> tuple[int, int]:

@@ -169,6 +169,14 @@ class Instance(Server, ABC):
     def kill(self) -> None:
         """End the server with SIGKILL. What was committed is there after :meth:`start`."""
 
+    @abstractmethod
+    def freeze(self) -> None:
+        """Stop the server's processes where they are, as when its machine is paused."""
+
+    @abstractmethod
+    def thaw(self) -> None:
+        """Let them go on."""
+
     def restart(self) -> None:
         """Stop the server in order, and start it again."""
         self.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,6 +13,7 @@ from ..databases.postgresql import LocalPostgreSQL
 from .cluster import KERNEL_MANAGER
 from .gateway import Gateway
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .patroni import url_of_hosts
 from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
@@ -87,14 +87,6 @@ def gateway() -> Iterator[Gateway]:
     gateway.close()
 
 
-def url_of_both(database: Database, *ports: int) -> str:
-    """Return the URL of a database on whichever server can be written."""
-    parts = urlsplit(database.url)
-    login, name = parts.netloc.rpartition("@")[0], parts.path
-    hosts = "&".join(f"host=127.0.0.1:{port}" for port in ports)
-    return f"postgresql+psycopg://{login}@{name}?{hosts}&target_session_attrs=read-write"
-
-
 #: What a session is: its path and its kernel, by its id.
 Known = dict[str, tuple[str, str]]
 
@@ -131,7 +123,7 @@ def test_what_the_standby_lacked_comes_back(
 ) -> None:
     chance = random.Random(seed)
     database = primary.create_database()
-    url = url_of_both(database, primary.port, standby.port)
+    url = url_of_hosts(database, primary.port, standby.port)
     config = light_config(
         f"c.SessionManager.database_filepath = {url!r}\n{gateway.client_config}{KERNEL_MANAGER}"
         f"c.MultiKernelManager.default_kernel_name = {LIGHT_KERNEL!r}\n"

@@ -11,7 +11,7 @@ from .process import PATIENCE
 T = TypeVar("T")
 
 
-def until(question: Callable[[], T], *, why: str) -> T:
+def until(question: Callable[[], T], *, why: str, patience: float = PATIENCE) -> T:
     """Ask until the answer is true, and return it; give up only on what hangs.
 
     Ever more seldom: most questions are a connection to a database, or a request.
@@ -22,5 +22,5 @@ def until(question: Callable[[], T], *, why: str) -> T:
         if answer:
             return answer
         waited = time.monotonic() - began
-        assert waited < PATIENCE, f"in vain: {why}; the last answer was {answer!r}"
+        assert waited < patience, f"in vain: {why}; the last answer was {answer!r}"
         time.sleep(min(0.03 + waited / 10, 0.3))
