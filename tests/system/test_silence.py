@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from .cluster import KERNEL_MANAGER
 from .faults import store_lines
 from .gateway import Gateway
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config
-from .patroni import PatroniCluster, patroni_cluster
+from .patroni import Node, patroni_cluster
 from .server import JupyterServer
 from .test_outages import are_stored
 from .waiting import until
@@ -125,8 +125,10 @@ def silent(own_server: Instance) -> Iterator[Silent]:
 
 def check(
     workers: list[Worker], database: Database, silence: Callable[[], object], what: str
-) -> float:
-    """Let all work through a silence; return when it was over."""
+) -> None:
+    """Let all work through a silence."""
+    for worker in workers:
+        worker.answers.clear()
     with working(workers):
         time.sleep(0.5)
         began = time.monotonic()
@@ -148,7 +150,6 @@ def check(
         assert worker.slowest < BOUNDS[worker.name]
         assert worker.server.own_frames() == []
         assert worker.server.uncaught() == []
-    return over
 
 
 @pytest.mark.only("postgresql", "mysql", reason="SQLite is reached through no network")
@@ -170,19 +171,9 @@ def test_a_database_that_goes_silent(
         assert [store_lines(worker.server.log) for worker in workers] == [[], []]
 
 
-@pytest.fixture(scope="module")
-def synchronous() -> Iterator[PatroniCluster]:
-    with patroni_cluster(synchronous=True) as cluster:
-        yield cluster
-
-
-def test_storage_that_is_stuck(
-    synchronous: PatroniCluster, new_worker: Callable[[str, str], Worker]
-) -> None:
-    """Whoever writes waits for the disk, where nothing interrupts it; Patroni only reads."""
-    leader, _ = synchronous.wait_until_whole()
-    database = synchronous.database
-    workers = [new_worker(synchronous.url_of_hosts, authority) for authority in BOUNDS]
+@contextmanager
+def stuck(leader: Node, database: Database) -> Iterator[None]:
+    """Hold whoever works for a client, as a disk that does not answer: Patroni only reads."""
     ended = threading.Event()
 
     def hold() -> None:
@@ -191,32 +182,40 @@ def test_storage_that_is_stuck(
                 with suppress(psutil.NoSuchProcess):
                     process.suspend()
 
-    def silence() -> None:
-        thread = threading.Thread(target=hold)
-        with ExitStack() as stack:
-            stack.callback(leader.thaw)
-            stack.callback(thread.join)
-            stack.callback(ended.set)
-            thread.start()
-            time.sleep(SILENCE)
-            assert synchronous.leader() is leader, "it leads all the while"
-
-    check(workers, database, silence, "storage of the leader stuck")
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        leader.thaw()
 
 
-def test_a_synchronous_standby_that_is_silent(
-    synchronous: PatroniCluster, new_worker: Callable[[str, str], Worker]
-) -> None:
-    """PostgreSQL waits for it until Patroni, or the database's own time-out, gives it up."""
-    _, standby = synchronous.wait_until_whole()
-    workers = [new_worker(synchronous.url_of_hosts, authority) for authority in BOUNDS]
+@contextmanager
+def frozen(node: Node) -> Iterator[None]:
+    node.freeze()
+    try:
+        yield
+    finally:
+        node.thaw()
 
-    def silence() -> None:
-        standby.freeze()
-        try:
-            time.sleep(SILENCE)
-        finally:
-            standby.thaw()
 
-    check(workers, synchronous.database, silence, "synchronous standby stopped")
-    synchronous.wait_until_whole()
+def test_silence_in_which_the_leader_stays(new_worker: Callable[[str, str], Worker]) -> None:
+    """No failover ends it: the leader's storage is stuck; the synchronous standby is stopped."""
+    with patroni_cluster(synchronous=True) as cluster:
+        workers = [new_worker(cluster.url_of_hosts, authority) for authority in BOUNDS]
+        leader, standby = cluster.wait_until_whole()
+        database = cluster.database
+        for what, silent in {
+            "the storage of the leader stuck": stuck(leader, database),
+            "the synchronous standby stopped": frozen(standby),
+        }.items():
+
+            def silence(silent: AbstractContextManager[None] = silent) -> None:
+                with silent:
+                    time.sleep(SILENCE)
+                    assert cluster.leader() is leader, "it leads all the while"
+
+            check(workers, database, silence, what)
+            cluster.wait_until_whole()
