@@ -158,6 +158,13 @@ class SessionRecord(NamedTuple):
         """Return whether two records differ at most in when and how often they were changed."""
         return self.replace(updated_at=other.updated_at, version=other.version) == other
 
+    def outdates(self, other: SessionRecord) -> bool:
+        """Return whether this is the same session after as many changes as the other, or more.
+
+        One of the same id that was made at another time is another session.
+        """
+        return self.created_at == other.created_at and self.version >= other.version
+
     def replace(self, **changes: Any) -> SessionRecord:
         """Return a copy with `changes`."""
         return self._replace(**changes)

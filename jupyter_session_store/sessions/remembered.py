@@ -49,6 +49,10 @@ class RememberedSessions:
         """Return the kernels of all sessions that are remembered."""
         return {one.kernel_id for one in self._newest.values() if one.kernel_id is not None}
 
+    def newest(self, session_id: str) -> SessionRecord | None:
+        """Return a session as it was last known."""
+        return self._newest.get(session_id)
+
     def note(self, record: SessionRecord) -> None:
         """Note a session as the store has it now; one that is only being started is not noted."""
         if record.state != STARTING:
@@ -77,7 +81,7 @@ class RememberedSessions:
             session_id = record.session_id
             newest = self._newest.get(session_id)
             deleted = self._deleted.get(session_id)
-            if deleted is not None and _is_version_of(record, deleted[0]):
+            if deleted is not None and deleted[0].outdates(record):
                 differences.undeleted.append(record)
             elif newest is None or not _is_older(record, newest):
                 self.note(record)
@@ -111,10 +115,6 @@ class RememberedSessions:
 def _is_older(record: SessionRecord, newest: SessionRecord) -> bool:
     """Return whether a record is an earlier version of a session, and not another of its id."""
     return record.created_at == newest.created_at and record.version < newest.version
-
-
-def _is_version_of(record: SessionRecord, deleted: SessionRecord) -> bool:
-    return record.created_at == deleted.created_at and record.version <= deleted.version
 
 
 def _equals(record: SessionRecord, criteria: Mapping[str, Any]) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from logging import Logger
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import PathClaimed, SessionConflict
 from ..kernels.authority import KernelAuthority
@@ -24,13 +25,16 @@ from ..repository import SessionRepository, changed_columns
 from ..servers.registered_store import RegisteredStore
 from .remembered import Differences, RememberedSessions
 
+T = TypeVar("T")
+
 
 class SharedStore:
     """What the parts ask for sessions that other servers use too. For one event loop's tasks.
 
     The store is the truth about them. Each read compares what it finds with what this server
     remembers, and mends before it answers: so no list lacks a living session, and no
-    request starts a second kernel for one. Each verb is as :class:`.SessionRepository` has it.
+    request starts a second kernel for one. So does each change, which asks no more than the
+    repository does if nothing is lost. Each verb is as :class:`.SessionRepository` has it.
     """
 
     def __init__(
@@ -169,17 +173,25 @@ class SharedStore:
         *,
         expected: Mapping[str, Any] = MappingProxyType({}),
     ) -> SessionRecord | None:
-        """Change a session."""
-        updated = await self._repository.update(scope, session_id, changes, expected=expected)
-        if updated is not None:
-            if updated.session_id != session_id:
-                self.remembered.forget(session_id)
-            self.remembered.note(updated)
-        return updated
+        """Change a session; first bring it back, or forward, if the store has lost it."""
+        known = self.remembered.newest(session_id)
+        change = partial(self._repository.update, scope, session_id, changes, expected=expected)
+        updated = await self._do_or_find(scope, known, change)
+        if updated is None:
+            return None
+        if updated.session_id != session_id:
+            self.remembered.forget(session_id)
+        return await self._note_changed(scope, known, updated, changes)
 
     async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
-        """Mark a session as closing."""
-        closing = await self._repository.begin_close(scope, session_id, server_id)
+        """Mark a session as closing; first bring it back, or forward, if the store has lost it."""
+        known = self.remembered.newest(session_id)
+        begin = partial(self._repository.begin_close, scope, session_id, server_id)
+        closing = await self._do_or_find(scope, known, begin)
+        if closing is not None and known is not None and known.outdates(closing.record):
+            # The mark may be on a kernel that the session has left.
+            await self._note_changed(scope, known, closing.record, ["state"])
+            closing = await begin()
         if closing is not None:
             self.remembered.note(closing.record)
         return closing
@@ -187,11 +199,66 @@ class SharedStore:
     async def move(
         self, scope: Scope, session_id: str, kernel_id: str, changes: Mapping[str, Any]
     ) -> Move | None:
-        """Move a session."""
+        """Move a session, which was looked for before."""
+        known = self.remembered.newest(session_id)
         move = await self._repository.move(scope, session_id, kernel_id, changes)
-        if move is not None:
-            self.remembered.note(move.record)
-        return move
+        if move is None:
+            return None
+        return Move(await self._note_changed(scope, known, move.record, changes), move.last)
+
+    async def _do_or_find(
+        self, scope: Scope, known: SessionRecord | None, do: Callable[[], Awaitable[T | None]]
+    ) -> T | None:
+        """Do something with a session; if there is none, once more after a look for it."""
+        done = await do()
+        if done is None and known is not None:
+            found = await self.find(scope, session_id=known.session_id)
+            done = await do() if found else None
+        return done
+
+    async def _note_changed(
+        self,
+        scope: Scope,
+        known: SessionRecord | None,
+        updated: SessionRecord,
+        changes: Collection[str],
+    ) -> SessionRecord:
+        """Note a session that was changed, `known` as it was before; return it as it is now.
+
+        A store that had lost what is known gets it, and the change on top of that: another server
+        would take the change alone for older than what was lost.
+        """
+        if known is not None and known.outdates(updated):
+            names = {*changes, "claim"} if "path" in changes else set(changes)
+            changed = {name: getattr(updated, name) for name in names}
+            updated = await self._change_newest(scope, known, updated, changed)
+        self.remembered.note(updated)
+        return updated
+
+    async def _change_newest(
+        self,
+        scope: Scope,
+        known: SessionRecord,
+        found: SessionRecord,
+        changed: Mapping[str, Any],
+    ) -> SessionRecord:
+        while True:
+            newest = known if known.outdates(found) else found
+            wanted = newest.replace(**{**changed, "version": newest.version + 1})
+            # Until it is stored, too: a list that is asked for meanwhile has it.
+            self.remembered.note(wanted)
+            columns = {**changed_columns(found, wanted), "version": wanted.version}
+            updated = await self._repository.update(
+                scope, found.session_id, columns, expected={"version": found.version}
+            )
+            if updated is not None:
+                self._say("brought forward", updated)
+                return updated
+            # Another server has changed it meanwhile.
+            rows = await self._repository.find(scope, session_id=found.session_id)
+            if not rows:
+                return wanted
+            found = rows[0]
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """Remove sessions."""

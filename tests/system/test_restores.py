@@ -197,7 +197,11 @@ class Snapshot(Backup):
         self._instance.start()
 
 
-_DUMPS: Final = {"sqlite": SQLiteDump, "postgresql": PostgreSQLDump, "mysql": MySQLDump}
+_DUMPS: Final[dict[str, Callable[[Database, Path], Backup]]] = {
+    "sqlite": SQLiteDump,
+    "postgresql": PostgreSQLDump,
+    "mysql": MySQLDump,
+}
 _INSTANCES: Final = {"postgresql": LocalPostgreSQL, "mysql": LocalMySQL}
 
 

@@ -169,6 +169,55 @@ async def test_a_move_that_was_lost_leaves_the_session_on_its_kernel(
     await check(one, gateway)
 
 
+async def test_a_change_of_a_session_that_was_lost_brings_it_back(
+    replicas: Replicas, gateway: FakeGateway, engine: Engine
+) -> None:
+    one, two = replicas
+    with failover(engine):
+        session = await one.create_session(path="a", **HOW)
+    assert (await one.change_session(session["id"], path="b"))["path"] == "b"
+    assert [model["path"] for model in await two.list_sessions()] == ["b"]
+    await check(one, gateway)
+
+
+async def test_a_change_of_a_session_in_an_older_version_is_made_to_the_newest(
+    replicas: Replicas, gateway: FakeGateway, engine: Engine
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="a", **HOW)
+    with failover(engine):
+        moved = await one.change_session(session["id"], kernel_name="python3")
+        await one.change_session(session["id"], path="b", name="new")
+        await two.list_sessions()
+    await one.change_session(session["id"], path="c")
+    # The other one remembers more changes than the store had had.
+    for manager in (two, one):
+        (model,) = await manager.list_sessions()
+        assert (model["path"], model["name"]) == ("c", "new")
+        assert model["kernel"]["id"] == moved["kernel"]["id"]
+    (row,) = await check(one, gateway)
+    assert row.claim is not None
+
+
+@pytest.mark.parametrize("lost", ["create", "move"])
+async def test_a_session_that_was_lost_is_deleted_with_its_kernel(
+    replicas: Replicas, gateway: FakeGateway, engine: Engine, lost: str
+) -> None:
+    one, two = replicas
+    if lost == "move":
+        session = await one.create_session(path="a", **HOW)
+    with failover(engine):
+        if lost == "create":
+            session = await one.create_session(path="a", **HOW)
+        else:
+            await one.change_session(session["id"], kernel_name="python3")
+        await two.list_sessions()
+    await one.delete_session(session["id"])
+    assert await ids_of(two) == await ids_of(one) == []
+    assert await check(one, gateway) == []
+    assert gateway.models == {}
+
+
 async def test_what_was_deleted_stays_deleted(
     replicas: Replicas, gateway: FakeGateway, engine: Engine
 ) -> None:
