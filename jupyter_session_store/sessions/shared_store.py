@@ -125,16 +125,22 @@ class SharedStore:
     ) -> bool:
         repository, kernel_id = self._repository, record.kernel_id
         if found := await repository.find(scope, session_id=record.session_id):
-            # It does not equal what was looked for any more.
+            # It does not equal what was looked for any more, or another server was faster.
             self.remembered.note(found[0])
-            return False
+            return True
         liveness = Liveness.GONE
         if kernel_id is not None:
             liveness = await self._authority.check_liveness(kernel_id)
         if liveness is Liveness.UNKNOWN:
             unknown.append(record)
             return False
-        if liveness is Liveness.GONE or await repository.find(scope, kernel_id=kernel_id):
+        on_kernel: list[SessionRecord] = []
+        if liveness is not Liveness.GONE:
+            on_kernel = await repository.find(scope, kernel_id=kernel_id)
+            if any(one.session_id == record.session_id for one in on_kernel):
+                # Another server was faster.
+                return True
+        if liveness is Liveness.GONE or on_kernel:
             # Closed by another server; or it has another id now.
             self.remembered.forget(record.session_id)
             return False

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, delete, insert, select
@@ -100,6 +101,27 @@ async def test_each_question_brings_it_back(
     value = session["kernel"]["id"] if key == "kernel" else session[key]
     assert (await replicas[0].get_session(**{name: value}))["id"] == session["id"]
     await check(replicas[0], gateway)
+
+
+@pytest.mark.parametrize("step", ["_mend", "check_liveness"])
+async def test_two_servers_that_bring_it_back_at_once_both_list_it(
+    replicas: Replicas, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    one, two = replicas
+    with failover(engine):
+        session = await one.create_session(path="a", **HOW)
+        await two.list_sessions()
+    store = one._context.store
+    slow = store if step == "_mend" else one._context.authority
+    proceed = getattr(slow, step)
+
+    async def is_overtaken(*args: Any) -> Any:
+        assert await ids_of(two) == [session["id"]]
+        return await proceed(*args)
+
+    monkeypatch.setattr(slow, step, is_overtaken)
+    assert await ids_of(one) == [session["id"]]
+    assert memory_of(one).newest(session["id"]) is not None
 
 
 async def test_a_rename_that_was_lost_is_made_again(
