@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from logging import Logger
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..errors import PathClaimed, SessionConflict
 from ..kernels.authority import KernelAuthority
@@ -26,6 +26,9 @@ from ..servers.registered_store import RegisteredStore
 from .remembered import Differences, RememberedSessions
 
 T = TypeVar("T")
+
+#: How often a look mends what it finds, while other servers that know less do so too.
+_ATTEMPTS: Final = 5
 
 
 class SharedStore:
@@ -76,10 +79,12 @@ class SharedStore:
         differences = self.remembered.compare(found, criteria)
         if not differences:
             return found
-        if await self._mend(scope, differences):
+        for _ in range(_ATTEMPTS):
+            if not await self._mend(scope, differences):
+                break
             found = await self._repository.find(scope, **criteria)
-            for record in found:
-                self.remembered.note(record)
+            # Another server may have been faster, with what it knows.
+            differences = self.remembered.compare(found, criteria)
         there = {record.session_id for record in found}
         unknown = [one for one in differences.unknown if one.session_id not in there]
         return sorted([*found, *unknown], key=lambda one: (one.created_at, one.session_id))

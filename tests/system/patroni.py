@@ -183,7 +183,6 @@ class Node(LocalPostgreSQL):
                 "data_dir": str(self.data),
                 "bin_dir": str(self._initdb.parent),
                 "pgpass": str(self.directory / "pgpass"),
-                "remove_data_directory_on_rewind_failure": True,
                 "remove_data_directory_on_diverged_timelines": True,
                 "pg_hba": [
                     "host all all 127.0.0.1/32 scram-sha-256",
@@ -197,6 +196,7 @@ class Node(LocalPostgreSQL):
                     "unix_socket_directories": str(self.directory),
                     # Written at each commit but not synced: what is committed outlives kill -9.
                     "fsync": "off",
+                    "full_page_writes": "off",
                 },
             },
         }
@@ -300,7 +300,9 @@ class PatroniCluster:
 
     def leader(self) -> Node:
         """Return the node that leads, once there is one."""
-        return until(self._find_leader, why="a node leads")
+        leader = until(self._find_leader, why="a node leads")
+        assert leader is not None
+        return leader
 
     def _find_leader(self) -> Node | None:
         for node in self.nodes:
@@ -335,7 +337,9 @@ class PatroniCluster:
     def wait_until_whole(self) -> tuple[Node, Node]:
         """Wait until the standby could take over; return the leader, and it."""
         # It may have to make its data anew.
-        return until(self._whole, why="the standby follows, and may take over", patience=180)
+        both = until(self._whole, why="the standby follows, and may take over", patience=180)
+        assert both is not None
+        return both
 
     def _whole(self) -> tuple[Node, Node] | None:
         leader = self._find_leader()
@@ -383,7 +387,9 @@ def patroni_cluster(*, synchronous: bool) -> Iterator[PatroniCluster]:
         "loop_wait": 1,
         "retry_timeout": _RETRY,
         "synchronous_mode": synchronous,
-        "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": 50}},
+        # A former leader's data is made anew: after pg_rewind it waits for WAL that a leader with
+        # little to write has not come to.
+        "postgresql": {"use_pg_rewind": False, "parameters": {"max_connections": 50}},
     }
     login = (new_password(), secrets.token_hex(8))
     with ExitStack() as stack:

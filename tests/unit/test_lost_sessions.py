@@ -160,6 +160,29 @@ async def test_who_has_seen_an_older_version_puts_nobody_elses_newer_one_aside(
     await check(one, gateway)
 
 
+async def test_who_knows_less_and_is_faster_changes_nothing_for_good(
+    replicas: Replicas, gateway: FakeGateway, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = replicas
+    session = await one.create_session(path="a", **HOW)
+    with failover(engine):
+        await one.change_session(session["id"], path="b")
+        await two.list_sessions()
+        await one.change_session(session["id"], path="c")
+    store = one._context.store
+    assert isinstance(store, SharedStore)
+    mend = store._mend
+
+    async def is_overtaken(*args: Any) -> bool:
+        await two.list_sessions()
+        return await mend(*args)
+
+    monkeypatch.setattr(store, "_mend", is_overtaken)
+    assert [model["path"] for model in await one.list_sessions()] == ["c"]
+    assert [model["path"] for model in await two.list_sessions()] == ["c"]
+    await check(one, gateway)
+
+
 async def test_what_a_client_changes_after_a_failover_stays(
     replicas: Replicas, gateway: FakeGateway, engine: Engine
 ) -> None:
