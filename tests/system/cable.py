@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 _CUT: Final = b"-"
@@ -42,7 +43,7 @@ class Cable:
         self._ask(_CUT)
 
     def mend(self) -> None:
-        """Pass on again, what was held included."""
+        """Pass on again. What there was is closed: nothing that was given up arrives late."""
         self._ask(_MEND)
 
     def freeze(self) -> None:
@@ -79,15 +80,12 @@ class _Passing:
         self._open = asyncio.Event()
         self._open.set()
         self._ended = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Listen, say so, and pass on until the input ends."""
         for number, (here, _) in enumerate(self._pairs):
-            await asyncio.start_server(
-                lambda reader, writer, number=number: self._connect(number, reader, writer),
-                "127.0.0.1",
-                here,
-            )
+            await asyncio.start_server(partial(self._connect, number), "127.0.0.1", here)
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._obey)
         self._say()
         await self._ended.wait()
@@ -99,15 +97,20 @@ class _Passing:
         if order == _CUT:
             self._open.clear()
         elif order == _MEND:
-            self._open.set()
+            for connection in self._connections:
+                connection.cancel()
+            self._pass_new_ones()
         elif order == _FREEZE:
             self._open.clear()
-            self._open = asyncio.Event()
-            self._open.set()
+            self._pass_new_ones()
         elif not order:
             self._ended.set()
             return
         self._say()
+
+    def _pass_new_ones(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
 
     def _say(self) -> None:
         print(*self._counts, flush=True)
@@ -115,15 +118,21 @@ class _Passing:
     async def _connect(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        is_open = self._open
-        await is_open.wait()
+        task, is_open, writers = asyncio.current_task(), self._open, [writer]
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         try:
+            await is_open.wait()
             there = await asyncio.open_connection("127.0.0.1", self._pairs[number][1])
+            writers.append(there[1])
+            self._counts[number] += 1
+            await asyncio.gather(_pump(reader, there[1], is_open), _pump(there[0], writer, is_open))
         except OSError:
             writer.close()
-            return
-        self._counts[number] += 1
-        await asyncio.gather(_pump(reader, there[1], is_open), _pump(there[0], writer, is_open))
+        except asyncio.CancelledError:
+            for one in writers:
+                one.transport.abort()
 
 
 async def _pump(
