@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import pytest
-
 from jupyter_session_store.sql.admin import admin_connection
 
 from ..databases import Database, parameters
@@ -33,7 +31,6 @@ def shown(page: str, language: str, beginning: str) -> str:
     return text
 
 
-<<<<<<< HEAD
 def test_haproxy_before_galera(tmp_path: Path) -> None:
     text = shown("docs/how-to/galera.md", "text", "global\n")
     nodes = re.findall(r"node\d\.example\.org", text)
@@ -43,27 +40,18 @@ def test_haproxy_before_galera(tmp_path: Path) -> None:
     check_haproxy(tmp_path, text)
 
 
-def test_haproxy(tmp_path: Path) -> None:
-    certificate = Certificate.of("jupyter.example.org")
-    (tmp_path / "jupyter.pem").write_text(certificate.text + certificate.key)
-    text = shown("docs/how-to/replicas.md", "text", "global\n")
-    assert "/etc/haproxy/jupyter.pem" in text
-    check_haproxy(tmp_path, text.replace("/etc/haproxy", str(tmp_path)))
-
-
-def check_haproxy(folder: Path, text: str) -> None:
-    config = folder / "haproxy.cfg"
-    config.write_text(text)
-=======
 @pytest.mark.parametrize("page", ["replicas", "failover"])
 def test_haproxy(page: str, tmp_path: Path) -> None:
     certificate = Certificate.of("jupyter.example.org")
     (tmp_path / "jupyter.pem").write_text(certificate.text + certificate.key)
     text = shown(f"docs/how-to/{page}.md", "text", "global\n")
     assert ("/etc/haproxy/jupyter.pem" in text) == (page == "replicas")
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(text.replace("/etc/haproxy", str(tmp_path)))
->>>>>>> 8c9dad7 (Docs: failover, and what a restore under running servers brings back)
+    check_haproxy(tmp_path, text.replace("/etc/haproxy", str(tmp_path)))
+
+
+def check_haproxy(folder: Path, text: str) -> None:
+    config = folder / "haproxy.cfg"
+    config.write_text(text)
     haproxy = find_program("haproxy")
     checked = subprocess.run(
         [haproxy, "-c", "-f", config], capture_output=True, text=True, check=False

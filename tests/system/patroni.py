@@ -197,6 +197,8 @@ class Node(LocalPostgreSQL):
                     # Written at each commit but not synced: what is committed outlives kill -9.
                     "fsync": "off",
                     "full_page_writes": "off",
+                    # It is asked for what it follows once more when it has waited for so long.
+                    "wal_receiver_timeout": "10s",
                 },
             },
         }
