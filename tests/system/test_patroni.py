@@ -144,10 +144,14 @@ def test_a_leader_goes_away_under_load(
     tmp_path: Path,
 ) -> None:
     number, chance = rounds(5), random.Random(seed)
-    ways = sorted(WAYS)
+    # Once its way to etcd was cut, Patroni 3.0 may never again choose a synchronous standby.
+    ways = sorted(WAYS.keys() - ({"partitioned", "unplugged"} if synchronous else set()))
     if number == 1:
-        # All of them in the two runs of this test.
-        ways = ways[synchronous::2]
+        # The others in the other run of this test; a host that is unplugged, with all rounds.
+        once = (
+            {"killed", "stopped"} if synchronous else {"half open", "partitioned", "switched over"}
+        )
+        ways = sorted(once)
     tallies = {(way, authority): Tally() for way in ways for authority in BOUNDS}
     with patroni_cluster(synchronous=synchronous) as cluster:
         servers, workers = start_servers(cluster, gateway, new_server, seed, tmp_path)
