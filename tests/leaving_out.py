@@ -1,8 +1,9 @@
 """What `make test` leaves out and `make test-all` runs, and the last line of a run, which says so.
 
 A test that takes long, and shows what others show in part, is marked
-``@pytest.mark.extended("why")``: it runs with ``--extended`` alone. So does the
-larger part of the rounds of a test that repeats a race, marked ``torture``.
+``@pytest.mark.extended("why")``: it runs with ``--extended`` alone, and with
+``all_rounds=True`` only where all rounds are run. So does the larger part of the rounds
+of a test that repeats a race, marked ``torture``.
 
 A test with as many cases as there are kinds of databases, or more, runs each case on one
 kind, in turn, and the other pairs of a case and a kind with ``--extended``. So does a test
@@ -86,7 +87,8 @@ class LeavingOut:
         self._elsewhere = elsewhere(items, every=self._spread)
         left = [item for item in items if not self._is_for(item)]
         if not self._extended:
-            self._left_out.update(map(_why, left))
+            # `make test-all` does not run those that want all rounds.
+            self._left_out.update(_why(one) for one in left if not _wants_all_rounds(one))
         # Those that may take long begin first: a process that is left with one at the end keeps
         # all others waiting.
         items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
@@ -96,7 +98,7 @@ class LeavingOut:
 
     def _is_for(self, item: pytest.Item) -> bool:
         if item.get_closest_marker("extended") is not None:
-            return self._extended
+            return self._extended and (self.fraction >= 1 or not _wants_all_rounds(item))
         if item in self._elsewhere:
             return not self._spread and (self._extended or self.fraction >= 1)
         # One without rounds would do again what it does without this.
@@ -189,6 +191,11 @@ def _shares(item: pytest.Item) -> bool:
 def _patience(item: pytest.Item) -> float:
     marker = item.get_closest_marker("timeout")
     return float(marker.args[0]) if marker is not None else 0.0
+
+
+def _wants_all_rounds(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("extended")
+    return marker is not None and bool(marker.kwargs.get("all_rounds"))
 
 
 def _why(item: pytest.Item) -> str:

@@ -47,6 +47,10 @@ MARKED = """
     def test_long(which):
         pass
 
+    @pytest.mark.extended("hours", all_rounds=True)
+    def test_longest():
+        pass
+
     @pytest.mark.torture
     def test_race(rounds):
         print("of 100 rounds:", rounds(100))
@@ -58,13 +62,13 @@ def test_the_last_line_says_what_was_left_out(way: str, pytester: pytest.Pyteste
     pytester.makepyfile(MARKED)
     plugin = ("-p", "xdist.plugin", "-p", "tests.leaving_out", "-rP", way)
     some = pytester.runpytest(*plugin)
-    some.assert_outcomes(passed=2, deselected=0 if way == "-n1" else 2)
+    some.assert_outcomes(passed=2, deselected=0 if way == "-n1" else 3)
     some.stdout.fnmatch_lines("of 100 rounds: 2")
     assert some.outlines[-1] == (
         "Left out: 2 tests (browsers), 98 % of the rounds of 1 test. `make test-all` runs them."
     )
     others = pytester.runpytest(*plugin, "--extended")
-    others.assert_outcomes(passed=3, deselected=0 if way == "-n1" else 1)
+    others.assert_outcomes(passed=3, deselected=0 if way == "-n1" else 2)
     others.stdout.fnmatch_lines("of 100 rounds: 10")
     assert "Left out" not in others.stdout.str()
 
