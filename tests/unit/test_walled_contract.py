@@ -17,7 +17,10 @@ from tests.unit.test_contract import SETTINGS, short_timeouts
 
 __all__ = ["short_timeouts"]
 
-pytestmark = pytest.mark.only("postgresql", reason="others have no policies for rows")
+pytestmark = [
+    pytest.mark.only("postgresql", reason="others have no policies for rows"),
+    pytest.mark.extended("the conformance suite once more, as a role behind the wall"),
+]
 
 
 class TestBehindTheWall(PersistentRepositoryContract):
