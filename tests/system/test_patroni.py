@@ -23,7 +23,7 @@ from .working import Worker, is_back, settle, working
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.extended("PostgreSQL under Patroni"),
+    pytest.mark.extended("PostgreSQL under Patroni", all_rounds=True),
     pytest.mark.timeout(2400),
 ]
 
