@@ -7,8 +7,9 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import MultipleResults, RuleBasedStateMachine, invariant, multiple
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
+from .gateway import Gateway
 from .process import OTHER_KERNEL, JupyterProcess
 from .server import JupyterServer
 from .waiting import until
@@ -371,6 +373,19 @@ def add_light_kernel(server: JupyterProcess, name: str) -> None:
 def light_config(config: str) -> str:
     """Return a configuration with what light kernels need."""
     return f"{config}\n{_LIGHT_CONFIG}"
+
+
+@contextmanager
+def light_gateway() -> Iterator[Gateway]:
+    """Yield a running gateway whose kernels are light; at the end a failure shows its log."""
+    gateway = Gateway(light_config(""))
+    add_light_kernel(gateway, LIGHT_KERNEL)
+    gateway.start()
+    try:
+        yield gateway
+    finally:
+        print(gateway.log[-5000:])
+        gateway.close()
 
 
 def content_of(body: Any, labels: Labels | None = None) -> bytes | None:

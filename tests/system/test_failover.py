@@ -12,7 +12,7 @@ from ..databases import Database
 from ..databases.postgresql import LocalPostgreSQL
 from .cluster import KERNEL_MANAGER
 from .gateway import Gateway
-from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .parity import LIGHT_KERNEL, light_config, light_gateway
 from .patroni import url_of_hosts
 from .rows import rows_of
 from .server import JupyterServer
@@ -79,12 +79,8 @@ def standby(primary: LocalPostgreSQL) -> Iterator[Standby]:
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(light_config(""))
-    add_light_kernel(gateway, LIGHT_KERNEL)
-    gateway.start()
-    yield gateway
-    print(gateway.log)
-    gateway.close()
+    with light_gateway() as gateway:
+        yield gateway
 
 
 #: What a session is: its path and its kernel, by its id.

@@ -37,7 +37,7 @@ from ..unit.test_round_trips import ALLOWED_ON_A_GATEWAY, each_verb
 from ..wire import WireTap
 from .cluster import KERNEL_MANAGER
 from .gateway import Gateway
-from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .parity import LIGHT_KERNEL, light_config, light_gateway
 from .racing import LEAD, fill, racing
 from .rows import rows_of
 from .server import JupyterServer
@@ -381,12 +381,8 @@ def proxy(galera: Galera, tmp_path: Path) -> Iterator[Proxy]:
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(light_config(""))
-    add_light_kernel(gateway, LIGHT_KERNEL)
-    gateway.start()
-    yield gateway
-    print(gateway.log)
-    gateway.close()
+    with light_gateway() as gateway:
+        yield gateway
 
 
 class Load:

@@ -25,7 +25,7 @@ from .cluster import KERNEL_MANAGER
 from .faults import is_refusal, store_lines
 from .gateway import Gateway
 from .pair import URL, NextDoor, Pair, StandbyNextDoor, a_pair, look, open_on
-from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .parity import LIGHT_KERNEL, add_light_kernel, light_config, light_gateway
 from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
@@ -50,11 +50,8 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(light_config(""))
-    add_light_kernel(gateway, LIGHT_KERNEL)
-    gateway.start()
-    yield gateway
-    gateway.close()
+    with light_gateway() as gateway:
+        yield gateway
 
 
 def on_gateway(url: str, gateway: Gateway) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from .cluster import KERNEL_MANAGER, LEASE
 from .gateway import Gateway
-from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .parity import LIGHT_KERNEL, add_light_kernel, light_config, light_gateway
 from .patroni import TTL, Node, PatroniCluster, patroni_cluster
 from .server import JupyterServer
 from .waiting import until
@@ -37,12 +37,8 @@ BOUNDS: Final = {"server": 1.0 + 10.0, "gateway": 10.0 + 10.0}
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(light_config(""))
-    add_light_kernel(gateway, LIGHT_KERNEL)
-    gateway.start()
-    yield gateway
-    print(gateway.log[-5000:])
-    gateway.close()
+    with light_gateway() as gateway:
+        yield gateway
 
 
 @contextmanager

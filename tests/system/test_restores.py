@@ -22,7 +22,7 @@ from ..databases.postgresql import LocalPostgreSQL
 from .cluster import KERNEL_MANAGER, LEASE
 from .gateway import Gateway
 from .losing import LosingDatabase
-from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .parity import LIGHT_KERNEL, add_light_kernel, light_config, light_gateway
 from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
@@ -39,12 +39,8 @@ NewServer = Callable[..., JupyterServer]
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(light_config(""))
-    add_light_kernel(gateway, LIGHT_KERNEL)
-    gateway.start()
-    yield gateway
-    print(gateway.log[-5000:])
-    gateway.close()
+    with light_gateway() as gateway:
+        yield gateway
 
 
 def local_config(url: str) -> str:

@@ -19,7 +19,7 @@ from .cable import Cable
 from .cluster import KERNEL_MANAGER
 from .faults import store_lines
 from .gateway import Gateway
-from .parity import LIGHT_KERNEL, add_light_kernel, light_config
+from .parity import LIGHT_KERNEL, add_light_kernel, light_config, light_gateway
 from .patroni import Node, patroni_cluster
 from .server import JupyterServer
 from .test_outages import are_stored
@@ -42,11 +42,8 @@ BOUNDS: Final = {"server": 1.0 + 10.0, "gateway": 10.0 + 10.0}
 
 @pytest.fixture
 def gateway() -> Iterator[Gateway]:
-    gateway = Gateway(light_config(""))
-    add_light_kernel(gateway, LIGHT_KERNEL)
-    gateway.start()
-    yield gateway
-    gateway.close()
+    with light_gateway() as gateway:
+        yield gateway
 
 
 @pytest.fixture
