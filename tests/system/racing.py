@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -78,3 +80,23 @@ def fill(racer: Process, *session_ids: str, kernel_id: str) -> None:
     for session_id in session_ids:
         racer.ask(0, "attach", session_id=session_id, kernel_id=kernel_id)
         assert racer.answer() == {"attached": True}
+
+
+def race_close_and_move(
+    one: Process, two: Process, turn: int, chance: random.Random, *, apart: float, seed: int
+) -> str:
+    """Have a session closed and moved at once; return which came first.
+
+    Whichever comes second counts on the kernel that the first has left the session on. The two
+    begin at most `apart` seconds from each other.
+    """
+    # Somebody stays on the kernel that it comes from, and nobody is where it goes.
+    fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
+    begin = time.monotonic() + LEAD
+    one.ask(begin + chance.uniform(0, apart), "close", session_id=f"a{turn}")
+    two.ask(begin + chance.uniform(0, apart), "move", session_id=f"a{turn}", kernel_id=f"k{turn}")
+    closed, moved = one.answer(), two.answer()
+    assert moved == {"last": False}, f"seed {seed}"
+    on_new: bool = closed["kernel_id"] != f"k{turn}"
+    assert closed["last"] is on_new, f"{closed}, seed {seed}"
+    return "move" if on_new else "delete"

@@ -38,7 +38,7 @@ from ..wire import WireTap
 from .cluster import KERNEL_MANAGER
 from .gateway import Gateway
 from .parity import LIGHT_KERNEL, light_config, light_gateway
-from .racing import LEAD, fill, racing
+from .racing import LEAD, fill, race_close_and_move, racing
 from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
@@ -106,20 +106,8 @@ def test_a_close_and_a_move_of_one_session(
     number, first = rounds(200), Counter[str]()
     with racing(ways[:2], tmp_path) as (one, two):
         for turn in range(number):
-            fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
-            begin = time.monotonic() + LEAD
-            one.ask(begin + chance.uniform(0, 0.002), "close", session_id=f"a{turn}")
-            two.ask(
-                begin + chance.uniform(0, 0.002),
-                "move",
-                session_id=f"a{turn}",
-                kernel_id=f"k{turn}",
-            )
-            closed, moved = one.answer(), two.answer()
-            assert moved == {"last": False}, f"seed {seed}"
-            on_new = closed["kernel_id"] != f"k{turn}"
-            assert closed["last"] is on_new, f"{closed}, seed {seed}"
-            first["move" if on_new else "close"] += 1
+            came_first = race_close_and_move(one, two, turn, chance, apart=0.002, seed=seed)
+            first[came_first] += 1
     print(f"{number} rounds of a close and a move of one session, first was: {dict(first)}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..databases import Database
-from .racing import LEAD, fill, racing
+from .racing import LEAD, fill, race_close_and_move, racing
 
 pytestmark = [pytest.mark.system, pytest.mark.torture, pytest.mark.timeout(900)]
 
@@ -100,21 +100,8 @@ def test_a_delete_and_a_move_of_one_session(
     number, first = rounds(200), {"delete": 0, "move": 0}
     with racing([database] * 2, tmp_path) as (one, two):
         for turn in range(number):
-            # Somebody stays on the kernel that it comes from, and nobody is where it goes.
-            fill(one, f"a{turn}", f"b{turn}", kernel_id=f"k{turn}")
-            begin = time.monotonic() + LEAD
-            one.ask(begin + chance.uniform(0, 0.001), "close", session_id=f"a{turn}")
-            two.ask(
-                begin + chance.uniform(0, 0.001),
-                "move",
-                session_id=f"a{turn}",
-                kernel_id=f"k{turn}",
-            )
-            closed, moved = one.answer(), two.answer()
-            assert moved == {"last": False}
-            on_new = closed["kernel_id"] != f"k{turn}"
-            assert closed["last"] is on_new, closed
-            first["move" if on_new else "delete"] += 1
+            came_first = race_close_and_move(one, two, turn, chance, apart=0.001, seed=seed)
+            first[came_first] += 1
     print(f"{number} rounds of a delete and a move of one session, first was: {first}")
 
 
