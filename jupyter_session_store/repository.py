@@ -339,6 +339,39 @@ class SessionRepository(ABC):
             await self.add(record)
         return record
 
+    async def mirror_change(
+        self, before: SessionRecord, after: SessionRecord
+    ) -> SessionRecord | None:
+        """Make one session equal to what its server has in memory, right after a change.
+
+        For a scope that :meth:`mirror` is for. This default is an :meth:`update`. A repository
+        that overrides it need not read the session again.
+
+        Parameters
+        ----------
+        before : SessionRecord
+            The session as the store is known to have it.
+        after : SessionRecord
+            The same session as it is to be, of the same scope and with a higher `version`. Its id
+            may be a new one.
+
+        Returns
+        -------
+        SessionRecord or None
+            The session as the store has it now, which says the same as `after`. ``None`` if it
+            could not be made so: the store has another version than `before`, or none, or the
+            claim of `after` is not free. Then :meth:`mirror` tells what the store has.
+
+        Raises
+        ------
+        SessionConflict
+            If another session has the id of `after`.
+        """
+        changes = {**changed_columns(before, after), "version": after.version}
+        expected = {"version": before.version}
+        stored = await self.update(before.scope, before.session_id, changes, expected=expected)
+        return stored if stored is not None and stored.says_the_same(after) else None
+
     @abstractmethod
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float

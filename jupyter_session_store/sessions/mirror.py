@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import InvalidValue, PathClaimed, SessionConflict, SessionStoreError
 from ..records import Mirrored, Scope, SessionRecord, claim_of, printable
-from ..repository import SessionRepository, changed_columns
+from ..repository import SessionRepository
 from ..servers.registered_store import RegisteredStore
 from .local_records import LocalRecords
 
@@ -36,8 +36,23 @@ class _Push:
 
     before: SessionRecord | None
     after: SessionRecord | None
-    #: Whether the request has been answered.
-    acknowledged: bool = False
+    #: Done when the request can be answered: with whether the store has answered in time.
+    answer: asyncio.Future[bool]
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the request has been answered."""
+        return self.answer.done() and not self.answer.cancelled()
+
+    def settle(self, in_time: bool) -> None:
+        """Let the request be answered."""
+        if not self.answer.done():
+            self.answer.set_result(in_time)
+
+    def fail(self, error: Exception) -> None:
+        """Let the request fail."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 @dataclass(eq=False)
@@ -100,18 +115,30 @@ class Mirror:
         self._differing.update(one.session_id for one in (before, after) if one is not None)
         if not self._in_step or store.lease.failing:
             return
-        push = _Push(before, after)
-        task = asyncio.get_running_loop().create_task(self._push(store, push))
+        loop = asyncio.get_running_loop()
+        push = _Push(before, after, loop.create_future())
+        task = loop.create_task(self._settle(store, push))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # Who asked may have gone away.
-        task.add_done_callback(lambda one: one.cancelled() or one.exception())
-        done, _ = await asyncio.wait([task], timeout=PATIENCE)
-        if done:
-            task.result()
-        else:
-            push.acknowledged = True
+        # By hand: `asyncio.wait` takes one more turn of the event loop.
+        timer = loop.call_later(PATIENCE, push.settle, False)
+        try:
+            in_time = await push.answer
+        finally:
+            timer.cancel()
+        if not in_time:
             self._lose(store)
+
+    async def _settle(self, store: RegisteredStore, push: _Push) -> None:
+        try:
+            await self._push(store, push)
+        except Exception as error:
+            push.fail(error)
+        except BaseException:
+            push.answer.cancel()
+            raise
+        else:
+            push.settle(True)
 
     async def _push(self, store: RegisteredStore, push: _Push) -> None:
         async with self._lock:
@@ -181,8 +208,7 @@ class Mirror:
         if had is None:
             await repository.add(now)
             return now
-        stored = await repository.update(self.scope, had.session_id, changed_columns(had, now))
-        return stored if stored is not None and stored.says_the_same(now) else None
+        return await repository.mirror_change(had, now)
 
     def _take_back(self, push: _Push) -> bool:
         """Undo a change that the store refuses, unless it was acknowledged or changed again."""

@@ -36,7 +36,7 @@ from .engine.hosts import hosts_of
 from .engine.sqlite_files import identity_of
 from .engine.url import describe, is_memory, reason_of, sqlite_file
 from .queries import leases, session_queries
-from .schema import rights, starting, versions
+from .schema import starting, versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -339,6 +339,9 @@ class Database:
         return self._grants
 
     def _find_grants(self) -> str | None:
+        # Imported late: few servers lack a right.
+        from .schema import rights
+
         try:
             with self.engine.connect() as connection:
                 lacks = rights.lacking(connection)

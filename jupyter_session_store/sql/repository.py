@@ -210,6 +210,14 @@ class SQLAlchemySessionRepository(SessionRepository):
                 return Mirrored(records | {one.session_id: one for one in changed})
         return await self._run(lambda c: mirroring.mirror(c, scope, wanted))
 
+    async def mirror_change(
+        self, before: SessionRecord, after: SessionRecord
+    ) -> SessionRecord | None:
+        """One statement; more where the row is not as `before` has it, or the claim is taken."""
+        if await self._run(lambda c: mirroring.try_overwrite(c, before, after)):
+            return after
+        return await super().mirror_change(before, after)
+
     def renew(
         self, server: ServerRecord, held: Collection[SessionRecord], *, timeout: float
     ) -> list[ServerRecord]:

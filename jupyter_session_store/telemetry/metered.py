@@ -127,6 +127,7 @@ class MeteredRepository(_Contract):
     move = _measured(SessionRepository.move)
     remove = _measured(SessionRepository.remove)
     mirror = _measured(SessionRepository.mirror)
+    mirror_change = _measured(SessionRepository.mirror_change)
     evict = _measured(SessionRepository.evict)
     _find = _measured(SessionRepository.find)
     _renew = _measured(SessionRepository.renew)

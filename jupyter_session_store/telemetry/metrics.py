@@ -20,7 +20,8 @@ from ..repository import SessionRepository
 
 #: The verbs of the storage contract that are measured.
 VERBS: Final = (
-    *("find", "add", "update", "begin_close", "move", "remove", "mirror", "renew", "evict"),
+    *("find", "add", "update", "begin_close", "move", "remove"),
+    *("mirror", "mirror_change", "renew", "evict"),
 )
 
 OK: Final = "ok"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import pytest
 
@@ -30,9 +31,21 @@ async def mirrored(repository: Repository, *wanted: SessionRecord) -> Mirrored:
     return result
 
 
+CHANGES: Final[Sequence[Mapping[str, str | None]]] = (
+    {"name": "n", "type": "file"},
+    {"path": "new.ipynb", "claim": claim_of(SCOPE, "new.ipynb")},
+    {"path": "new.ipynb", "claim": None},
+    {"path": None, "claim": None},
+    {"kernel_id": "another", "kernel_name": "other", "kernel_model": "{}"},
+    {"kernel_model": '{"execution_state": "busy"}'},
+    {"kernel_model": None},
+    {"server_id": "two"},
+)
+
+
 @in_event_loops
 class MirrorContract:
-    """``mirror``."""
+    """``mirror`` and ``mirror_change``."""
 
     async def test_what_is_missing_is_added(self, repository: Repository) -> None:
         await repository.add(record("a"))
@@ -47,22 +60,9 @@ class MirrorContract:
         await mirrored(repository)
         assert await repository.find(SCOPE) == []
 
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"name": "n", "type": "file"},
-            {"path": "new.ipynb", "claim": claim_of(SCOPE, "new.ipynb")},
-            {"path": "new.ipynb", "claim": None},
-            {"path": None, "claim": None},
-            {"kernel_id": "another", "kernel_name": "other", "kernel_model": "{}"},
-            {"kernel_model": '{"execution_state": "busy"}'},
-            {"kernel_model": None},
-            {"server_id": "two"},
-        ],
-        ids=",".join,
-    )
+    @pytest.mark.parametrize("changes", CHANGES, ids=",".join)
     async def test_what_differs_is_changed_and_counted(
-        self, repository: Repository, changes: dict[str, str | None]
+        self, repository: Repository, changes: Mapping[str, str | None]
     ) -> None:
         await add(repository, record("a", version=4), record("b"), record("c"))
         before = await repository.find(SCOPE)
@@ -178,3 +178,67 @@ class MirrorContract:
         run(repository.add(record("extra")))
         repository.renew(server("one"), wanted, timeout=60)
         run(mirrored(repository, *wanted))
+
+    @pytest.mark.parametrize("changes", [*CHANGES, {"session_id": "new"}], ids=",".join)
+    async def test_a_change_is_made_or_left_to_the_mirror(
+        self, repository: Repository, changes: Mapping[str, str | None]
+    ) -> None:
+        before, other = record("a", version=4), record("b")
+        await add(repository, before, other)
+        after = before.replace(**changes, version=7)
+        stored = await repository.mirror_change(before, after)
+        found = {one.session_id: one for one in await repository.find(SCOPE)}
+        assert found.pop("b") == other
+        assert found.keys() <= {before.session_id, after.session_id}
+        if stored is None:
+            await mirrored(repository, after, other)
+        else:
+            assert stored.says_the_same(after)
+            assert stored.version > before.version
+            assert list(found.values()) == [stored]
+
+    async def test_a_row_that_another_has_changed_is_left_to_the_mirror(
+        self, repository: Repository
+    ) -> None:
+        before = record("a", version=4)
+        await repository.add(before)
+        await repository.update(SCOPE, "a", {"name": "by hand"})
+        by_hand = await repository.find(SCOPE)
+        assert (
+            await repository.mirror_change(before, before.replace(type="file", version=5)) is None
+        )
+        assert await repository.find(SCOPE) == by_hand
+
+    async def test_a_row_that_is_not_there_is_left_to_the_mirror(
+        self, repository: Repository
+    ) -> None:
+        theirs = record("a", OTHER_SCOPES[0])
+        await repository.add(theirs)
+        before = record("a")
+        assert await repository.mirror_change(before, before.replace(name="n", version=2)) is None
+        assert await repository.find(SCOPE) == []
+        assert await repository.find(theirs.scope) == [theirs]
+
+    async def test_a_change_to_a_claimed_path_is_left_to_the_mirror(
+        self, repository: Repository
+    ) -> None:
+        before, holder = record("a"), record("holder")
+        await add(repository, before, holder)
+        after = before.replace(path=holder.path, claim=holder.claim, version=2)
+        assert await repository.mirror_change(before, after) is None
+        assert holder in await repository.find(SCOPE)
+        await mirrored(repository, after, holder.replace(claim=None, version=2))
+
+    async def test_a_change_to_an_id_that_another_has_is_refused(
+        self, repository: Repository
+    ) -> None:
+        for scope in (SCOPE, OTHER_SCOPES[0]):
+            before, taken = record("a"), record("taken", scope, path="p")
+            await add(repository, before, taken)
+            after = before.replace(session_id="taken", version=2)
+            with pytest.raises(SessionConflict):
+                await repository.mirror_change(before, after)
+            assert await repository.find(SCOPE, session_id="a") == [before]
+            assert await repository.find(scope, session_id="taken") == [taken]
+            await repository.remove(SCOPE, [before])
+            await repository.remove(scope, [taken])

@@ -40,6 +40,9 @@ _WRITES: Final[dict[str, Verb]] = {
     "move": lambda one: one.move(SCOPE, "b", "kernel of b", {"kernel_id": "kernel of b"}),
     "remove": lambda one: one.remove(SCOPE, [record("c")]),
     "mirror": lambda one: one.mirror(SCOPE, lambda: [record("a", name="m", version=99)]),
+    "mirror_change": lambda one: one.mirror_change(
+        record("b"), record("b", name="changed", version=2)
+    ),
 }
 _VERBS: Final[dict[str, Verb]] = {"find": lambda one: one.find(SCOPE), **_WRITES}
 

@@ -480,13 +480,11 @@ def test_the_dashboard_and_the_documentation_name_what_there_is(
 
     every = {
         *("find", "add", "update", "begin_close", "move", "remove"),
-        "mirror",
-        "renew",
-        "evict",
+        *("mirror", "mirror_change", "renew", "evict"),
     }
     # A probe looks for a session, too.
     assert is_health(anonymous(server, HEALTH), "well")
-    of_gateways = {"begin_close", "move"}
+    of_gateways = {"update", "begin_close", "move"}
     until(lambda: verbs() == every - of_gateways, why="every kind of operation on local sessions")
     metrics = Metrics.of(server)
     there = metrics.label_names()

@@ -9,8 +9,15 @@ from jupyter_server.gateway import managers as stock
 
 from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.sessions import mirror
 from tests.unit.dummies import DummyKernelManager, make_manager
 from tests.unit.fake_gateway import FakeGateway
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request wait for the store until it answers, however busy the machine is."""
+    monkeypatch.setattr(mirror, "PATIENCE", 60.0)
 
 
 @pytest.fixture

@@ -24,7 +24,10 @@ SHARED = Scope("tenant", "gateway:g")
 #: What is asked for when a test wants just a session.
 NOTEBOOK: dict[str, Any] = {"path": "a.ipynb", "name": "", "type": "notebook"}
 #: Those of the repository's verbs that are coroutines, and those that are not.
-VERBS: Final = ("find", "add", "update", "begin_close", "move", "remove", "mirror", "revision")
+VERBS: Final = (
+    *("find", "add", "update", "begin_close", "move", "remove"),
+    *("mirror", "mirror_change", "revision"),
+)
 BLOCKING_VERBS: Final = ("renew", "evict")
 
 

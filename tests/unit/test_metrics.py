@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -87,6 +88,16 @@ def no_other_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_meters", [])
 
 
+@pytest.fixture(autouse=True)
+def nobody_else() -> None:
+    """Wait for the heartbeats of other tests to end: the counters are the process's."""
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "jupyter_session_store heartbeat":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 @pytest.fixture
 def inner() -> MemorySessionRepository:
     return MemorySessionRepository(":memory:", **SETTINGS)
@@ -113,6 +124,7 @@ def verbs_of(store: SessionRepository) -> dict[str, Callable[[], Any]]:
         "renew": lambda: store.renew(here, [], timeout=5),
         "evict": lambda: store.evict(SCOPE, [], "one", timeout=5),
         "mirror": lambda: store.mirror(SCOPE, lambda: [one]),
+        "mirror_change": lambda: store.mirror_change(one, one.replace(name="n", version=9)),
     }
 
 
@@ -291,7 +303,7 @@ async def test_the_statements_are_those_that_go_over_the_wire(database: Database
         before = value("statements_total")
         await verb()
         sent[name] = value("statements_total") - before
-    assert sent == {name: allowed[database.kind] for name, allowed in ALLOWED.items()}
+    assert sent == ALLOWED
     manager.close()
 
 

@@ -224,7 +224,8 @@ async def test_many_changes_with_many_failures_end_equal(  # noqa: PLR0915
 ) -> None:
     rng = random.Random(seed + _round)
     kernels = kernels_of(manager)
-    real = {verb: getattr(manager.store, verb) for verb in ("add", "update", "remove", "mirror")}
+    verbs = ("add", "mirror_change", "remove", "mirror")
+    real = {verb: getattr(manager.store, verb) for verb in verbs}
 
     def shaky(verb: str) -> Callable[..., Awaitable[Any]]:
         async def ask(*arguments: Any, **options: Any) -> Any:

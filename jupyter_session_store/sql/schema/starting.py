@@ -29,7 +29,7 @@ from ...errors import SchemaMismatch
 from ..engine.backend import backend_of
 from ..engine.url import describe
 from ..models import Base, Meta
-from . import backup, locks, migrating, versions, wall
+from . import backup, locks, migrating, versions
 from .versions import State
 
 #: As Alembic makes it.
@@ -99,6 +99,9 @@ def create(engine: Engine, log: logging.Logger | None = None) -> None:
         ):
             _create(connection, log)
             if not backend_of(connection).is_embedded:
+                # Imported late: few databases have one, and most servers find the tables.
+                from . import wall
+
                 connection.commit()
                 wall.keep(connection, log or logging.getLogger("jupyter_session_store"))
     except DBAPIError as error:
