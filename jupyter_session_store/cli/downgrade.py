@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, SchemaMismatch
 from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
-from .schema import MigrationCommand, schema_status
+from .schema import POOLER_FLAG, MigrationCommand, schema_status
 
 
 class Downgrade(MigrationCommand):
@@ -37,11 +37,7 @@ class Downgrade(MigrationCommand):
             {"Downgrade": {"dry_run": True}},
             "Say what would be undone and lost, and change nothing.",
         ),
-        "through-pooler": (
-            {"Downgrade": {"through_pooler": True}},
-            "Go on though a pooler in transaction mode, such as PgBouncer, is in between, through "
-            "which the migration lock does not hold: only if nothing else upgrades meanwhile.",
-        ),
+        **POOLER_FLAG,
         "sql": (
             {"Downgrade": {"sql": True}},
             "Print the SQL statements, from START:REVISION, and change nothing.",

@@ -35,6 +35,16 @@ _INTERRUPTED: Final = (
 )
 
 
+#: For subcommands that take the migration lock.
+POOLER_FLAG: Final[dict[str, Any]] = {
+    "through-pooler": (
+        {"MigrationCommand": {"through_pooler": True}},
+        "Go on though a pooler in transaction mode, such as PgBouncer, is in between, through "
+        "which the migration lock does not hold: only if nothing else upgrades meanwhile.",
+    )
+}
+
+
 class MigrationCommand(StoreCommand):
     """What upgrade and downgrade share."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import SchemaMismatch
 from .command import JSON_FLAG, ExitCode, StoreCommand
-from .schema import MigrationCommand, schema_status
+from .schema import POOLER_FLAG, MigrationCommand, schema_status
 
 
 class Upgrade(MigrationCommand):
@@ -31,11 +31,7 @@ class Upgrade(MigrationCommand):
         **StoreCommand.flags,
         **JSON_FLAG,
         "dry-run": ({"Upgrade": {"dry_run": True}}, "Say what would be run, and change nothing."),
-        "through-pooler": (
-            {"Upgrade": {"through_pooler": True}},
-            "Go on though a pooler in transaction mode, such as PgBouncer, is in between, through "
-            "which the migration lock does not hold: only if nothing else upgrades meanwhile.",
-        ),
+        **POOLER_FLAG,
         "sql": (
             {"Upgrade": {"sql": True}},
             "Print the SQL statements for a database without tables, and change nothing. "
