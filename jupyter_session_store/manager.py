@@ -111,7 +111,7 @@ class PersistentSessionManager(StoreSettings):
         repository.count(self.sessions)
         self._creator = SessionCreator(context, self.sessions.reader, leaders)
         self._open()
-        if mirror is not None and authority.has_records:
+        if mirror is not None:
             self._recorded = RecordedSessions(context, mirror, self.lease)
             self._recorded.begin()
         authority.set_in_use_check(self.sessions.kernels.in_use)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -318,11 +316,11 @@ def _names(kernels: Sequence[_Kernel]) -> str:
 
 def _check_folder(folder: KernelFolder) -> None:
     """Refuse a folder that others can write to: its files may be anybody's."""
-    from ..kernels.outliving.folder import UnsafeFile, check_safe
+    from ..kernels.outliving.folder import UnsafeFile, check_folder
 
-    for path in (folder.path.parent, folder.path):
+    for path in folder.levels:
         try:
-            check_safe(os.lstat(path), stat.S_ISDIR)
+            check_folder(path)
         except FileNotFoundError:
             return
         except UnsafeFile as error:

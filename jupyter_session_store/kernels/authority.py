@@ -84,8 +84,6 @@ class KernelAuthority(ABC):
     can_attach: bool = False
     #: What the log says at start of what does not work, and the setting that mends it.
     limitation: str | None = None
-    #: Whether sessions are recorded beside their kernels, for the next server to find both.
-    has_records: bool = False
 
     def __init__(self, kernel_manager: MappingKernelManager) -> None:
         self.kernel_manager = kernel_manager

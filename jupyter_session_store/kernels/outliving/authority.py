@@ -16,7 +16,6 @@ class OutlivingAuthority(ProcessAuthority):
     """As :class:`.ProcessAuthority`; what it knows of its kernels is recorded beside them."""
 
     kernel_manager: PersistentKernelManager
-    has_records = True
 
     def begin_records(
         self, namespace: str, patience: float, on_found: Callable[[FoundSessions], None]

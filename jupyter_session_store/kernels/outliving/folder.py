@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,11 @@ class KernelFolder:
         """Return the folder in Jupyter's runtime directory; it need not be there."""
         return cls(Path(jupyter_runtime_dir()) / _NAME / this_machine())
 
+    @property
+    def levels(self) -> tuple[Path, Path]:
+        """The folder of all machines, and this one in it: both are this user's alone."""
+        return self.path.parent, self.path
+
     def prepare(self) -> None:
         """Make the folder, if it is not there.
 
@@ -76,9 +81,9 @@ class KernelFolder:
         OSError
             If that fails; :class:`UnsafeFile` if it is another user's, or writable by one.
         """
-        for folder in (self.path.parent, self.path):
+        for folder in self.levels:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_safe(os.lstat(folder), stat.S_ISDIR)
+            check_folder(folder)
             folder.chmod(0o700)
 
     def record_file(self, kernel_id: str) -> Path:
@@ -191,9 +196,13 @@ def can_be_recorded(kernel_id: str) -> bool:
     return _PLAIN_ID.fullmatch(kernel_id) is not None
 
 
-def check_safe(found: os.stat_result, is_kind: object) -> None:
-    """Check that only this user can have written a file; raises :class:`UnsafeFile`."""
-    if not is_kind(found.st_mode):  # type: ignore[operator]
+def check_folder(path: Path) -> None:
+    """Check that only this user can have written a folder; raises :class:`UnsafeFile`."""
+    _check_safe(os.lstat(path), stat.S_ISDIR)
+
+
+def _check_safe(found: os.stat_result, is_kind: Callable[[int], bool]) -> None:
+    if not is_kind(found.st_mode):
         raise UnsafeFile("it is a link, or not of the expected kind")
     if sys.platform != "win32" and found.st_uid != os.geteuid():
         raise UnsafeFile("it is another user's")
@@ -208,7 +217,7 @@ def read_safely(path: Path) -> bytes:
         raise UnsafeFile("it is a link, or not of the expected kind")
     descriptor = os.open(path, flags)
     try:
-        check_safe(os.fstat(descriptor), stat.S_ISREG)
+        _check_safe(os.fstat(descriptor), stat.S_ISREG)
         with open(descriptor, "rb", closefd=False) as file:
             text = file.read(_LONGEST + 1)
     finally:

@@ -366,22 +366,20 @@ async def in_daemon_thread(function: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(action: Callable[[Any], None], outcome: Any) -> None:
-        def set_unless_cancelled() -> None:
-            if not done.cancelled():
-                action(outcome)
-
-        # A loop that was closed waits for nothing any more.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(set_unless_cancelled)
+    def settle(how: Callable[[Any], None], what: object) -> None:
+        if not done.cancelled():
+            how(what)
 
     def run() -> None:
+        how: Callable[[Any], None] = done.set_result
+        what: object
         try:
-            result = function()
+            what = function()
         except BaseException as error:
-            tell(done.set_exception, error)
-        else:
-            tell(done.set_result, result)
+            how, what = done.set_exception, error
+        # A loop that was closed waits for nothing any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, how, what)
 
     threading.Thread(target=run, name="jupyter_session_store kernels", daemon=True).start()
     return await done
