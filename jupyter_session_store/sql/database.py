@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections.abc import Callable
 from logging import Logger
@@ -29,7 +30,7 @@ from ..errors import (
 )
 from .engine import timeouts
 from .engine.backend import backend_of, note_cluster_node
-from .engine.cures import cure_of
+from .engine.cures import TAKES_NO_WRITES, cure_of
 from .engine.cutting import StatementWatch
 from .engine.faults import DriverFault
 from .engine.hosts import hosts_of
@@ -329,29 +330,19 @@ class Database:
         backend = backend_of(self.engine)
         if known := backend.cure_of(error):
             return known
-        if any(word in reason for word in ("hot standby", "session is read-only")):
+        if re.search(TAKES_NO_WRITES, reason):
             return cure_of(error, self.engine)
         if not backend.is_denied(error) and "denied" not in reason.lower():
             return None
         if self._grants is None:
+            # Imported late: few servers lack a right.
+            from .schema import rights
+
             # Once in an outage: it takes some statements.
-            self._grants = self._find_grants() or cure_of(error, self.engine) or ""
-        return self._grants
-
-    def _find_grants(self) -> str | None:
-        # Imported late: few servers lack a right.
-        from .schema import rights
-
-        try:
-            with self.engine.connect() as connection:
-                lacks = rights.lacking(connection)
-                return " ".join(rights.grants(connection, lacks)) or None
-        except Exception:
-            # It may be anything, such as a password that cannot be read any more. What is told is
-            # the fault that it was asked about.
-            return None
-        finally:
+            found = rights.find_missing_grants(self.engine)
             self.release()
+            self._grants = found or cure_of(error, self.engine) or ""
+        return self._grants
 
     @property
     def statements(self) -> int:

@@ -85,22 +85,11 @@ def translate_errors(made: Engine) -> Iterator[None]:
     except SQLAlchemyError as error:
         reason, cure = reason_of(error, made.url), backend_of(made).cure_of(error)
         if backend_of(made).is_denied(error):
-            cure = _grants(made) or cures.cure_of(error, made) or _CURE
+            cure = rights.find_missing_grants(made) or cures.cure_of(error, made) or _CURE
             raise RightMissing(f"{describe(made.url)}: {reason}. {cure}") from error
         if isinstance(error, DriverFault) and error.is_lasting:
             raise ConfigurationError(f"{describe(made.url)}: {reason}. {cure}") from None
         raise StoreUnavailable(f"{describe(made.url)}: {reason}. {cure or _CURE}") from error
-
-
-def _grants(made: Engine) -> str | None:
-    """Return the statements that give this role what servers need, if it lacks anything of it."""
-    try:
-        with made.connect() as connection:
-            lacks = rights.lacking(connection)
-            return " ".join(rights.grants(connection, lacks)) or None
-    except SQLAlchemyError:
-        # It may not even connect.
-        return None
 
 
 def require_usable(connection: Connection) -> versions.Status:

@@ -13,6 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from .backend import backend_of
 from .places import SEVERAL_FORM
 
+#: What libpq says of a host that does not do what the URL asks for.
+TAKES_NO_WRITES: Final = r"is in hot standby mode|session is read-only"
 #: What drivers and servers say, in any case of letters, and what mends it.
 _CURES: Final[Mapping[str, str]] = {
     r"password authentication failed|no password supplied|access denied .*using password": (
@@ -52,9 +54,7 @@ _CURES: Final[Mapping[str, str]] = {
     r"does not support ssl|doesn't support ssl|ssl is not supported|ssl connection error": (
         "Turn TLS on in the server, or off in the URL or the connect_args (sslmode, ssl)."
     ),
-    r"is in hot standby mode|session is read-only": (
-        f"Name the primary in the URL, or all hosts: {SEVERAL_FORM}"
-    ),
+    TAKES_NO_WRITES: f"Name the primary in the URL, or all hosts: {SEVERAL_FORM}",
     r"client certificate": "Name one's own: sslcert and sslkey (PostgreSQL), ssl's cert and key.",
     r"^filenotfounderror|certificate|hostname mismatch|match host name": (
         "Name the file of the authority that has signed the server's certificate "

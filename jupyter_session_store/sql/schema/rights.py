@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from ..engine.backend import backend_of, listed
@@ -68,6 +68,17 @@ def grants(connection: Connection, lacks: Mapping[str, Iterable[str]]) -> list[s
     """Return the statements that give this role what it lacks."""
     backend = backend_of(connection)
     return _grants(connection, lacks, backend.role(connection))
+
+
+def find_missing_grants(engine: Engine) -> str:
+    """Return the statements that give this role what it lacks, as far as that can be told."""
+    try:
+        with engine.connect() as connection:
+            return " ".join(grants(connection, lacking(connection)))
+    except Exception:
+        # It may be anything, such as a password that cannot be read any more. What is told is
+        # the fault that it was asked about.
+        return ""
 
 
 def grants_for_servers(connection: Connection, tables: Collection[str]) -> list[str]:
