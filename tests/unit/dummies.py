@@ -108,15 +108,25 @@ class DummyKernelManager(AsyncMappingKernelManager):
 
 
 def make_manager(
-    url: str = ":memory:", kernels: DummyKernelManager | None = None, **traits: Any
+    url: str = ":memory:",
+    kernels: DummyKernelManager | None = None,
+    kind: type[PersistentSessionManager] = PersistentSessionManager,
+    **traits: Any,
 ) -> PersistentSessionManager:
     """Return a session manager over dummies."""
-    return PersistentSessionManager(
+    return kind(
+        # One without kernels is false.
         kernel_manager=DummyKernelManager() if kernels is None else kernels,
         contents_manager=AsyncContentsManager(),
         database_filepath=url,
         **traits,
     )
+
+
+def kernels_of(manager: PersistentSessionManager) -> DummyKernelManager:
+    """Return the kernel manager of such a manager."""
+    assert isinstance(manager.kernel_manager, DummyKernelManager)
+    return manager.kernel_manager
 
 
 async def settle(manager: PersistentSessionManager) -> None:
@@ -162,6 +172,15 @@ async def first_row(manager: PersistentSessionManager) -> SessionRecord:
     raise AssertionError("no session was stored")
 
 
+def raising(error: BaseException) -> Callable[..., Any]:
+    """Return a function that raises an error, whatever it is given."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
 def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> None:
     """Let a verb of the repository fail from now on."""
 
@@ -176,14 +195,10 @@ def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> N
 def store_away(manager: PersistentSessionManager, error: Exception | None = None) -> Iterator[None]:
     """Let every verb of the repository fail, the heartbeat's among them."""
     error = StoreUnavailable("test") if error is None else error
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise error
-
     for verb in VERBS:
         failing(manager, verb, error)
     for verb in BLOCKING_VERBS:
-        setattr(manager.store, verb, fail)
+        setattr(manager.store, verb, raising(error))
     try:
         yield
     finally:

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado import web
 
 from jupyter_session_store.kernels.gateway.api import Answer
+from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
+from jupyter_session_store.manager import PersistentSessionManager
+
+
+def replica(
+    folder: Path,
+    url: str | None = None,
+    kind: type[PersistentSessionManager] = PersistentSessionManager,
+) -> PersistentSessionManager:
+    """Return the session manager of a server whose root directory is the folder."""
+    return kind(
+        kernel_manager=PersistentGatewayKernelManager(),
+        contents_manager=AsyncFileContentsManager(root_dir=str(folder)),
+        database_filepath=url or str(folder / "sessions.db"),
+        namespace="tenant",
+        gateway_name="g",
+        # Nothing here waits in vain: who reaches it hangs.
+        claim_timeout=30.0,
+    )
 
 
 class FakeGateway:

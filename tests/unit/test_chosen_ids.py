@@ -28,7 +28,8 @@ from tests.unit.dummies import (
     SharedKernelManager,
     failing,
     first_row,
-    settle,
+    kernels_of,
+    renewed,
     shared_manager,
     stored,
 )
@@ -44,21 +45,13 @@ def manager(database: Database) -> Iterator[PersistentSessionManager]:
 
 @pytest.fixture
 def kernels(manager: PersistentSessionManager) -> DummyKernelManager:
-    assert isinstance(manager.kernel_manager, DummyKernelManager)
-    return manager.kernel_manager
+    return kernels_of(manager)
 
 
 @pytest.fixture
 def authority(manager: PersistentSessionManager) -> SharedAuthority:
     assert isinstance(manager.kernel_manager, SharedKernelManager)
     return manager.kernel_manager.authority
-
-
-async def renewed(manager: PersistentSessionManager) -> None:
-    """Wait for a renewal, and for what follows it."""
-    await asyncio.wrap_future(manager.lease.renew_now())
-    await asyncio.sleep(0.01)
-    await settle(manager)
 
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

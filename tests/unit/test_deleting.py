@@ -20,6 +20,7 @@ from tests.unit.dummies import (
     DummyKernelManager,
     assert_equal_after_renewal,
     failing,
+    kernels_of,
     losing_answers,
     renewed,
     settle,
@@ -136,8 +137,7 @@ def sharing(request: pytest.FixtureRequest) -> Iterator[PersistentSessionManager
 
 def shut_down(manager: PersistentSessionManager) -> list[str]:
     """Return the kernels that were shut down."""
-    assert isinstance(manager.kernel_manager, DummyKernelManager)
-    return manager.kernel_manager.shut_down
+    return kernels_of(manager).shut_down
 
 
 async def test_a_store_that_cannot_be_written_keeps_a_shared_kernel(

@@ -26,7 +26,7 @@ from jupyter_session_store.records import STARTING
 from jupyter_session_store.sql.schema import versions
 from jupyter_session_store.testing import record
 from jupyter_session_store.web import extension
-from tests.unit.dummies import assert_equal_after_renewal, store_away
+from tests.unit.dummies import assert_equal_after_renewal, failing, raising, store_away
 
 HEALTH = ("api", "session-store", "health")
 STATUS = ("api", "session-store", "status")
@@ -100,13 +100,6 @@ def counting_finds(manager: PersistentSessionManager) -> list[dict[str, Any]]:
 
     manager.store.find = counted  # type: ignore[method-assign]
     return asked
-
-
-def failing(manager: PersistentSessionManager, verb: str, error: Exception) -> None:
-    async def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    setattr(manager.store, verb, fail)
 
 
 def test_it_is_found_where_jupyter_server_looks() -> None:
@@ -349,11 +342,7 @@ async def test_a_store_that_cannot_be_written_is_not_well_though_it_can_be_read(
     manager: PersistentSessionManager, jp_fetch: Any, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(extension, "SHARED_SECONDS", -1)
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise StoreUnavailable("it only reads")
-
-    manager.store.renew = fail  # type: ignore[method-assign]
+    manager.store.renew = raising(StoreUnavailable("it only reads"))  # type: ignore[method-assign]
     with pytest.raises(StoreUnavailable):
         await asyncio.wrap_future(manager.lease.renew_now())
     assert (manager.lease.failing, manager.lease.overdue) == (True, False)

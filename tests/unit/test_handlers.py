@@ -14,8 +14,8 @@ from traitlets.config import Config
 from jupyter_session_store.errors import SchemaMismatch, SessionConflict, StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
 from tests.unit.dummies import (
-    DummyKernelManager,
     assert_equal_after_renewal,
+    kernels_of,
     store_away,
     stored,
 )
@@ -141,8 +141,7 @@ async def test_a_store_that_fails_changes_no_answer(
     assert [code for code, _ in expected] == [
         *(201, 201, 201, 200, 200, 200, 200, 404, 204, 404, 404, 200, 204)
     ]
-    kernels = manager.kernel_manager
-    assert isinstance(kernels, DummyKernelManager)
+    kernels = kernels_of(manager)
     # Jupyter Server's own, in old releases.
     tracebacks = caplog.text.count("Traceback")
     caplog.clear()
@@ -219,8 +218,7 @@ async def test_bad_bodies_are_400(jp_fetch: Any, manager: PersistentSessionManag
     with pytest.raises(HTTPClientError) as refused:
         await jp_fetch("api", "sessions", method="POST", body=b"\xff{}")
     assert refused.value.code == 400
-    kernels = manager.kernel_manager
-    assert isinstance(kernels, DummyKernelManager)
+    kernels = kernels_of(manager)
     assert len(kernels.started) == 1
     assert len(await manager.store.find(manager.scope)) == 1
 

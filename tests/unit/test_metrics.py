@@ -42,6 +42,7 @@ from tests.unit.dummies import (
     SHARED,
     DummyKernelManager,
     make_manager,
+    raising,
     renewed,
     shared_manager,
 )
@@ -186,13 +187,10 @@ async def test_how_an_operation_ended_is_counted(
     async def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    def fail_at_once(*_: Any, **__: Any) -> None:
-        raise error
-
     before = {one: counted(verb, one) for one in metrics.OUTCOMES}
     took = value("operation_duration_seconds_count", verb=verb)
     blocking = verb in ("renew", "evict")
-    monkeypatch.setattr(inner, verb, fail_at_once if blocking else fail)
+    monkeypatch.setattr(inner, verb, raising(error) if blocking else fail)
     with pytest.raises(type(error)):
         await call(verbs_of(store)[verb])
     after = {one: counted(verb, one) for one in metrics.OUTCOMES}

@@ -26,10 +26,10 @@ from jupyter_session_store.sessions.http_errors import raises_http
 from jupyter_session_store.testing import record, server
 from tests.databases import Database
 from tests.unit.dummies import (
-    DummyKernelManager,
     assert_equal_after_renewal,
     failing,
     in_memory,
+    kernels_of,
     make_manager,
     renewed,
     settle,
@@ -72,12 +72,6 @@ async def create(manager: PersistentSessionManager, path: str, **how: Any) -> di
 async def rename_id(manager: PersistentSessionManager, session_id: str, new: str) -> None:
     """Give a session another id: a column that can be changed, if not through Jupyter's own API."""
     await manager.sessions.update(session_id, {"session_id": new})
-
-
-def kernels_of(manager: PersistentSessionManager) -> DummyKernelManager:
-    kernels = manager.kernel_manager
-    assert isinstance(kernels, DummyKernelManager)
-    return kernels
 
 
 def ids(models: list[dict[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from tests.unit.dummies import (
     assert_equal_after_renewal,
     failing,
     in_memory,
+    kernels_of,
     losing_answers,
     settle,
     shared_manager,
@@ -46,11 +47,6 @@ def sharing(manager: PersistentSessionManager) -> Iterator[PersistentSessionMana
     sharing = shared_manager(":memory:", repository=manager.repository)
     yield sharing
     sharing.close()
-
-
-def kernels_of(manager: PersistentSessionManager) -> DummyKernelManager:
-    assert isinstance(manager.kernel_manager, DummyKernelManager)
-    return manager.kernel_manager
 
 
 async def test_a_rename_tells_the_kernel(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ async def test_a_second_host_is_told_of_where_it_matters(
     told: bool,
 ) -> None:
     monkeypatch.delenv("JUPYTERHUB_USER", raising=False)
-    chosen = {} if namespace is None else {"namespace": namespace}
+    chosen: dict[str, Any] = {} if namespace is None else {"namespace": namespace}
 
     def server(hostname: str) -> PersistentSessionManager:
         monkeypatch.setattr("socket.gethostname", lambda: hostname)

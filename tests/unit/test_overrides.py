@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
-from jupyter_server.services.contents.manager import AsyncContentsManager
 from tornado import web
 
 from jupyter_session_store.errors import InvalidValue, SchemaMismatch
-from jupyter_session_store.gateway import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from tests.unit.dummies import (
     NOTEBOOK,
@@ -23,31 +20,7 @@ from tests.unit.dummies import (
     settle,
     stored,
 )
-from tests.unit.fake_gateway import FakeGateway
-
-
-def local(
-    kind: type[PersistentSessionManager], url: str = ":memory:", **traits: Any
-) -> PersistentSessionManager:
-    kernels = traits.pop("kernels", None)
-    return kind(
-        # One without kernels is false.
-        kernel_manager=DummyKernelManager() if kernels is None else kernels,
-        contents_manager=AsyncContentsManager(),
-        database_filepath=url,
-        **traits,
-    )
-
-
-def replica(kind: type[PersistentSessionManager], folder: Path) -> PersistentSessionManager:
-    return kind(
-        kernel_manager=PersistentGatewayKernelManager(),
-        contents_manager=AsyncFileContentsManager(root_dir=str(folder)),
-        database_filepath=str(folder / "sessions.db"),
-        namespace="tenant",
-        gateway_name="g",
-        claim_timeout=30.0,
-    )
+from tests.unit.fake_gateway import FakeGateway, replica
 
 
 def kernel_ids(manager: PersistentSessionManager) -> set[str]:
@@ -84,7 +57,7 @@ async def test_a_create_that_goes_on_in_a_task_of_its_own_keeps_the_claim(
                 return await asyncio.wait_for(create, 30)
             return await (asyncio.ensure_future(create) if how == "task" else create)
 
-    replicas = [replica(Manager, tmp_path) for _ in range(2)]
+    replicas = [replica(tmp_path, kind=Manager) for _ in range(2)]
     gateway.starting.clear()
     both = asyncio.gather(
         *(one.get_or_create_session("p", "", "notebook", "python3") for one in replicas)
@@ -113,7 +86,7 @@ async def test_an_id_that_cannot_be_stored_leaves_no_kernel(whose: str) -> None:
                 kernel_id="k" * 300 if whose == "kernel" else kernel_id, **how
             )
 
-    manager = local(Manager, kernels=Kernels())
+    manager = make_manager(kind=Manager, kernels=Kernels())
     with pytest.raises(InvalidValue):
         await manager.create_session(**NOTEBOOK)
     await settle(manager)
@@ -126,7 +99,7 @@ async def test_session_exists_may_be_a_plain_function() -> None:
         def session_exists(self, path: str) -> bool:  # type: ignore[override]
             return False
 
-    manager = local(Manager)
+    manager = make_manager(kind=Manager)
     model = await manager.get_or_create_session("p", "", "notebook")
     assert model["path"] == "p"
     manager.close()
@@ -141,7 +114,7 @@ async def test_a_row_without_a_kernel_can_be_deleted(hook: str) -> None:
         return await getattr(PersistentSessionManager, hook)(self, *args, **kwargs)
 
     setattr(Manager, hook, plain)
-    manager = local(Manager, kernels=SharedKernelManager())
+    manager = make_manager(kind=Manager, kernels=SharedKernelManager())
     model = await manager.create_session(**NOTEBOOK)
     # A row that was edited by hand, where sessions are read from the store.
     await manager.store.update(manager.scope, model["id"], {"kernel_id": None})
@@ -164,7 +137,7 @@ async def test_get_session_may_use_kernels_while_a_session_is_attached() -> None
                 await self.create_session("third", "", "notebook", kernel_id=model["kernel"]["id"])
             return model
 
-    manager = local(Manager)
+    manager = make_manager(kind=Manager)
     first = await manager.create_session("first", "", "notebook")
     kernel_id = first["kernel"]["id"]
     await asyncio.wait_for(
@@ -180,7 +153,7 @@ async def test_a_move_by_an_override_to_a_kernel_that_is_deleted_meanwhile_is_ta
             await asyncio.sleep(0.05)
             await super().update_session(session_id, **kwargs)
 
-    manager = local(Manager)
+    manager = make_manager(kind=Manager)
     first = await manager.create_session("1", "", "notebook")
     second = await manager.create_session("2", "", "notebook")
     moved, _ = await asyncio.gather(
@@ -212,7 +185,7 @@ async def test_a_rename_leaves_the_kernel_of_a_session_that_is_kept_elsewhere(sh
         async def update_session(self, session_id: str, **kwargs: Any) -> None:
             self.kept.update(kwargs)
 
-    manager = local(Manager, kernels=SharedKernelManager() if shared else None)
+    manager = make_manager(kind=Manager, kernels=SharedKernelManager() if shared else None)
     model = await manager.create_session(**NOTEBOOK)
     renamed = await manager.change_session(model["id"], path="b.ipynb")
     assert renamed["path"] == "b.ipynb"
@@ -233,7 +206,7 @@ async def test_a_move_whose_model_cannot_be_shown_leaves_no_kernel() -> None:
                 raise web.HTTPError(500)
             return await super().get_session(**kwargs)
 
-    manager = local(Manager)
+    manager = make_manager(kind=Manager)
     model = await manager.create_session(**NOTEBOOK)
     with pytest.raises(web.HTTPError):
         await manager.change_session(model["id"], kernel_name="python3")
@@ -248,7 +221,7 @@ async def test_a_fault_of_the_store_does_not_hide_the_error_of_an_override() -> 
             failing(self, "find", SchemaMismatch("test"))
             raise RuntimeError("mine")
 
-    manager = local(Manager)
+    manager = make_manager(kind=Manager)
     model = await manager.create_session(**NOTEBOOK)
     with pytest.raises(RuntimeError, match="mine"):
         await manager.change_session(model["id"], kernel_name="python3")
@@ -259,7 +232,7 @@ async def test_a_move_that_cannot_be_taken_back_leaves_its_old_kernel_usable(
     tmp_path: Path, gateway: FakeGateway
 ) -> None:
     """A look that fails must not leave others waiting for a shutdown that does not come."""
-    manager = replica(PersistentSessionManager, tmp_path)
+    manager = replica(tmp_path)
     session = await manager.create_session("1", "", "notebook", "python3")
     target = (await manager.create_session("2", "", "notebook", "python3"))["kernel"]["id"]
     move, moves = manager.store.move, 0
@@ -286,7 +259,7 @@ async def test_a_move_to_the_kernel_that_another_replica_has_just_left_leaves_no
     tmp_path: Path, gateway: FakeGateway
 ) -> None:
     """The session was on the kernel when it was looked at, and is on another when it is written."""
-    one, two = (replica(PersistentSessionManager, tmp_path) for _ in range(2))
+    one, two = (replica(tmp_path) for _ in range(2))
     session = await one.create_session("1", "", "notebook", "python3")
     kernel_id = session["kernel"]["id"]
     model_of, moved, looking = one.kernel_manager.kernel_model, False, False

@@ -16,7 +16,7 @@ from jupyter_session_store.sessions import patience
 from jupyter_session_store.sessions.patience import Patience
 from tests.unit.dummies import (
     NOTEBOOK,
-    DummyKernelManager,
+    kernels_of,
     make_manager,
     settle,
     shared_manager,
@@ -102,8 +102,7 @@ def locking(manager: PersistentSessionManager, verb: str) -> asyncio.Event:
 
 async def test_a_refused_post_is_answered_before_it_is_undone(tmp_path: Path) -> None:
     manager = shared_manager(str(tmp_path / "sessions.db"))
-    kernels = manager.kernel_manager
-    assert isinstance(kernels, DummyKernelManager)
+    kernels = kernels_of(manager)
     # The kernel starts between the claim and this.
     unlocked = locking(manager, "update")
     for _ in range(2):
@@ -142,6 +141,13 @@ def delay(manager: PersistentSessionManager, monkeypatch: pytest.MonkeyPatch) ->
     return made
 
 
+async def refused_in_time(request: Awaitable[object]) -> None:
+    """Check that a request has waited for a second in all."""
+    with pytest.raises(StoreUnavailable) as refused:
+        await asyncio.wait_for(request, 30)
+    assert "waiting for 1 s" in str(refused.value.__cause__)
+
+
 async def test_a_post_waits_for_the_store_no_longer_than_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,9 +156,7 @@ async def test_a_post_waits_for_the_store_no_longer_than_it_says(
     manager = shared_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
     made = delay(manager, monkeypatch)
-    with pytest.raises(StoreUnavailable) as refused:
-        await asyncio.wait_for(manager.get_or_create_session(**NOTEBOOK), 30)
-    assert "waiting for 1 s" in str(refused.value.__cause__)
+    await refused_in_time(manager.get_or_create_session(**NOTEBOOK))
     # The look was answered, and the row was not added any more.
     assert made == [1]
     await settle(manager)
@@ -168,16 +172,13 @@ async def test_a_delete_is_answered_in_time_and_goes_on(
     model = await manager.get_or_create_session(**NOTEBOOK)
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 1.0)
     made = delay(manager, monkeypatch)
-    with pytest.raises(StoreUnavailable) as refused:
-        await asyncio.wait_for(manager.delete_session(model["id"]), 30)
-    assert "waiting for 1 s" in str(refused.value.__cause__)
+    await refused_in_time(manager.delete_session(model["id"]))
     assert made == [1]
     await settle(manager)
     monkeypatch.undo()
     # To its end, as for a client who has gone away.
     assert await manager.list_sessions() == []
-    kernels = manager.kernel_manager
-    assert isinstance(kernels, DummyKernelManager)
+    kernels = kernels_of(manager)
     assert kernels.shut_down == kernels.started
     manager.close()
 
@@ -189,15 +190,12 @@ async def test_a_move_is_answered_in_time_and_goes_on(
     model = await manager.get_or_create_session(**NOTEBOOK)
     monkeypatch.setattr(patience, "REQUEST_SECONDS", 1.0)
     delay(manager, monkeypatch)
-    with pytest.raises(StoreUnavailable) as refused:
-        await asyncio.wait_for(manager.change_session(model["id"], kernel_name="other"), 30)
-    assert "waiting for 1 s" in str(refused.value.__cause__)
+    await refused_in_time(manager.change_session(model["id"], kernel_name="other"))
     await settle(manager)
     monkeypatch.undo()
     [moved] = await manager.list_sessions()
     assert moved["kernel"]["name"] == "other"
-    kernels = manager.kernel_manager
-    assert isinstance(kernels, DummyKernelManager)
+    kernels = kernels_of(manager)
     assert kernels.shut_down == kernels.started[:1]
     assert [one.state for one in await stored(manager)] == ["ready"]
     manager.close()

@@ -25,6 +25,7 @@ from tests.unit.dummies import (
     DummyKernelManager,
     assert_equal_after_renewal,
     make_manager,
+    raising,
     shared_manager,
     store_away,
     stored,
@@ -160,11 +161,7 @@ def test_after_a_failed_renewal_nobody_is_evicted_at_once(
     for _ in range(4):
         beating.beat(LEASE / 3)
     renew = beating.repository.renew
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise StoreUnavailable("test")
-
-    monkeypatch.setattr(beating.repository, "renew", fail)
+    monkeypatch.setattr(beating.repository, "renew", raising(StoreUnavailable("test")))
     beating.heartbeat.start()
     with pytest.raises(StoreUnavailable):
         beating.heartbeat.renew_now().result(30)
@@ -178,11 +175,7 @@ def test_a_renewal_that_fails_otherwise_is_a_fault_of_the_store(
     beating: Beating, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for it gets an error with a status, and no CancelledError."""
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise ValueError("test")
-
-    monkeypatch.setattr(beating.repository, "renew", fail)
+    monkeypatch.setattr(beating.repository, "renew", raising(ValueError("test")))
     beating.heartbeat.start()
     with pytest.raises(StoreUnavailable):
         beating.heartbeat.renew_now().result(30)
@@ -365,11 +358,7 @@ async def test_without_the_store_an_overdue_lease_answers_unavailable(tmp_path: 
     """Where others use the kernels too: what it would say may not be so any more."""
     manager = shared_manager(str(tmp_path / "sessions.db"))
     await manager.list_sessions()
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise StoreUnavailable("test")
-
-    manager.store.renew = fail  # type: ignore[method-assign]
+    manager.store.renew = raising(StoreUnavailable("test"))  # type: ignore[method-assign]
     manager.lease._renewed -= manager.lease_seconds + 1
     with pytest.raises(StoreUnavailable):
         await manager.list_sessions()

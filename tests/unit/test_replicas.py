@@ -8,41 +8,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado import web
 
 from jupyter_session_store.errors import StoreUnavailable, WaitTimedOut
 from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.kernels.gateway.api import Answer
-from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
 from tests.databases.database import Database
-from tests.unit.dummies import first_row, settle, stored
-from tests.unit.fake_gateway import FakeGateway
+from tests.unit.dummies import first_row, renewed, settle, stored
+from tests.unit.fake_gateway import FakeGateway, replica
 
 T = TypeVar("T")
 
 HOW: dict[str, Any] = {"name": "", "type": "notebook", "kernel_name": "python3"}
 
 
-def replica(database: Database, folder: Path) -> PersistentSessionManager:
-    return PersistentSessionManager(
-        kernel_manager=PersistentGatewayKernelManager(),
-        contents_manager=AsyncFileContentsManager(root_dir=str(folder)),
-        database_filepath=database.url,
-        namespace="tenant",
-        gateway_name="g",
-        # Nothing here waits in vain: who reaches it hangs.
-        claim_timeout=30.0,
-    )
-
-
 @pytest.fixture
 def replicas(
     database: Database, tmp_path: Path, gateway: FakeGateway
 ) -> Iterator[tuple[PersistentSessionManager, PersistentSessionManager]]:
-    one, two = replica(database, tmp_path), replica(database, tmp_path)
+    one, two = (replica(tmp_path, database.url) for _ in range(2))
     yield one, two
     for manager in (one, two):
         assert manager._pending_sessions._records == []
@@ -50,13 +36,6 @@ def replicas(
 
 
 Replicas = tuple[PersistentSessionManager, PersistentSessionManager]
-
-
-async def renewed(manager: PersistentSessionManager) -> None:
-    """Wait for a renewal, and for what follows it."""
-    await asyncio.wrap_future(manager.lease.renew_now())
-    await asyncio.sleep(0.01)
-    await settle(manager)
 
 
 async def evict(manager: PersistentSessionManager, other: PersistentSessionManager) -> None:

@@ -19,6 +19,7 @@ from tests.unit.dummies import (
     DummyKernelManager,
     failing,
     first_row,
+    kernels_of,
     settle,
     shared_manager,
     stored,
@@ -46,8 +47,7 @@ def patient(database: Database) -> Iterator[PersistentSessionManager]:
 
 @pytest.fixture
 def kernels(manager: PersistentSessionManager) -> DummyKernelManager:
-    assert isinstance(manager.kernel_manager, DummyKernelManager)
-    return manager.kernel_manager
+    return kernels_of(manager)
 
 
 async def test_the_path_is_claimed_before_the_kernel_starts(

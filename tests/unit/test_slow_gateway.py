@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from jupyter_server.gateway.gateway_client import GatewayClient, gateway_request
-from jupyter_server.services.contents.filemanager import AsyncFileContentsManager
 from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
@@ -17,11 +16,10 @@ from tornado.testing import bind_unused_port
 from jupyter_session_store.errors import WaitTimedOut
 from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.kernels.gateway.api import Answer
-from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import READY, Liveness
 from tests.unit.dummies import settle, stored
-from tests.unit.fake_gateway import FakeGateway
+from tests.unit.fake_gateway import FakeGateway, replica
 
 HOW: dict[str, Any] = {"name": "", "type": "notebook", "kernel_name": "python3"}
 AT_ONCE = 10
@@ -29,14 +27,7 @@ AT_ONCE = 10
 
 @pytest.fixture
 def manager(tmp_path: Path, gateway: FakeGateway) -> Iterator[PersistentSessionManager]:
-    manager = PersistentSessionManager(
-        kernel_manager=PersistentGatewayKernelManager(),
-        contents_manager=AsyncFileContentsManager(root_dir=str(tmp_path)),
-        database_filepath=str(tmp_path / "sessions.db"),
-        namespace="tenant",
-        gateway_name="g",
-        claim_timeout=30.0,
-    )
+    manager = replica(tmp_path)
     yield manager
     assert manager._pending_sessions._records == []
     manager.close()
@@ -175,12 +166,7 @@ async def test_an_override_that_saves_a_session_may_delete_another(
                     await self.delete_session(model["id"])
             return await super().save_session(session_id, **kwargs)
 
-    manager = Manager(
-        kernel_manager=PersistentGatewayKernelManager(),
-        contents_manager=AsyncFileContentsManager(root_dir=str(tmp_path)),
-        database_filepath=":memory:",
-        gateway_name="g",
-    )
+    manager = replica(tmp_path, ":memory:", Manager)
     first = await manager.create_session(path="a", **HOW)
     await manager.create_session(path="old", **HOW)
     attached = await asyncio.wait_for(

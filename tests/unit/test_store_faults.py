@@ -28,7 +28,7 @@ from jupyter_session_store.errors import (
 )
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sessions.http_errors import HTTPStoreError, as_http
-from tests.unit.dummies import NOTEBOOK, shared_manager
+from tests.unit.dummies import NOTEBOOK, failing, shared_manager
 
 #: What the log may say of a database, and a client may not see.
 WHERE: Final = "postgresql jupyter@db.example.org:5432/jupyter: connection refused"
@@ -112,12 +112,9 @@ async def fetch(jp_fetch: Any, *parts: str, method: str = "GET", body: Any = Non
     return response
 
 
-def failing(manager: PersistentSessionManager, error: Exception) -> None:
-    async def fail(*_: Any, **__: Any) -> None:
-        raise error
-
+def all_failing(manager: PersistentSessionManager, error: Exception) -> None:
     for verb in ("find", "add", "update", "begin_close", "remove"):
-        setattr(manager.store, verb, fail)
+        failing(manager, verb, error)
 
 
 def requests_counted(handler: str) -> float:
@@ -144,7 +141,7 @@ async def test_a_handler_of_another_package_answers_503(
     error: Exception,
     seconds: str,
 ) -> None:
-    failing(manager, error)
+    all_failing(manager, error)
     caplog.set_level(logging.INFO)
     before = requests_counted(HANDLERS[name].__name__)
     for _ in range(3):
@@ -164,7 +161,7 @@ async def test_a_handler_of_another_package_answers_503(
 async def test_the_requests_of_an_outage_are_logged_for_those_who_look_closely(
     jp_fetch: Any, manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    failing(manager, AWAY)
+    all_failing(manager, AWAY)
     caplog.set_level(logging.DEBUG)
     await fetch(jp_fetch, "api", "sessions")
     said = [one for one in caplog.records if "GET /a%40b/api/sessions" in one.getMessage()]
@@ -186,7 +183,7 @@ async def test_a_fault_that_only_the_answer_tells_of_is_a_warning(
     caplog: pytest.LogCaptureFixture,
     error: StoreUnavailable,
 ) -> None:
-    failing(manager, error)
+    all_failing(manager, error)
     answer = await fetch(jp_fetch, "api", "sessions")
     assert (answer.code, json.loads(answer.body)["message"]) == (503, str(error))
     levels = {entry.levelno for entry in caplog.records}
@@ -197,7 +194,7 @@ async def test_a_fault_that_only_the_answer_tells_of_is_a_warning(
 async def test_an_outage_is_silent_in_the_packages_own_handlers(
     jp_fetch: Any, manager: PersistentSessionManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    failing(manager, AWAY)
+    all_failing(manager, AWAY)
     body = {"path": "a.ipynb", "type": "notebook", "kernel": {"name": "python3"}}
     requests: list[tuple[str, tuple[str, ...], Any]] = [
         ("GET", (), None),
@@ -244,7 +241,7 @@ async def test_each_method_of_the_manager_raises_what_tornado_understands() -> N
     manager = shared_manager(":memory:", repository="memory")
     model = await manager.create_session(**NOTEBOOK)
     record = (await manager.store.find(manager.scope))[0]
-    failing(manager, AWAY)
+    all_failing(manager, AWAY)
     calls: dict[str, Any] = {
         "session_exists": manager.session_exists("a.ipynb"),
         "get_session": manager.get_session(path="a.ipynb"),
