@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
-import json
 import logging
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,21 +21,11 @@ from jupyter_session_store.kernels.authority import RecordedSession
 from jupyter_session_store.kernels.outliving.adoption import FoundKernel, Search, read_connection
 from jupyter_session_store.kernels.outliving.folder import KernelFolder
 from jupyter_session_store.kernels.outliving.kernel_lock import KernelLock
-from jupyter_session_store.kernels.outliving.kernel_process import ProcessMark
 from jupyter_session_store.kernels.outliving.kernel_record import KernelRecord
 from jupyter_session_store.kernels.outliving.manager import place_of
 from jupyter_session_store.local import PersistentKernelManager
 from tests.unit.dummies import in_memory, make_manager
-
-ENDED = ProcessMark(2**22 - 1, 1)
-CONNECTION = {
-    **dict.fromkeys(("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"), 1),
-    "ip": "127.0.0.1",
-    "key": "the key",
-    "transport": "tcp",
-    "signature_scheme": "hmac-sha256",
-    "kernel_name": "python3",
-}
+from tests.unit.leaving import CONNECTION, ENDED, leaving
 
 
 @pytest.fixture
@@ -52,30 +39,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KernelFolder:
 @pytest.fixture
 def left(tmp_path: Path, folder: KernelFolder) -> Iterator[KernelRecord]:
     """The record of a running kernel that nobody owns: of another place, so not at the start."""
-    file = tmp_path / "kernel-k.json"
-    file.write_text(json.dumps(CONNECTION))
-    file.chmod(0o600)
-    code = "import time\nprint('up', flush=True)\ntime.sleep(600)"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        record = KernelRecord(
-            kernel_id="k",
-            kernel_name="python3",
-            namespace="tenant",
-            place="another",
-            server_id="former",
-            owner=ENDED,
-            process=ProcessMark.of(process.pid),
-            connection_file=str(file),
-            cwd=None,
-            owned_until=10.0**12,
-        )
-        folder.write(record)
-        yield record
-        process.kill()
+    with leaving(tmp_path, folder) as leave:
+        leave(place="another", owned_until=10.0**12)
+        yield folder.read("k")
 
 
 def take(folder: KernelFolder, record: KernelRecord) -> FoundKernel:

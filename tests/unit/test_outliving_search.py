@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,24 +27,10 @@ from jupyter_session_store.kernels.outliving.kernel_process import (
     find_by_argument,
     send_to_group,
 )
-from jupyter_session_store.kernels.outliving.kernel_record import KernelRecord
 from jupyter_session_store.kernels.outliving.manager import sessions_on
+from tests.unit.leaving import CONNECTION, leaving, write_connection
 
 LOG = logging.getLogger(__name__)
-#: A process of this number and start is not there.
-ENDED = ProcessMark(2**22 - 1, 1)
-CONNECTION = {
-    "shell_port": 1,
-    "iopub_port": 2,
-    "stdin_port": 3,
-    "control_port": 4,
-    "hb_port": 5,
-    "ip": "127.0.0.1",
-    "key": "the key",
-    "transport": "tcp",
-    "signature_scheme": "hmac-sha256",
-    "kernel_name": "python3",
-}
 DAY = 86_400.0
 
 
@@ -76,48 +61,10 @@ def search(folder: KernelFolder, clock: Clock) -> Search:
     return Search(folder, "tenant", "8888:/", 90.0, 7.0, LOG, clock=clock)
 
 
-_KERNEL = "import signal, sys, time\n{}\nprint('up', flush=True)\ntime.sleep(600)"
-
-
 @pytest.fixture
 def leave(tmp_path: Path, folder: KernelFolder) -> Iterator[Callable[..., Any]]:
-    """A function that leaves a kernel with its record, and returns its process."""
-    begun: list[subprocess.Popen[bytes]] = []
-
-    def leave(
-        kernel_id: str = "k", *, deaf: bool = False, lone: bool = False, **changes: Any
-    ) -> subprocess.Popen[bytes]:
-        file = tmp_path / f"kernel-{kernel_id}.json"
-        file.write_text(json.dumps(CONNECTION))
-        file.chmod(0o600)
-        code = _KERNEL.format("signal.signal(signal.SIGTERM, signal.SIG_IGN)" if deaf else "")
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(file)],
-            stdout=subprocess.PIPE,
-            start_new_session=not lone,
-        )
-        begun.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        record = KernelRecord(
-            kernel_id=kernel_id,
-            kernel_name="python3",
-            namespace="tenant",
-            place="8888:/",
-            server_id="former",
-            owner=ENDED,
-            process=ProcessMark.of(process.pid),
-            connection_file=str(file),
-            cwd=None,
-            owned_until=1000.0,
-        )
-        folder.write(record.replace(**changes))
-        return process
-
-    yield leave
-    for process in begun:
-        process.kill()
-        process.communicate()
+    with leaving(tmp_path, folder) as leave:
+        yield leave
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -334,8 +281,7 @@ def test_who_may_be_reached_by_others_is_left_alone(
     assert caplog.text.count("The kernel k is left alone: its connection file is not to be") == 1
     assert files(folder) == ["k.json"]
     (tmp_path / "kernel-k.json").unlink()
-    (tmp_path / "kernel-k.json").write_text(json.dumps(CONNECTION))
-    (tmp_path / "kernel-k.json").chmod(0o600)
+    write_connection(tmp_path / "kernel-k.json")
     assert ids(search.find(is_at_place=True)) == ["k"]
 
 
