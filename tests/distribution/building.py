@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..programs import run_to_end
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 _PATIENCE: Final = 600
 
@@ -44,7 +46,7 @@ class Environment:
         # An optional module that builds a parser of IRIs when it is imported, which takes
         # longer than everything else here.
         (modules / "rfc3987_syntax.py").write_text("raise ImportError(__name__)\n")
-        return subprocess.run(
+        return run_to_end(
             [self.python, *words],
             cwd=cwd,
             env={
@@ -55,12 +57,7 @@ class Environment:
                 "PYTHONPATH": str(modules),
                 **variables,
             },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
             timeout=_PATIENCE,
-            check=False,
         )
 
     def answer(self, expression: str, *, cwd: Path) -> str:
@@ -127,15 +124,5 @@ def _check(command: list[str | Path], cwd: Path = ROOT) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     # Of most modules that are installed for a test none is ever imported.
     environment["PIP_COMPILE"] = "0"
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
-    )
+    done = run_to_end(command, cwd=cwd, env=environment, timeout=_PATIENCE)
     assert done.returncode == 0, done.stdout

@@ -25,6 +25,7 @@ from jupyter_session_store.sql.schema.versions import HEAD
 from jupyter_session_store.testing import server
 
 from ..forking import USABLE, forker
+from ..programs import run_to_end
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCOPE: Final = Scope("dir:/home/alice", "server:1")
@@ -196,17 +197,7 @@ def run_python(
     surrounding = surroundings(home, **variables)
     if USABLE and arguments[0] == "-m" and not any(one.startswith("PYTHON") for one in variables):
         return _forked(arguments, cwd, surrounding)
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=surrounding,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_to_end([sys.executable, *arguments], cwd=cwd, env=surrounding, timeout=100)
 
 
 def _forked(

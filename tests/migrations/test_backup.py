@@ -22,6 +22,7 @@ from jupyter_session_store.sql.engine import sqlite
 from jupyter_session_store.sql.schema import backup, migrating
 from jupyter_session_store.sql.schema.versions import HEAD, State
 
+from ..programs import run_to_end
 from ..system.waiting import until
 from .support import (
     LATER,
@@ -368,16 +369,11 @@ def upgrade_after(before: str, file: Path, tmp_path: Path) -> subprocess.Complet
     later = tmp_path / "later" / "migrations"
     if not later.exists():
         release(later.parent, 1)
-    return subprocess.run(
+    return run_to_end(
         [*without_privileges(), sys.executable, "-c", code, str(file), str(later)],
         # Bytecode would be cut off where the file is.
         env=surroundings(tmp_path, PYTHONDONTWRITEBYTECODE="1"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
         timeout=100,
-        check=False,
     )
 
 

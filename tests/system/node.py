@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
+
+from ..programs import run_to_end
 
 #: Seconds; it takes ten.
 _PATIENCE: Final = 240
@@ -39,13 +40,6 @@ def _install(folder: Path, package: str) -> None:
     missing = [name for name in ("node", "npm") if shutil.which(name) is None]
     assert not missing, f"{' and '.join(missing)} not installed: see `make test` in the README"
     options = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"]
-    done = subprocess.run(
-        ["npm", "install", "--prefix", folder, *options, package],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_PATIENCE,
-        check=False,
-    )
+    command: list[str | Path] = ["npm", "install", "--prefix", folder, *options, package]
+    done = run_to_end(command, timeout=_PATIENCE)
     assert done.returncode == 0, f"npm cannot install {package}:\n{done.stdout}"

@@ -14,6 +14,7 @@ import pytest
 
 from ..databases import Database
 from ..migrations.support import ROOT
+from ..programs import run_to_end
 from . import releases
 from .conftest import stored_in
 from .outliving import OutlivingServer, has_ended
@@ -42,14 +43,8 @@ def oldest() -> str:
     with (ROOT / f"{_OLDEST[0]}.lock").open("w") as lock:
         # Several processes of the tests may want it at once: one makes it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run(
-            [sys.executable, "tools/environment.py", *_OLDEST],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "tools/environment.py", *_OLDEST]
+        done = run_to_end(command, cwd=ROOT, timeout=900)
     assert done.returncode == 0, done.stdout
     python = ROOT / _OLDEST[0] / "bin" / "python"
     asked = "import jupyter_client, jupyter_server as server; print(server, jupyter_client)"

@@ -18,6 +18,7 @@ import pytest
 
 from jupyter_session_store.sql.engine.postgresql import PostgreSQL
 
+from ..programs import run_to_end
 from .node import node_package
 
 #: Seconds. Far above what these tests take.
@@ -80,26 +81,12 @@ def test_a_release(programs: Path) -> None:
     (release,) = re.findall(r"\d+\.\d+", said)
     environment = {k: v for k, v in os.environ.items() if not _NOT_PASSED_ON.match(k)}
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "postgresql",
-            *TESTS,
-        ],
+    options = ("-q", "-p", "no:cacheprovider", "-k", "postgresql")
+    done = run_to_end(
+        [sys.executable, "-m", "pytest", *options, *TESTS],
         cwd=_ROOT,
         env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
         timeout=_PATIENCE,
-        check=False,
     )
     assert done.returncode == 0, done.stdout
     (told,) = re.findall(r"^postgresql: (\d+) passed \((.*)\)$", done.stdout, re.MULTILINE)
