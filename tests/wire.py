@@ -8,7 +8,6 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -128,12 +127,7 @@ class WireTap:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
             self._do(self._refuse())
             self._do(self._cut())

@@ -179,3 +179,14 @@ def asked(
     finally:
         os.close(ours)
         os.close(terminal)
+
+
+def waits(database: Database, verb: str) -> bool:
+    """Return whether such a statement on sessions waits for a lock."""
+    query = {
+        "postgresql": "SELECT 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        "mysql": "SELECT 1 FROM information_schema.processlist"
+        f" WHERE db = database() AND info LIKE '{verb} jupyter_sessions%'",
+    }
+    return bool(database.rows(query[database.kind]))

@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from sqlalchemy import insert
 
 from jupyter_session_store.records import READY, SERVER_AUTHORITY, Scope, SessionRecord, claim_of
@@ -26,7 +27,7 @@ from jupyter_session_store.sql.schema import migrating
 
 from ..databases import Database
 from ..forking import USABLE, Process, forker
-from ..migrations.support import surroundings
+from ..migrations.support import release, surroundings
 
 #: The command, as it is installed beside this Python.
 COMMAND: Final = str(Path(sysconfig.get_path("scripts")) / "jupyter-session-store")
@@ -216,6 +217,14 @@ def upgraded(url: str) -> None:
         migrating.upgrade(engine)
     finally:
         engine.dispose()
+
+
+def upgraded_by_later_release(url: str, folder: Path, floor: int) -> None:
+    """Bring a database to a revision of a release to come; see :func:`.release`."""
+    later = release(folder, floor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrating, "migrations_folder", lambda: later)
+        upgraded(url)
 
 
 def session(namespace: str, number: int, **changes: object) -> SessionRecord:

@@ -7,14 +7,11 @@ from typing import Final
 
 import pytest
 
-from jupyter_session_store.sql.schema import migrating
-
 from ..databases import Database
-from ..migrations.support import release
 from ..system.passwords import leaked, with_password
 from .cleaning_support import aged, asked, dead, everything, local, name_of
 from .conftest import Run
-from .support import fill, shows_password, upgraded
+from .support import fill, shows_password, upgraded_by_later_release
 
 COMMANDS: Final = (
     ("prune", "--older-than", "30d", "--yes"),
@@ -167,12 +164,9 @@ def test_tables_of_another_program(run: Run, database: Database) -> None:
 
 @pytest.mark.parametrize("floor", [1, 99])
 def test_a_database_of_a_newer_version(
-    run: Run, database: Database, floor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, database: Database, floor: int, tmp_path: Path
 ) -> None:
-    later = release(tmp_path / "later", floor)
-    with monkeypatch.context() as patch:
-        patch.setattr(migrating, "migrations_folder", lambda: later)
-        upgraded(database.url)
+    upgraded_by_later_release(database.url, tmp_path / "later", floor)
     for words in COMMANDS:
         answer = run(*words, url=database.url)
         if floor == 1:

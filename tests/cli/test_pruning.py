@@ -40,6 +40,7 @@ from .cleaning_support import (
     remote,
     removed,
     servers_of,
+    waits,
 )
 from .conftest import Run
 from .support import PATIENCE, configure, fill, running, server, session, shows_password
@@ -253,7 +254,7 @@ def test_a_database_that_is_killed_half_way(home: Path, own_server: Instance) ->
         cursor.execute(_LOCK_ONE)
         with running("prune", *OLD, "--yes", "--json", home=home, url=database.url) as process:
             until(lambda: _count(database) < count, why="it has begun")
-            until(lambda: _waits(database), why="it waits for the lock")
+            until(lambda: waits(database, "DELETE FROM"), why="it waits for the lock")
             removed = count - _count(database)
             own_server.kill()
             output, errors = process.communicate(timeout=PATIENCE)
@@ -335,7 +336,7 @@ def test_a_second_ctrl_c_ends_what_waits_for_a_lock(home: Path, database: Databa
         cursor.execute("BEGIN")
         cursor.execute(f"{_LOCK} FOR UPDATE")
         with running("prune", *OLD, "--yes", home=home, url=database.url) as process:
-            until(lambda: _waits(database), why="it waits for the lock")
+            until(lambda: waits(database, "DELETE FROM"), why="it waits for the lock")
             process.send_signal(signal.SIGINT)
             _see(process, "Stopping")
             process.send_signal(signal.SIGINT)
@@ -356,16 +357,6 @@ def _see(process: Process, text: str) -> None:
     while text not in said:
         assert said, f"it ended without {text!r}"
         said = process.stderr.readline()
-
-
-def _waits(database: Database) -> bool:
-    query = {
-        "postgresql": "SELECT 1 FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        "mysql": "SELECT 1 FROM information_schema.processlist"
-        " WHERE db = database() AND info LIKE 'DELETE FROM jupyter_sessions%'",
-    }
-    return bool(database.rows(query[database.kind]))
 
 
 def _count(database: Database) -> int:

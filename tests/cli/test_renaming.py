@@ -25,6 +25,7 @@ from .cleaning_support import (
     numbers,
     remote,
     servers_of,
+    waits,
 )
 from .conftest import Run
 from .support import fill, running, shows_password
@@ -222,7 +223,9 @@ def test_a_session_that_is_added_while_the_others_come(home: Path, database: Dat
         with running(
             "rename", "bob", "robert", "--json", "--yes", home=home, url=database.url
         ) as process:
-            until(lambda: _waits(database), why="it waits for the claim that is being made")
+            until(
+                lambda: waits(database, "UPDATE"), why="it waits for the claim that is being made"
+            )
             cursor.execute("COMMIT")
             output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -240,20 +243,10 @@ def test_ctrl_c_in_a_rename_changes_nothing(home: Path, database: Database) -> N
         cursor.execute("BEGIN")
         cursor.execute("SELECT session_id FROM jupyter_sessions FOR UPDATE")
         with running("rename", "bob", "robert", "--yes", home=home, url=database.url) as process:
-            until(lambda: _waits(database), why="it waits for the lock")
+            until(lambda: waits(database, "UPDATE"), why="it waits for the lock")
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)
         cursor.execute("ROLLBACK")
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert everything(database) == before
-
-
-def _waits(database: Database) -> bool:
-    query = {
-        "postgresql": "SELECT 1 FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        "mysql": "SELECT 1 FROM information_schema.processlist"
-        " WHERE db = database() AND info LIKE 'UPDATE jupyter_sessions%'",
-    }
-    return bool(database.rows(query[database.kind]))

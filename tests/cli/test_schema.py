@@ -19,7 +19,7 @@ from jupyter_session_store.sql.schema import locks, migrating, versions
 
 from ..databases import Database
 from ..databases.pgbouncer import PgBouncer
-from ..migrations.support import LATER, TABLES, engine_of, release, status, without_privileges
+from ..migrations.support import LATER, TABLES, engine_of, status, without_privileges
 from .conftest import Run
 from .doctor_support import another_user, role_of
 from .support import (
@@ -30,6 +30,7 @@ from .support import (
     session_store,
     shows_password,
     upgraded,
+    upgraded_by_later_release,
 )
 
 pytestmark = pytest.mark.timeout(600)
@@ -126,12 +127,9 @@ def test_the_statements_are_printed_and_make_the_tables(run: Run, database: Data
 
 @pytest.mark.parametrize("floor", [1, 99])
 def test_a_database_of_a_newer_version(
-    run: Run, database: Database, floor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, database: Database, floor: int, tmp_path: Path
 ) -> None:
-    later = release(tmp_path / "later", floor)
-    with monkeypatch.context() as patch:
-        patch.setattr(migrating, "migrations_folder", lambda: later)
-        upgraded(database.url)
+    upgraded_by_later_release(database.url, tmp_path / "later", floor)
     check = run("check", url=database.url)
     upgrade = run("upgrade", url=database.url)
     downgrade = run("downgrade", "base", "--yes", url=database.url)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
-from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -135,12 +134,7 @@ class Channels:
     def __enter__(self) -> Channels:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _receive(self) -> dict[str, Any]:

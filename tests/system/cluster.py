@@ -12,6 +12,7 @@ from ..databases import Database
 from .balancer import Balancer
 from .conftest import stored_in
 from .gateway import Gateway
+from .parity import LIGHT_KERNEL, light_config
 from .rows import rows_of
 from .server import JupyterServer
 from .waiting import until
@@ -33,6 +34,14 @@ def replica_config(database: Database, gateway: Gateway) -> str:
         f"c.PersistentSessionManager.lease_seconds = {LEASE}\n"
         # A gateway takes as long at most.
         "c.GatewayClient.request_timeout = 20\n"
+    )
+
+
+def light_replica_config(url: str, gateway: Gateway) -> str:
+    """Return the configuration of a server whose light kernels are a gateway's."""
+    return light_config(
+        f"c.SessionManager.database_filepath = {url!r}\n{gateway.client_config}{KERNEL_MANAGER}"
+        f"c.MultiKernelManager.default_kernel_name = {LIGHT_KERNEL!r}\n"
     )
 
 

@@ -81,6 +81,16 @@ class Outage:
         finally:
             self._tap.accept()
 
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Let nothing through; what was held goes through at the end, though nobody waits."""
+        assert self._tap is not None
+        self._tap.pause()
+        try:
+            yield
+        finally:
+            self._tap.resume()
+
     def __enter__(self) -> Outage:
         if self._tap is not None:
             self._tap.__enter__()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..databases import Database, Instance
-from ..wire import WireTap
-from .faults import locked
+from .faults import Outage, locked
 
 _TABLES: Final = ("jupyter_servers", "jupyter_sessions")
 _USER: Final = "jss_plain"
@@ -35,10 +35,8 @@ class LosingDatabase:
     def __init__(self, database: Database, instance: Instance | None) -> None:
         self.database = database
         self._instance = instance
-        self._tap = None if instance is None else WireTap.to(database)
-        self.url = database.url
-        if self._tap is not None:
-            self.url = self._tap.url(database)
+        self._outage = Outage(database)
+        self.url = self._outage.url
         if database.kind == "mysql":
             # An administrator writes where others only read.
             name = urlsplit(database.url).path[1:]
@@ -49,13 +47,11 @@ class LosingDatabase:
             self.url = parts._replace(netloc=f"{_USER}:{_USER}@{place}").geturl()
 
     def __enter__(self) -> LosingDatabase:
-        if self._tap is not None:
-            self._tap.__enter__()
+        self._outage.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._tap is not None:
-            self._tap.__exit__(None, None, None)
+        self._outage.__exit__()
 
     @property
     def ways(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
@@ -70,43 +66,23 @@ class LosingDatabase:
         return {
             **either,
             "stopped": self.stopped,
-            "killed": self.killed,
+            "killed": partial(self.stopped, kill=True),
             "read-only": self.read_only,
-            "hung": self.hung,
+            "hung": self._outage.hung,
         }
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Stop the database in order, and start it again. A file is moved away, and back."""
+    def stopped(self, *, kill: bool = False) -> Iterator[None]:
+        """Stop or SIGKILL the database, and start it again. A file is moved away, and back."""
         if self._instance is None:
             with self.moved():
                 yield
             return
-        self._instance.stop()
+        (self._instance.kill if kill else self._instance.stop)()
         try:
             yield
         finally:
             self._instance.start()
-
-    @contextmanager
-    def killed(self) -> Iterator[None]:
-        """End the database with SIGKILL, and start it again."""
-        assert self._instance is not None
-        self._instance.kill()
-        try:
-            yield
-        finally:
-            self._instance.start()
-
-    @contextmanager
-    def hung(self) -> Iterator[None]:
-        """Let nothing through; what was held goes through at the end, though nobody waits."""
-        assert self._tap is not None
-        self._tap.pause()
-        try:
-            yield
-        finally:
-            self._tap.resume()
 
     @contextmanager
     def read_only(self) -> Iterator[None]:

@@ -10,9 +10,9 @@ import pytest
 
 from ..databases import Database
 from ..databases.postgresql import LocalPostgreSQL
-from .cluster import KERNEL_MANAGER
+from .cluster import light_replica_config
 from .gateway import Gateway
-from .parity import LIGHT_KERNEL, light_config, light_gateway
+from .parity import light_gateway
 from .patroni import url_of_hosts
 from .rows import rows_of
 from .server import JupyterServer
@@ -119,11 +119,7 @@ def test_what_the_standby_lacked_comes_back(
 ) -> None:
     chance = random.Random(seed)
     database = primary.create_database()
-    url = url_of_hosts(database, primary.port, standby.port)
-    config = light_config(
-        f"c.SessionManager.database_filepath = {url!r}\n{gateway.client_config}{KERNEL_MANAGER}"
-        f"c.MultiKernelManager.default_kernel_name = {LIGHT_KERNEL!r}\n"
-    )
+    config = light_replica_config(url_of_hosts(database, primary.port, standby.port), gateway)
     servers = [new_server(config, root=tmp_path) for _ in range(2)]
     for server in servers:
         server.start()

@@ -21,7 +21,7 @@ from jupyter_session_store.testing import SCOPE, record
 
 from ..databases import Database
 from ..hanging import HangingProxy
-from .cluster import KERNEL_MANAGER
+from .cluster import light_replica_config
 from .faults import is_refusal, store_lines
 from .gateway import Gateway
 from .pair import URL, NextDoor, Pair, StandbyNextDoor, a_pair, look, open_on
@@ -52,14 +52,6 @@ def pair() -> Iterator[Pair]:
 def gateway() -> Iterator[Gateway]:
     with light_gateway() as gateway:
         yield gateway
-
-
-def on_gateway(url: str, gateway: Gateway) -> str:
-    """Return the configuration of a server whose kernels are the gateway's."""
-    return light_config(
-        f"c.SessionManager.database_filepath = {url!r}\n{gateway.client_config}{KERNEL_MANAGER}"
-        f"c.MultiKernelManager.default_kernel_name = {LIGHT_KERNEL!r}\n"
-    )
 
 
 def behind(proxy: HangingProxy, database: Database) -> str:
@@ -142,7 +134,7 @@ def test_a_server_does_not_answer_503(
 ) -> None:
     with HangingProxy(postgresql) as proxy:
         running = new_server(
-            on_gateway(behind(proxy, postgresql), gateway)
+            light_replica_config(behind(proxy, postgresql), gateway)
             + f"{NO_RENEWAL}c.PersistentSessionManager.connection_idle_seconds = 1\n"
         )
         running.start()
@@ -405,7 +397,7 @@ def test_local_kernels_and_a_synchronous_standby_that_is_gone(
 def test_a_gateway_and_a_synchronous_standby_that_is_gone(
     pair: Pair, gateway: Gateway, new_server: NewServer
 ) -> None:
-    running = new_server(on_gateway(pair.url(URL), gateway))
+    running = new_server(light_replica_config(pair.url(URL), gateway))
     running.start()
     before = running.create("before.ipynb")
     wait_for_no_standby(pair)

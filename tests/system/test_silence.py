@@ -16,7 +16,7 @@ import pytest
 from ..databases import Database, Instance
 from ..databases.local import claimed_port
 from .cable import Cable
-from .cluster import KERNEL_MANAGER
+from .cluster import light_replica_config
 from .faults import store_lines
 from .gateway import Gateway
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config, light_gateway
@@ -55,10 +55,7 @@ def new_worker(
     def new(url: str, authority: str) -> Worker:
         config = light_config(f"c.SessionManager.database_filepath = {url!r}\n")
         if authority == "gateway":
-            config += (
-                f"{gateway.client_config}{KERNEL_MANAGER}"
-                f"c.MultiKernelManager.default_kernel_name = {LIGHT_KERNEL!r}\n"
-            )
+            config = light_replica_config(url, gateway)
         server = new_server(config, root=tmp_path)
         add_light_kernel(server, LIGHT_KERNEL)
         server.start()

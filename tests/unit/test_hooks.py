@@ -330,14 +330,14 @@ async def test_update_session_rewrites_the_path_and_sets_the_name(serve: Serve, 
         assert moved["kernel"]["id"] != model["kernel"]["id"]
 
 
+async def do_nothing(inherited: Any, session_id: str, **kwargs: Any) -> None:
+    """Stand for ``update_session``."""
+
+
 @ALL
 async def test_update_session_does_nothing(serve: Serve, over: str) -> None:
     """Then the answer is the session as it is."""
-
-    async def update(inherited: Any, session_id: str, **kwargs: Any) -> None:
-        pass
-
-    async with serve(over, update_session=update) as server:
+    async with serve(over, update_session=do_nothing) as server:
         model = await server.post("a.ipynb")
         assert await server.patch(model["id"], path="b.ipynb") == model
 
@@ -345,11 +345,7 @@ async def test_update_session_does_nothing(serve: Serve, over: str) -> None:
 @OURS
 async def test_update_session_leaves_a_new_kernel_alone(serve: Serve, over: str) -> None:
     """Then nobody has it: it is shut down, and the session's own stays."""
-
-    async def update(inherited: Any, session_id: str, **kwargs: Any) -> None:
-        pass
-
-    async with serve(over, update_session=update) as server:
+    async with serve(over, update_session=do_nothing) as server:
         model = await server.post("a.ipynb")
         assert await server.patch(model["id"], kernel={"name": "other"}) == model
         assert server.alive() == {model["kernel"]["id"]}

@@ -41,16 +41,21 @@ def has_limit(database: Database) -> bool:
     return bool(database.rows("SHOW VARIABLES LIKE 'max_statement_time'"))
 
 
+def shorten(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    """Have MariaDB give up after one second."""
+    usual = mysql.PyMySQL.limiting_args["init_command"]
+    brief = usual.replace(f"{setting}=5", f"{setting}=1")
+    assert brief != usual
+    monkeypatch.setattr(mysql.PyMySQL, "limiting_args", {"init_command": brief})
+
+
 async def test_a_slow_write_that_was_refused_does_not_happen_later(
     database: Database, has_limit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_limit:
         # What the documentation says of MySQL.
         return
-    usual = mysql.PyMySQL.limiting_args["init_command"]
-    brief = usual.replace("max_statement_time=5", "max_statement_time=1")
-    assert brief != usual
-    monkeypatch.setattr(mysql.PyMySQL, "limiting_args", {"init_command": brief})
+    shorten(monkeypatch, "max_statement_time")
     monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 1)
     with opened(database.url) as repository:
         for statement in _SLOW_INSERTS[database.kind]:
@@ -68,10 +73,7 @@ def test_a_connection_that_hangs_in_a_transaction_holds_no_lock_for_ever(
     """As one whose client stopped, or whose packets nobody carries any more."""
     if not has_limit:
         return
-    usual = mysql.PyMySQL.limiting_args["init_command"]
-    brief = usual.replace("idle_transaction_timeout=5", "idle_transaction_timeout=1")
-    assert brief != usual
-    monkeypatch.setattr(mysql.PyMySQL, "limiting_args", {"init_command": brief})
+    shorten(monkeypatch, "idle_transaction_timeout")
     with opened(database.url) as repository, monkeypatch.context() as limits:
         run(repository.add(record("a")))
         limits.setattr(timeouts, "STATEMENT_TIMEOUT", 1)

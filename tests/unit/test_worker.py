@@ -296,18 +296,24 @@ async def test_one_line_when_it_goes_and_one_when_it_is_back(
     assert_said_once_away_and_once_back(caplog)
 
 
-async def test_a_fault_that_is_over_is_not_told_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The event loop hears of a fault later than the worker, which may have gone on since."""
-    caplog.set_level(logging.INFO, "tests")
-    folder = tmp_path / "mounted later"
+def opened_too_early(folder: Path) -> SQLAlchemySessionRepository:
+    """Return a repository in a folder that is not there yet."""
     folder.mkdir()
     repository = SQLAlchemySessionRepository(
         str(folder / "x.db"), options={}, auto_upgrade="safe", log=log
     )
     folder.rmdir()
     repository.open(SCOPE, server("one"), timeout=10)
+    return repository
+
+
+async def test_a_fault_that_is_over_is_not_told_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event loop hears of a fault later than the worker, which may have gone on since."""
+    caplog.set_level(logging.INFO, "tests")
+    folder = tmp_path / "mounted later"
+    repository = opened_too_early(folder)
     asking = asyncio.ensure_future(repository.find(SCOPE))
     await asyncio.sleep(0)
     assert repository._worker is not None
@@ -363,12 +369,7 @@ async def test_a_silent_database_holds_nobody_for_long(
 
 async def test_a_store_that_is_not_there_yet_is_used_when_it_comes(tmp_path: Path) -> None:
     folder = tmp_path / "mounted later"
-    folder.mkdir()
-    repository = SQLAlchemySessionRepository(
-        str(folder / "x.db"), options={}, auto_upgrade="safe", log=log
-    )
-    folder.rmdir()
-    repository.open(SCOPE, server("one"), timeout=10)
+    repository = opened_too_early(folder)
     with pytest.raises(StoreUnavailable):
         await repository.find(SCOPE)
     folder.mkdir()
