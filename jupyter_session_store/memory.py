@@ -54,6 +54,7 @@ class MemorySessionRepository(SessionRepository):
         self._lock = threading.RLock()
         #: With which it was opened; ``None`` while it is not open.
         self._scope: Scope | None = None
+        self._server_id: str | None = None
         self._evictions = 0
 
     @classmethod
@@ -73,7 +74,7 @@ class MemorySessionRepository(SessionRepository):
 
     def open(self, scope: Scope, server: ServerRecord, *, timeout: float) -> None:
         """Allow use."""
-        self._scope = scope
+        self._scope, self._server_id = scope, server.server_id
         self.renew(server, (), timeout=timeout)
 
     def close(self, departure: Departure | None = None, *, timeout: float = 2.0) -> None:
@@ -237,21 +238,25 @@ class MemorySessionRepository(SessionRepository):
                         self._rows[key] = record.replace(state=READY, version=record.version + 1)
                     elif record.state == STARTING and record.scope == scope:
                         self._rows[key] = record.replace(server_id=by, version=record.version + 1)
-            return [
-                record
-                for record in self._rows.values()
-                if (record.scope, record.state, record.server_id) == (scope, STARTING, by)
-            ]
+            return self._unfinished(scope, by)
 
     def describe(self) -> StoreDescription:
         """Say that it is memory."""
         with self._lock:
             sessions = [one for one in self._rows.values() if one.scope == self._scope]
-        return StoreDescription(
-            "memory of this process",
-            evictions=self._evictions,
-            sessions=sum(not one.is_placeholder for one in sessions),
-        )
+            return StoreDescription(
+                "memory of this process",
+                evictions=self._evictions,
+                sessions=sum(not one.is_placeholder for one in sessions),
+                unfinished=len(self._unfinished(self._scope, self._server_id)),
+            )
+
+    def _unfinished(self, scope: Scope | None, server_id: str | None) -> list[SessionRecord]:
+        return [
+            one
+            for one in self._rows.values()
+            if (one.scope, one.server_id) == (scope, server_id) and one.state in (STARTING, CLOSING)
+        ]
 
     def _is_left(self, record: SessionRecord) -> bool:
         server_id = server_of(record.authority)

@@ -378,6 +378,10 @@ class StoreDescription:
         not counted: then the last list is what is shown.
     host : str or None
         Which host has answered last, where the database has several, such as ``db2:5432``.
+    unfinished : int or None
+        How many sessions of the scope, the placeholders included, the server was starting or
+        closing at the last renewal. More than it knows of are there after a restore. ``None``
+        where that is not counted: then they are finished by the server that evicts this one.
     """
 
     backend: str
@@ -386,6 +390,7 @@ class StoreDescription:
     fails_writes: bool = False
     sessions: int | None = None
     host: str | None = None
+    unfinished: int | None = None
 
 
 def _to_dict(values: Mapping[str, Any]) -> dict[str, str | int | None]:

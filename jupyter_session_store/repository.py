@@ -418,9 +418,10 @@ class SessionRepository(ABC):
         Returns
         -------
         list of SessionRecord
-            The sessions of `scope` that are being started by `by` now. Those
+            The sessions of `scope` that `by` is starting or closing now. Those
             that it took over are to finish: to make ready if their kernel
-            lives, to remove if it is gone.
+            lives, to remove if it is gone. So are those that it knows nothing of:
+            a store that was restored has brought them back.
         """
 
     @property

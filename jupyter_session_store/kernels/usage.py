@@ -1,10 +1,11 @@
-"""Which kernels sessions are about to use, and which are being shut down, in this process."""
+"""What this process is doing now with sessions, and with the kernels that these use."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from weakref import WeakKeyDictionary
 
 _usages: WeakKeyDictionary[object, KernelUsage] = WeakKeyDictionary()
@@ -27,6 +28,7 @@ class KernelUsage:
         self._lock = asyncio.Lock()
         self._shutdowns: dict[str, asyncio.Future[None]] = {}
         self._reserved: set[str] = set()
+        self._in_progress: Counter[str] = Counter()
 
     @asynccontextmanager
     async def attaching(self, kernel_id: str) -> AsyncIterator[None]:
@@ -75,3 +77,18 @@ class KernelUsage:
     def release(self, *kernel_ids: str | None) -> None:
         """Release reserved ids."""
         self._reserved.difference_update(kernel_ids)
+
+    @contextmanager
+    def in_progress(self, session_id: str) -> Iterator[None]:
+        """Mark a session as being created or closed here: nothing is left of it to be finished."""
+        self._in_progress[session_id] += 1
+        try:
+            yield
+        finally:
+            self._in_progress[session_id] -= 1
+            if not self._in_progress[session_id]:
+                del self._in_progress[session_id]
+
+    def is_in_progress(self, session_id: str) -> bool:
+        """Return whether a session is being created or closed here, from any thread."""
+        return session_id in self._in_progress

@@ -268,11 +268,15 @@ class Heartbeat:
         silent = {server.server_id for server in dead}
         others = ended - silent - {self.server.server_id}
         dead += [one for one in servers if one.server_id in others]
-        if self._observer.missed or ended:
+        registered_anew = any(
+            (one.server_id, one.renewals) == (anew.server_id, anew.renewals) for one in servers
+        )
+        if self._observer.missed or ended or registered_anew:
             # It may have left something, and nobody may have taken that up: who evicted it was
             # perhaps of another authority, and who stopped in order was not evicted at all.
             self._took_over = False
-        if dead or not self._took_over:
+        if dead or not self._took_over or repository.describe().unfinished:
+            # It may be more than this server is really starting or closing now.
             unfinished = repository.evict(
                 self._scope, dead, self.server.server_id, timeout=RENEWAL_TIMEOUT
             )

@@ -53,7 +53,7 @@ class ClaimedStarts:
                 kernel_id = chosen = str(uuid4())
         record = self._context.new_record(session_id, wanted, kernel_id, STARTING)
         try:
-            with self._recovery.starting(session_id):
+            with self._context.usage.in_progress(session_id):
                 try:
                     await self._writer.add(record)
                 except (StoreUnavailable, asyncio.CancelledError):

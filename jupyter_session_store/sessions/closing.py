@@ -30,6 +30,10 @@ class SessionCloser:
 
     async def close(self, session_id: str) -> None:
         """Close a session; its kernel is shut down if no other session uses it."""
+        with self._context.usage.in_progress(session_id):
+            await self._close(session_id)
+
+    async def _close(self, session_id: str) -> None:
         usage, uncertain_closes = self._context.usage, self._uncertain_closes
         shutdown = None
         async with usage.counting():

@@ -155,7 +155,7 @@ class SessionMover:
             return
         session_id = context.hooks.new_session_id()
         guard = context.new_record(session_id, NewSession(), kernel_id, STARTING)
-        with recovery.starting(session_id):
+        with context.usage.in_progress(session_id):
             try:
                 await self._writer.add(guard)
                 yield guard

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -82,19 +82,27 @@ class Recovery:
     _kernels: SessionKernels
     #: By the id of the session.
     _unfinished_starts: dict[str, UnfinishedStart] = field(default_factory=dict)
-    #: The sessions that are being created here now.
-    _in_progress: set[str] = field(default_factory=set)
+    #: The sessions that are marked as being closed here, and are not.
+    _left_marked: set[str] = field(default_factory=set)
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
-        """Take over what evicted servers were starting; called in the heartbeat's thread."""
+        """Take over what evicted servers were starting; called in the heartbeat's thread.
+
+        And what this server was starting or closing long ago, and a database that was restored
+        has as it was then.
+        """
         for record in unfinished:
-            if record.session_id not in self._in_progress:
-                # A row without its path was given up already.
-                adopt = record.path is not None
-                deadline = now() + self._context.authority.launch_seconds
-                start = UnfinishedStart(record, record.kernel_id, adopt, deadline)
-                self._unfinished_starts.setdefault(record.session_id, start)
-        if self._unfinished_starts or self.uncertain_closes:
+            if self._context.usage.is_in_progress(record.session_id):
+                continue
+            if record.state == CLOSING:
+                self._left_marked.add(record.session_id)
+                continue
+            # A row without its path was given up already.
+            adopt = record.path is not None
+            deadline = now() + self._context.authority.launch_seconds
+            start = UnfinishedStart(record, record.kernel_id, adopt, deadline)
+            self._unfinished_starts.setdefault(record.session_id, start)
+        if self._unfinished_starts or self._left_marked or self.uncertain_closes:
             # No client may have asked this server for anything yet.
             tasks = self._context.tasks
             tasks.call_from_thread(lambda: tasks.spawn(self.recover()))
@@ -102,19 +110,19 @@ class Recovery:
     async def recover(self) -> None:
         """Finish what can be finished now; the rest is tried after the next renewal."""
         with suppress(SessionStoreError):
+            await self._look_at_left_marks()
             async with self._context.usage.counting():
                 await self.uncertain_closes.take_back()
         for session_id, start in list(self._unfinished_starts.items()):
             await self._try(session_id, start)
 
-    @contextmanager
-    def starting(self, session_id: str) -> Iterator[None]:
-        """Mark a session as being created here: a renewal is not to take it over."""
-        self._in_progress.add(session_id)
-        try:
-            yield
-        finally:
-            self._in_progress.discard(session_id)
+    async def _look_at_left_marks(self) -> None:
+        for session_id in tuple(self._left_marked):
+            # A look deletes again what was deleted, and whose mark the store has brought back.
+            await self._context.repository.find(self._context.scope, session_id=session_id)
+            if not self._context.usage.is_in_progress(session_id):
+                self.uncertain_closes.track(session_id)
+            self._left_marked.discard(session_id)
 
     def is_unfinished(self, session_id: str) -> bool:
         """Return whether a create of this session is to be rolled back, or finished."""
@@ -144,6 +152,9 @@ class Recovery:
         record, kernel_id = start.record, start.kernel_id
         session_id = record.session_id
         if start.adopt_if_alive:
+            # A look brings forward, or deletes again, what this server knows more of.
+            if not self._is_left(await repository.find(context.scope, session_id=session_id)):
+                return True
             liveness = await self._check_liveness(kernel_id)
             if liveness is Liveness.UNKNOWN:
                 return False
@@ -155,7 +166,7 @@ class Recovery:
             start.adopt_if_alive = False
         if kernel_id is not None:
             found = await repository.find(context.scope, session_id=session_id)
-            if found and (found[0].state, found[0].server_id) != (STARTING, context.server_id):
+            if found and not self._is_left(found):
                 # It was saved after all, or another server has taken it over.
                 return True
             if not await self._kernels.has_users(kernel_id, other_than=session_id):
@@ -168,12 +179,18 @@ class Recovery:
                     gone = now() >= start.deadline
                 if not gone:
                     # Its row still names it, and does not hold the path any more.
-                    await context.update_own(session_id, STARTING, {"path": None})
+                    given_up = await context.update_own(session_id, STARTING, {"path": None})
+                    start.record = given_up or record
                     return False
         # Whether or not its last update, whose answer was lost, has given it the kernel.
         kernels = {record.kernel_id, kernel_id, None}
         await repository.remove(context.scope, [record.replace(kernel_id=one) for one in kernels])
         return True
+
+    def _is_left(self, found: list[SessionRecord]) -> bool:
+        """Return whether a create is still as this server has left it, or taken it over."""
+        own = (STARTING, self._context.server_id)
+        return bool(found) and (found[0].state, found[0].server_id) == own
 
     async def _check_liveness(self, kernel_id: str | None) -> Liveness:
         if not kernel_id:

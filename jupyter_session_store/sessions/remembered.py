@@ -83,7 +83,7 @@ class RememberedSessions:
             deleted = self._deleted.get(session_id)
             if deleted is not None and deleted[0].outdates(record):
                 differences.undeleted.append(record)
-            elif newest is None or not _is_older(record, newest):
+            elif newest is None or not is_older(record, newest):
                 self.note(record)
             elif record.says_the_same(newest):
                 self._newest[session_id] = record
@@ -112,7 +112,7 @@ class RememberedSessions:
             del self._deleted[session_id]
 
 
-def _is_older(record: SessionRecord, newest: SessionRecord) -> bool:
+def is_older(record: SessionRecord, newest: SessionRecord) -> bool:
     """Return whether a record is an earlier version of a session, and not another of its id."""
     return record.created_at == newest.created_at and record.version < newest.version
 

@@ -12,7 +12,6 @@ from ..errors import PathClaimed, SessionConflict
 from ..kernels.authority import KernelAuthority
 from ..records import (
     READY,
-    STARTING,
     Closing,
     Liveness,
     Move,
@@ -23,7 +22,7 @@ from ..records import (
 )
 from ..repository import SessionRepository, changed_columns
 from ..servers.registered_store import RegisteredStore
-from .remembered import Differences, RememberedSessions
+from .remembered import Differences, RememberedSessions, is_older
 
 T = TypeVar("T")
 
@@ -130,7 +129,10 @@ class SharedStore:
     ) -> bool:
         repository, kernel_id = self._repository, record.kernel_id
         if found := await repository.find(scope, session_id=record.session_id):
-            # It does not equal what was looked for any more, or another server was faster.
+            if is_older(found[0], record):
+                # It does not equal yet what was looked for.
+                return await self._bring_forward(scope, found[0], record)
+            # It does not equal that any more, or another server was faster.
             self.remembered.note(found[0])
             return True
         liveness = Liveness.GONE
@@ -275,6 +277,5 @@ class SharedStore:
         """Remove sessions."""
         removed = await self._repository.remove(scope, records)
         for record in records:
-            if record.state != STARTING:
-                self.remembered.note_deleted(record)
+            self.remembered.note_deleted(record)
         return removed

@@ -261,6 +261,7 @@ class SQLAlchemySessionRepository(SessionRepository):
             database.fails_writes,
             self._neighbours.number_of_sessions,
             database.host,
+            self._neighbours.unfinished,
         )
 
     async def revision(self) -> str | None:

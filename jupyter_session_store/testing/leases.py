@@ -148,6 +148,32 @@ class LeaseContract:
         run(repository.add(record("again", GATEWAY, path="bare.ipynb")))
         assert stored(repository, GATEWAY)["named"].claim == named.claim
 
+    def test_what_the_evictor_is_at_itself_is_told_too(self, repository: Repository) -> None:
+        """It knows of each, unless a store that was restored has brought some back."""
+        starting = record("starting", GATEWAY, server_id="one", state=STARTING)
+        closing = record("closing", GATEWAY, server_id="one", state=CLOSING)
+        ready = record("ready", GATEWAY, server_id="one")
+        others = record("others", GATEWAY, server_id="two", state=CLOSING)
+        run(add(repository, starting, closing, ready, others))
+        for name in ("one", "two"):
+            renew(repository, server(name))
+        unfinished = repository.evict(GATEWAY, [], "one", timeout=60)
+        assert {one.session_id: one for one in unfinished} == {
+            "starting": starting,
+            "closing": closing,
+        }
+
+    def test_a_renewal_counts_what_is_unfinished_unless_nobody_does(
+        self, repository: Repository
+    ) -> None:
+        guard = record("a", state=STARTING, path=None)
+        run(add(repository, guard, record("b", state=CLOSING), record("c")))
+        run(repository.add(guard.replace(session_id="d", server_id="two")))
+        run(repository.add(guard.replace(session_id="e", authority=GATEWAY.authority)))
+        for _ in range(2):
+            renew(repository, server("one"))
+        assert repository.describe().unfinished in (None, 2)
+
     def test_an_eviction_may_be_repeated(self, repository: Repository) -> None:
         """As after a commit whose answer was lost."""
         seen = renew(repository, server("two"))["two"]

@@ -207,6 +207,22 @@ def test_what_a_server_left_that_stopped_in_order_is_taken_up(beating: Beating) 
     assert [one.session_id for one in beating.unfinished] == ["half"]
 
 
+def test_what_is_there_of_others_is_taken_up_by_whoever_was_registered_anew(
+    beating: Beating,
+) -> None:
+    """The store was restored from a backup without registrations."""
+    beating.beat(LEASE / 3)
+    gateway = Scope(SCOPE.namespace, "gateway:g")
+    beating.heartbeat._scope = gateway
+    half = record("half", gateway, state=STARTING, kernel_id="k", server_id="long gone")
+    asyncio.run(beating.repository.add(half))
+    beating.beat(LEASE / 3)
+    assert beating.unfinished == []
+    beating.repository._servers.clear()
+    beating.beat(LEASE / 3)
+    assert [one.session_id for one in beating.unfinished] == ["half"]
+
+
 def answering_late(
     beating: Beating, monkeypatch: pytest.MonkeyPatch, verb: str, seconds: float
 ) -> None:

@@ -21,11 +21,13 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
     insert,
     literal,
+    literal_column,
     not_,
     null,
     or_,
@@ -75,20 +77,26 @@ _OWN_SESSIONS: Final = select(SESSIONS.c.session_id, SESSIONS.c.version, null())
     session_queries.IN_SCOPE
 )
 _LEASES_AND_OWN_SESSIONS: Final = union_all(_LEASES, _OWN_SESSIONS)
-_NUMBER_OF_SESSIONS: Final = (
-    select(null(), func.count(), null())
-    .select_from(SESSIONS)
-    .where(
-        session_queries.IN_SCOPE, or_(SESSIONS.c.state != STARTING, SESSIONS.c.path.is_not(None))
-    )
+_IS_SESSION: Final = or_(SESSIONS.c.state != STARTING, SESSIONS.c.path.is_not(None))
+_IS_UNFINISHED: Final = and_(
+    SESSIONS.c.server_id == bindparam("this_id"), SESSIONS.c.state.in_([STARTING, CLOSING])
 )
-_LEASES_AND_NUMBER_OF_SESSIONS: Final = union_all(_LEASES, _NUMBER_OF_SESSIONS)
+
+
+def _number(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.count(case((condition, literal_column("1"))))
+
+
+_NUMBERS_OF_SESSIONS: Final = (
+    select(null(), _number(_IS_SESSION), null(), _number(_IS_UNFINISHED))
+    .select_from(SESSIONS)
+    .where(session_queries.IN_SCOPE)
+)
+_LEASES_AND_NUMBERS_OF_SESSIONS: Final = union_all(
+    _LEASES.add_columns(null()), _NUMBERS_OF_SESSIONS
+)
 _LEFT_UNFINISHED: Final = exists(
-    select(literal(1)).where(
-        SESSIONS.c.namespace == bindparam("in_namespace"),
-        SESSIONS.c.server_id == bindparam("this_id"),
-        SESSIONS.c.state.in_([STARTING, CLOSING]),
-    )
+    select(literal(1)).where(SESSIONS.c.namespace == bindparam("in_namespace"), _IS_UNFINISHED)
 )
 _UNREGISTER: Final = delete(SERVERS).where(_THIS)
 _DEPART: Final = _UNREGISTER.where(not_(_LEFT_UNFINISHED))
@@ -142,11 +150,14 @@ class Neighbours:
         The sessions on kernels that other servers use too, which are counted.
     number_of_sessions : int or None
         How many there are, or how many of the server's own; ``None`` before they were counted.
+    unfinished : int or None
+        How many of the shared ones the renewing server is starting or closing.
     """
 
     def __init__(self) -> None:
         self.shared: Scope | None = None
         self.number_of_sessions: int | None = None
+        self.unfinished: int | None = None
         self._known: dict[str, dict[str, ServerRecord]] = {}
         self._own_versions: tuple[Scope, dict[str, int]] | None = None
 
@@ -158,8 +169,8 @@ class Neighbours:
         if known is None:
             found = {one.server_id: one for one in _servers(connection, _LIST, ours)}
             if self.shared is not None:
-                shared = session_queries.scoped(self.shared)
-                self.number_of_sessions = connection.execute(_NUMBER_OF_SESSIONS, shared).one()[1]
+                shared = session_queries.scoped(self.shared, this_id=server.server_id)
+                self._note_numbers(*connection.execute(_NUMBERS_OF_SESSIONS, shared).one())
         else:
             rows = self._read_leases_and_sessions(connection, server)
             same = {one.server_id: one.lease_seconds for one in known.values()}
@@ -180,18 +191,22 @@ class Neighbours:
     ) -> list[Row[Any]]:
         """Return the leases; remember what the same statement says of sessions."""
         if self.shared is not None:
-            statement, scope = _LEASES_AND_NUMBER_OF_SESSIONS, self.shared
+            statement, scope = _LEASES_AND_NUMBERS_OF_SESSIONS, self.shared
         else:
             scope = Scope(server.namespace, authority_of(server.server_id))
             statement = _LEASES_AND_OWN_SESSIONS
-        rows = connection.execute(statement, session_queries.scoped(scope)).all()
+        values = session_queries.scoped(scope, this_id=server.server_id)
+        rows = connection.execute(statement, values).all()
         of_sessions = [row for row in rows if row[2] is None]
         if self.shared is not None:
-            self.number_of_sessions = of_sessions[0][1]
+            self._note_numbers(*of_sessions[0])
         else:
             self.number_of_sessions = len(of_sessions)
             self._own_versions = (scope, {row[0]: row[1] for row in of_sessions})
         return [row for row in rows if row[2] is not None]
+
+    def _note_numbers(self, _: None, sessions: int, __: None, unfinished: int) -> None:
+        self.number_of_sessions, self.unfinished = sessions, unfinished
 
     def own_versions(self, scope: Scope) -> dict[str, int] | None:
         """Return the versions of a server's own sessions, as the last renewal has found them.
@@ -261,11 +276,7 @@ _TAKE_OVER: Final = (
     .where(session_queries.IN_SCOPE, _OWNER_GONE, SESSIONS.c.state == STARTING)
     .values(server_id=bindparam("new_server"), **session_queries.CHANGED)
 )
-_STARTED_BY: Final = select(*COLUMNS).where(
-    session_queries.IN_SCOPE,
-    SESSIONS.c.state == STARTING,
-    SESSIONS.c.server_id == bindparam("new_server"),
-)
+_UNFINISHED_BY: Final = select(*COLUMNS).where(session_queries.IN_SCOPE, _IS_UNFINISHED)
 
 
 def evict(
@@ -279,7 +290,7 @@ def evict(
             connection.execute(statement, ours)
         connection.execute(_TAKE_OVER, session_queries.scoped(scope, new_server=by))
         # With those that were taken over by the same statements, whose commit was not answered.
-        rows = connection.execute(_STARTED_BY, session_queries.scoped(scope, new_server=by)).all()
+        rows = connection.execute(_UNFINISHED_BY, session_queries.scoped(scope, this_id=by)).all()
     return evicted, [to_record(row) for row in rows]
 
 

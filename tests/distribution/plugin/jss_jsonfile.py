@@ -139,6 +139,14 @@ class State:
             elif one.state == STARTING and one.scope == scope:
                 self.sessions[key] = one.replace(server_id=by, version=one.version + 1)
 
+    def unfinished(self, scope: Scope, server_id: str) -> list[SessionRecord]:
+        """Return the sessions that a server is starting or closing."""
+        return [
+            one
+            for one in self.find(scope, {})
+            if one.server_id == server_id and one.state in (STARTING, CLOSING)
+        ]
+
     def depart(self, departure: Departure) -> None:
         """Do what a server asks that stops in order."""
         self.sessions = {k: one for k, one in self.sessions.items() if not departure.removes(one)}
@@ -165,6 +173,7 @@ class JSONFileSessionRepository(SessionRepository):
         self._scope: Scope | None = None
         self._evictions = 0
         self._sessions: int | None = None
+        self._unfinished: int | None = None
 
     @classmethod
     def default_url(cls, data_dir: str) -> str:
@@ -286,6 +295,7 @@ class JSONFileSessionRepository(SessionRepository):
             if self._scope is not None:
                 found = state.find(self._scope, {})
                 self._sessions = sum(not one.is_placeholder for one in found)
+                self._unfinished = len(state.unfinished(self._scope, server.server_id))
             return [one for one in state.servers.values() if one.namespace == server.namespace]
 
         return self._wait(unit, timeout)
@@ -301,10 +311,7 @@ class JSONFileSessionRepository(SessionRepository):
             for one in dead:
                 del state.servers[one.key]
             state.release(scope, by)
-            mine = [
-                one for one in state.find(scope, {}) if (one.state, one.server_id) == (STARTING, by)
-            ]
-            return len(dead), mine
+            return len(dead), state.unfinished(scope, by)
 
         evicted, unfinished = self._wait(unit, timeout)
         self._evictions += evicted
@@ -318,7 +325,10 @@ class JSONFileSessionRepository(SessionRepository):
     def describe(self) -> StoreDescription:
         """Say which file it is, and what was counted."""
         return StoreDescription(
-            f"JSON file {str(self._file)!r}", evictions=self._evictions, sessions=self._sessions
+            f"JSON file {str(self._file)!r}",
+            evictions=self._evictions,
+            sessions=self._sessions,
+            unfinished=self._unfinished,
         )
 
     def read_all(self, *, timeout: float) -> StoreContents:
