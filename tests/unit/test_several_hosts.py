@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from jupyter_session_store.sql.engine import factory, hosts
 from jupyter_session_store.sql.engine.hosts import Hosts
 from jupyter_session_store.sql.engine.places import Place
+from jupyter_session_store.sql.engine.speaking import Questions
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
@@ -111,6 +113,143 @@ def test_one_that_hangs_is_tried_last_for_a_while(later: Callable[[float], None]
     assert network.connect(target_session_attrs="any") == "b"
     later(31)
     assert network.connect(target_session_attrs="any") == "ab"
+
+
+class Asked:
+    """In the place of the questions to hosts that hang: what a test says happens meanwhile.
+
+    Parameters
+    ----------
+    happens : callable
+        Is given how many questions there were before, and returns who answers.
+    """
+
+    def __init__(self, happens: Callable[[int], str]) -> None:
+        self._happens = happens
+        self.places: list[str] = []
+
+    def __call__(self) -> Asked:
+        return self
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self, places: list[Place], seconds: float) -> list[Place]:
+        answering = self._happens(len(self.places))
+        self.places.append("".join(one.host for one in places))
+        return [one for one in places if one.host in answering]
+
+
+def hanging(network: Network) -> None:
+    """Connect to the first, and find that it hangs."""
+    network.answering = "a"
+    network.connect()
+    network.hosts.leave()
+    network.answering = ""
+
+
+def test_who_is_promoted_while_the_former_primary_hangs_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Network("")
+
+    def happens(turn: int) -> str:
+        network.answering = "c" if turn else ""
+        return ""
+
+    asked = Asked(happens)
+    monkeypatch.setattr(hosts, "Questions", asked)
+    hanging(network)
+    assert network.connect() == "bcbcbc"
+    assert asked.places == ["a", "a"]
+    assert str(network.hosts.answering) == "c:3"
+
+
+def test_who_hangs_is_connected_to_only_once_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network("")
+
+    def happens(turn: int) -> str:
+        network.answering = "a" if turn else ""
+        return "a"
+
+    monkeypatch.setattr(hosts, "Questions", Asked(happens))
+    hanging(network)
+    with pytest.raises(Refused) as refused:
+        # Nobody hangs any more.
+        network.connect()
+    assert network.tried == "bcbca"
+    assert str(refused.value).endswith("a:1 (192.0.2.1): refused")
+    hanging(network)
+    assert network.connect() == "bcbca"
+    # It does not hang, so it is the first.
+    assert network.connect() == "a"
+
+
+@pytest.mark.parametrize(("given", "questions"), [({}, 10), ({"connect_timeout": "3"}, 6)])
+def test_who_goes_on_to_hang_is_told_of(
+    given: dict[str, str],
+    questions: int,
+    monkeypatch: pytest.MonkeyPatch,
+    later: Callable[[float], None],
+) -> None:
+    network = Network("", limited=not given)
+
+    def happens(_: int) -> str:
+        later(0.5)
+        return ""
+
+    asked = Asked(happens)
+    monkeypatch.setattr(hosts, "Questions", asked)
+    hanging(network)
+    for _ in range(10):
+        with pytest.raises(Refused) as refused:
+            network.connect(**given)
+        assert str(refused.value) == (
+            "b:2 (192.0.2.2): refused; c:3 (192.0.2.3): refused; "
+            "a:1 (192.0.2.1): connection timeout expired"
+        )
+        # Also after the time for which who has hung is tried last: it hangs still.
+        assert "a" not in network.tried
+    assert len(asked.places) == 10 * questions
+
+
+def test_who_speaks_and_who_does_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        places = [
+            Place("silent", str(silent.getsockname()[1]), "127.0.0.1"),
+            Place("nobody", str(nobody.getsockname()[1]), "127.0.0.1"),
+        ]
+        unknown = Place("unknown", "1")
+        with Questions() as questions:
+            assert questions.wait(places[:1], 0.1) == []
+            assert questions.wait(places, 60) == places[1:]
+            assert questions.wait([places[0], unknown], 60) == [unknown]
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(100) == b"\0\0\0\x08\x04\xd2\x16\x2f"
+                connection.send(b"N")
+                assert questions.wait(places[:1], 60) == places[:1]
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            # It was asked once.
+            silent.accept()
+
+
+def test_a_socket_that_speaks(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), "1")
+    with Questions() as questions:
+        # There is none, which the driver says.
+        assert questions.wait([place], 60) == [place]
+    with socket.socket(socket.AF_UNIX) as server, Questions() as questions:
+        server.bind(f"{tmp_path}/.s.PGSQL.1")
+        server.listen()
+        assert questions.wait([place], 0.1) == []
+        server.accept()[0].close()
+        assert questions.wait([place], 60) == [place]
 
 
 def test_at_random() -> None:

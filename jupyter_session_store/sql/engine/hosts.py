@@ -1,11 +1,14 @@
-"""Trying the hosts of a URL in turn: each has its own time, and one that hangs is tried last.
+"""Trying the hosts of a URL in turn: each has its own time, and one that hangs is asked first.
 
 libpq begins with the first at each connect. Where that one hangs, every connect of a server that
-was idle would take a time-out, and a request has no time for more than one or two of these.
+was idle would take a time-out, and a request has no time for more than one or two of these. Nor
+has it after a failover for one: the standby that did not take writes when it was tried may be the
+primary a moment later. So the others are tried again while a host that hangs is asked.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -20,14 +23,19 @@ from sqlalchemy import Engine
 
 from . import timeouts
 from .places import Place
+from .speaking import Questions
 
 #: For so many seconds a host that has hung is tried last. Later it is where the URL has it, unless
 #: another has answered since, and only one can: the primary.
 _HUNG_SECONDS: Final = 30.0
+#: Seconds until the others are tried again, while a host that hangs does not answer.
+_PAUSE: Final = 0.5
 #: With these of `target_session_attrs` it does not matter in which order hosts are tried.
 _ONE_ANSWERS: Final = frozenset({"primary", "read-write"})
 _USUAL_PORT: Final = "5432"
 _TIMED_OUT: Final = re.compile(r"time-?out|timed out")
+#: Of a host to which no connect was made, since it did not answer: as psycopg says it.
+_SILENCE: Final = "connection timeout expired"
 #: What psycopg puts before the reason, which names the host once more.
 _BEFORE_REASON: Final = re.compile(
     r'^(?:connection failed: )?(?:connection to server (?:at|on socket) ".*?"(?: \(.*?\))?'
@@ -43,7 +51,7 @@ class Hosts:
     connect : callable
         Of the driver, by the names of libpq's parameters.
     error : type
-        The driver's error.
+        The driver's error of a connect that has failed.
     limited : bool
         Whether each host gets the time that is usual here, and not one that was given.
     """
@@ -79,20 +87,42 @@ class Hosts:
         attempts = [one for place in places for one in _addresses_of(place)]
         if len(attempts) < 2 and not self.places:
             return self._connect(*args, **named)
-        failed: list[tuple[Place, Exception]] = []
-        for place, seconds in self._in_order(attempts, named):
-            if self._limited:
-                named["connect_timeout"] = seconds
-            try:
-                made = self._connect(*args, **named, **place.parameters())
-            except self._error as error:
-                if _TIMED_OUT.search(str(error)):
-                    self._hung[place] = time.monotonic()
-                failed.append((place, error))
-            else:
-                self._good = place
-                return made
-        raise _error_of_all(failed)
+        return self._connect_to_one_of(self._in_order(attempts, named), args, named)
+
+    def _connect_to_one_of(
+        self, places: list[Place], args: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any:
+        patience = timeouts.CONNECT_TIMEOUT if self._limited else _seconds_of(named)
+        deadline = time.monotonic() + patience
+        hanging = [one for one in places if self._has_hung(one)]
+        due = {one: timeouts.HOST_TIMEOUT for one in places if one not in hanging}
+        if not hanging:
+            # Nothing is left to be tried after the last: a primary that is busy is among these.
+            due[places[-1]] = timeouts.CONNECT_TIMEOUT
+        failed: dict[Place, Exception] = {}
+        with Questions() as questions:
+            while True:
+                for place, seconds in due.items():
+                    limit = {"connect_timeout": seconds} if self._limited else {}
+                    try:
+                        made = self._connect(*args, **{**named, **limit, **place.parameters()})
+                    except self._error as error:
+                        failed[place] = error
+                        if _is_silent(error):
+                            self._hung[place] = time.monotonic()
+                    else:
+                        self._good = place
+                        self._hung.pop(place, None)
+                        return made
+                hanging = [one for one in places if _is_silent(failed.get(one))]
+                self._hung |= dict.fromkeys(hanging, time.monotonic())
+                left = deadline - time.monotonic()
+                if not hanging or left <= 0:
+                    raise _error_of_all(places, failed, self._error)
+                answering = questions.wait(hanging, min(_PAUSE, left))
+                last = max(timeouts.HOST_TIMEOUT, math.ceil(left))
+                due = {one: timeouts.HOST_TIMEOUT for one in places if one not in hanging}
+                due |= dict.fromkeys(answering, last)
 
     def leave(self) -> None:
         """Try the host that has answered last after all others, from any thread.
@@ -112,11 +142,8 @@ class Hosts:
         finally:
             self._good, self._only = good, None
 
-    def _in_order(self, places: list[Place], named: dict[str, Any]) -> list[tuple[Place, int]]:
-        """Return the places in the order of the attempts, and how long each may take.
-
-        What all of them have alike is left of `named`.
-        """
+    def _in_order(self, places: list[Place], named: dict[str, Any]) -> list[Place]:
+        """Return the places in the order of the attempts; leave of `named` what all have alike."""
         for name in ("host", "port", "hostaddr"):
             named.pop(name, None)
         given = named.pop("load_balance_hosts", None) or os.environ.get("PGLOADBALANCEHOSTS")
@@ -125,11 +152,11 @@ class Hosts:
             places = random.sample(places, len(places))
         elif not self.places or _one_answers(named):
             first = self._good
+        return sorted(places, key=lambda one: (self._has_hung(one), one != first))
+
+    def _has_hung(self, place: Place) -> bool:
         since = time.monotonic() - _HUNG_SECONDS
-        places = sorted(places, key=lambda one: (self._hung.get(one, since) > since, one != first))
-        # Nothing is left to be tried after the last: a primary that is busy is among these.
-        seconds = [timeouts.HOST_TIMEOUT] * (len(places) - 1) + [timeouts.CONNECT_TIMEOUT]
-        return list(zip(places, seconds, strict=True))
+        return self._hung.get(place, since) > since
 
 
 _HOSTS: Final[WeakKeyDictionary[Engine, Hosts]] = WeakKeyDictionary()
@@ -190,10 +217,29 @@ def _addresses_of(place: Place) -> list[Place]:
     return [place._replace(address=str(one[4][0])) for one in found]
 
 
-def _error_of_all(failed: list[tuple[Place, Exception]]) -> Exception:
+def _seconds_of(named: Mapping[str, Any]) -> float:
+    """Return the time-out of a connect that was given; what libpq takes for none is ours."""
+    try:
+        given = int(named.get("connect_timeout") or 0)
+    except ValueError:
+        # The driver says so.
+        given = 0
+    return given if given > 0 else timeouts.CONNECT_TIMEOUT
+
+
+def _is_silent(error: Exception | None) -> bool:
+    """Return whether a place hangs: an attempt timed out, or none was made for that reason."""
+    return error is None or _TIMED_OUT.search(str(error)) is not None
+
+
+def _error_of_all(
+    places: list[Place], failed: Mapping[Place, Exception], kind: type[Exception]
+) -> Exception:
     """Return one error for all, in one line: that of the last host alone may be none to mend."""
     reasons = []
-    for place, error in failed:
-        first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    for place in places:
+        said = str(failed.get(place, _SILENCE)).strip()
+        first, *_ = said.splitlines() or [type(failed[place]).__name__]
         reasons.append(f"{place}: {_BEFORE_REASON.sub('', first)}")
-    return type(failed[-1][1])("; ".join(reasons))
+    kinds: list[type[Exception]] = [kind, *map(type, failed.values())]
+    return kinds[-1]("; ".join(reasons))

@@ -154,7 +154,7 @@ class Psycopg(Driver):
         if statement_timeout:
             self._limit_statements(engine, given)
         limited = "connect_timeout" not in {*engine.url.query, *given}
-        try_in_turn(engine, engine.dialect.loaded_dbapi.Error, limited=limited)
+        try_in_turn(engine, engine.dialect.loaded_dbapi.OperationalError, limited=limited)
 
     def _limit_statements(self, engine: Engine, given: Mapping[str, Any]) -> None:
         # libpq takes options from one place: those of a user are not to be replaced.
