@@ -32,7 +32,8 @@ class Purge(RemovingCommand):
     Whatever their number, all servers are watched at once, for as long as the
     longest lease at most. A namespace stays while a server of it is alive, with
     exit code 5; the others go. Where there is nothing, nothing is to do.
-    Kernels are not shut down. Asks before it removes anything.
+    Kernels are not shut down. What roles behind a wall were granted stays: wall
+    revoke takes it back. Asks before it removes anything.
     """
     examples = """
     jupyter session-store purge hub:alice/ --dry-run
@@ -86,6 +87,7 @@ class Purge(RemovingCommand):
             removed = self.remove(connection, selections, self._evict(connection, servers, dead))
             refused += [] if self.force else self._returned(connection, going)
             self.report_removed(*removed, refused=refused)
+            self.note_grants_left(connection, [name for name in going if name not in refused])
         return self.exit_code(refused)
 
     def _chosen(self) -> list[Criteria]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -142,6 +143,24 @@ class CleaningCommand(NamespaceCommand):
         alive, dead = self.observe_servers(connection, concerns)
         self.report_alive(alive, own_kernels)
         return alive, dead
+
+    def note_grants_left(self, connection: Connection, namespaces: Collection[str]) -> None:
+        """Say what roles behind a wall were granted of namespaces whose rows are not there."""
+        from ..sql.admin import heirs
+
+        found = heirs.left(connection, namespaces)
+        if not found:
+            return
+        roles = list(dict.fromkeys(one.role for one in found))
+        names = describe_names([f"{one.role}: {one}" for one in found])
+        self.note(
+            f"What was granted of these namespaces stays ({names}). To take it back: "
+            + self.add_url_to_commands(
+                f"jupyter session-store wall revoke --role {shlex.quote(roles[0])}"
+                if len(roles) == 1
+                else "jupyter session-store wall revoke --role ROLE"
+            )
+        )
 
     def exit_code(self, refused: Collection[object]) -> ExitCode:
         """Return the exit code, given what was refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ from ..errors import ConfigurationError, SessionConflict
 from ..records import check_namespace, check_text
 from .command import ExitCode, StoreCommand
 from .removal import CleaningCommand, describe_names
+from .selection import user_namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection
 
     from ..records import ServerRecord
+    from ..sql.admin.heirs import Heir
     from ..sql.admin.renaming import Renamed
 
 
@@ -34,7 +37,9 @@ class Rename(CleaningCommand):
     A namespace stays, too, while a server of the old or of the new name is
     alive, with exit code 5. Whatever their number, all servers are
     watched at once, for as long as the longest lease at most. Where there is
-    nothing, nothing is to do. Asks before it changes anything.
+    nothing, nothing is to do. Behind a wall, roles that were granted the old
+    namespace have the new one instead, unless it is another's. Asks before it
+    changes anything.
     """
     examples = """
     jupyter session-store rename hub:alice/ hub:alice.smith/ --dry-run
@@ -69,13 +74,15 @@ class Rename(CleaningCommand):
             plans = self._plan(connection, names, refused)
             conflict = len(plans) + len(refused) < len(names)
             if self.dry_run:
-                self._report(plans, names, refused)
+                done = plans
             elif plans and not self._confirm(plans, names):
                 return ExitCode.NO
             else:
                 done = self._rename(connection, {old: names[old] for old in plans}, dead)
                 refused += [old for old in plans if old not in done]
-                self._report(done, names, refused)
+            self._report(done, names, refused)
+            self._note_grants(connection, done, whole=not refused and not conflict)
+            self.note_grants_left(connection, [old for old in pairs if old not in names])
         return ExitCode.NO if conflict else self.exit_code(refused)
 
     def _given_pairs(self) -> dict[str, str]:
@@ -120,6 +127,14 @@ class Rename(CleaningCommand):
         _, begins, server = old.rpartition(hub_prefix(self.user))
         return storable(f"{hub_prefix(self.new_user)}{server if begins else ''}")
 
+    def _prefixes(self) -> tuple[str, str] | None:
+        """Return what the names that options have chosen begin with, and are to begin with."""
+        if self.prefix:
+            return self.prefix, self.new_prefix
+        if self.user and "prefix" in user_namespaces(self.user):
+            return hub_prefix(self.user), hub_prefix(self.new_user)
+        return None
+
     def _plan(
         self, connection: Connection, names: Mapping[str, str], refused: Collection[str]
     ) -> dict[str, Renamed]:
@@ -130,7 +145,7 @@ class Rename(CleaningCommand):
         for old, new in names.items():
             if old not in refused:
                 try:
-                    plans[old] = renaming.plan(connection, old, new)
+                    plans[old] = renaming.plan(connection, old, new, self._prefixes())
                 except SessionConflict as error:
                     self._note_conflict(old, new, error)
         return plans
@@ -164,7 +179,9 @@ class Rename(CleaningCommand):
                     "look with `jupyter session-store namespaces`."
                 )
                 try:
-                    done[old] = renaming.rename(connection, old, new, dead, force=self.force)
+                    done[old] = renaming.rename(
+                        connection, old, new, dead, force=self.force, prefixes=self._prefixes()
+                    )
                 except renaming.ServerAppeared as error:
                     self.report_alive([error.server])
                 except SessionConflict as error:
@@ -174,6 +191,47 @@ class Rename(CleaningCommand):
             raise
         return done
 
+    def _note_grants(
+        self, connection: Connection, done: Mapping[str, Renamed], *, whole: bool
+    ) -> None:
+        """Say what roles behind a wall have now; if it is `whole`, they let go of the old name."""
+        heirs = [heir for one in done.values() for heir in one.heirs]
+        prefixes = self._prefixes()
+        if whole and prefixes is not None:
+            given = self._give_prefix(connection, prefixes, asks=not done)
+            roles = {heir.role for heir in given}
+            heirs = [one for one in heirs if not (one.new.is_prefix and one.role in roles)]
+            heirs += given
+        has, keeps = ("would have", "would keep") if self.dry_run else ("has", "keeps")
+        for heir in heirs:
+            if heir.obstacle is None:
+                self.note(f"The role {heir.role!r} {has} {heir.new} in the place of {heir.old}.")
+                continue
+            self.note(
+                f"The role {heir.role!r} {keeps} {heir.old}, and does not get {heir.new}: "
+                f"{heir.obstacle}. If it is to: "
+                + self.add_url_to_commands(
+                    "jupyter session-store wall grant NAMESPACE --role " + shlex.quote(heir.role)
+                )
+            )
+
+    def _give_prefix(
+        self, connection: Connection, prefixes: tuple[str, str], *, asks: bool
+    ) -> Sequence[Heir]:
+        """Give roles all that begins with the new name, in the place of the old one."""
+        from ..sql.admin import heirs, renaming
+
+        found = heirs.of_prefix(connection, prefixes)
+        if self.dry_run or not found:
+            return found
+        roles = ", ".join(sorted({repr(one.role) for one in found}))
+        if asks and not self.confirm(
+            f"Let {roles} have {prefixes[1]}... in the place of {prefixes[0]}... in "
+            f"{self.database_name}?"
+        ):
+            return ()
+        return renaming.rename_prefix(connection, prefixes)
+
     def _report(
         self, done: Mapping[str, Renamed], names: Mapping[str, str], refused: Collection[str]
     ) -> None:
@@ -182,7 +240,7 @@ class Rename(CleaningCommand):
         more = " Nothing was changed." if self.dry_run or not done else ""
         values: dict[str, Any] = {
             **total,
-            "renamed": {old: {"to": names[old], **one._asdict()} for old, one in done.items()},
+            "renamed": {old: {"to": names[old], **one.counts()} for old, one in done.items()},
             "refused": sorted(refused),
             **({"dry_run": True} if self.dry_run else {}),
         }
@@ -197,7 +255,7 @@ class Rename(CleaningCommand):
 def _total(done: Mapping[str, Renamed]) -> dict[str, int]:
     total = Counter({"sessions": 0, "servers": 0, "claims_lost": 0})
     for one in done.values():
-        total.update(one._asdict())
+        total.update(one.counts())
     return dict(total)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -14,7 +14,9 @@ from ...records import ServerRecord
 from ..engine.transactions import transaction
 from ..models import SERVERS, SESSIONS
 from ..queries.session_queries import CHANGED
+from . import heirs
 from .admin_connection import retry_if_rolled_back
+from .heirs import Heir, Prefixes
 from .listing import Criteria, servers
 from .summaries import own_kernels
 
@@ -33,14 +35,26 @@ class ServerAppeared(SessionStoreError):
 
 
 class Renamed(NamedTuple):
-    """What became of a namespace: so many rows came over, so many claims were lost."""
+    """What became of a namespace: so many rows came over, so many claims were lost.
+
+    `heirs` are the roles that had it behind the wall.
+    """
 
     sessions: int
     servers: int
     claims_lost: int
+    heirs: Sequence[Heir] = ()
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers, by their names."""
+        return {
+            "sessions": self.sessions,
+            "servers": self.servers,
+            "claims_lost": self.claims_lost,
+        }
 
 
-def plan(connection: Connection, old: str, new: str) -> Renamed:
+def plan(connection: Connection, old: str, new: str, prefixes: Prefixes | None = None) -> Renamed:
     """Return what :func:`rename` would do, as far as it can be seen now; it changes nothing.
 
     Raises a SessionConflict if both have a session of one id.
@@ -55,7 +69,7 @@ def plan(connection: Connection, old: str, new: str) -> Renamed:
             (SERVERS, [SERVERS.c.namespace == old]),
         )
     )
-    return Renamed(sessions, registered, lost)
+    return Renamed(sessions, registered, lost, heirs.of_namespace(connection, old, new, prefixes))
 
 
 def rename(
@@ -65,17 +79,19 @@ def rename(
     dead: Collection[ServerRecord],
     *,
     force: bool = False,
+    prefixes: Prefixes | None = None,
 ) -> Renamed:
     """Move all rows of a namespace to another, in one transaction, or nothing.
 
     A claim names no namespace, and goes along unless one of `new` has it. A
     server that is registered in both stays as it is in `new`. No server may be
     registered but those that were seen to be `dead`; with `force`, none that has
-    sessions on kernels of its own in `old`.
+    sessions on kernels of its own in `old`. What was granted of `old` behind the wall goes along,
+    as :func:`.heirs.of_namespace` says.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            unit = partial(_rename, connection, old, new, dead, force)
+            unit = partial(_rename, connection, old, new, dead, force, prefixes)
             return retry_if_rolled_back(connection, unit)
         except IntegrityError:
             # A session was added whose id or claim comes too.
@@ -84,12 +100,32 @@ def rename(
     raise AssertionError
 
 
+def rename_prefix(connection: Connection, prefixes: Prefixes) -> Sequence[Heir]:
+    """Let the roles that have all of a user's namespaces have those of the new name instead."""
+
+    def unit() -> Sequence[Heir]:
+        with transaction(connection):
+            found = heirs.of_prefix(connection, prefixes)
+            heirs.follow(connection, found)
+            return found
+
+    return retry_if_rolled_back(connection, unit)
+
+
 def _rename(
-    connection: Connection, old: str, new: str, dead: Collection[ServerRecord], force: bool
+    connection: Connection,
+    old: str,
+    new: str,
+    dead: Collection[ServerRecord],
+    force: bool,
+    prefixes: Prefixes | None,
 ) -> Renamed:
     with transaction(connection):
         _refuse_others(connection, old, new, dead, force)
         _refuse_doubled(connection, old, new)
+        # Before the rows of the new name are there.
+        found = heirs.of_namespace(connection, old, new, prefixes)
+        heirs.follow(connection, found, new)
         # MySQL reads the table that it updates only where it has to make a table of what it
         # reads, which DISTINCT forces.
         held = select(_there.c.claim).where(_there.c.namespace == new).distinct().subquery()
@@ -101,7 +137,7 @@ def _rename(
         sessions = connection.execute(
             update(SESSIONS).where(SESSIONS.c.namespace == old).values(namespace=new, **CHANGED)
         ).rowcount
-        return Renamed(sessions, _move_servers(connection, old, new), lost)
+        return Renamed(sessions, _move_servers(connection, old, new), lost, found)
 
 
 def _refuse_doubled(connection: Connection, old: str, new: str) -> None:

@@ -156,7 +156,7 @@ def add(connection: Connection, facts: Facts, given: Collection[Grant]) -> int:
     one = text(f"{into} VALUES (:role, :namespace, :kind) ON CONFLICT DO NOTHING")
     # Those of which there are rows already; later ones are entered by whoever writes the first.
     found = text(
-        f"{into} SELECT CAST(:role AS text), n.namespace, '{FOUND}' FROM {_NAMESPACES} n"
+        f"{into} SELECT CAST(:role AS text), n.namespace, '{FOUND}' FROM {NAMESPACES} n"
         " WHERE n.namespace >= :namespace AND starts_with(n.namespace, :namespace)"
         " ON CONFLICT DO NOTHING"
     )
@@ -169,8 +169,16 @@ def add(connection: Connection, facts: Facts, given: Collection[Grant]) -> int:
 
 
 #: The namespaces of which there are rows.
-_NAMESPACES: Final = "({})".format(
+NAMESPACES: Final = "({})".format(
     " UNION ".join(f"SELECT namespace FROM {table.name}" for table in WALLED)
+)
+
+
+#: Removes of a role what it has found by a prefix that it has no more.
+UNCOVERED: Final = (
+    f"DELETE FROM {{table}} w WHERE CAST(w.role AS text) = CAST(:role AS text)"
+    f" AND w.kind = '{FOUND}' AND NOT EXISTS (SELECT FROM {{table}} p"
+    f" WHERE p.role = w.role AND p.kind = '{PREFIX}' AND starts_with(w.namespace, p.namespace))"
 )
 
 
@@ -181,12 +189,7 @@ def remove(connection: Connection, facts: Facts, given: Collection[Grant]) -> in
     one = text(
         f"DELETE FROM {table} w WHERE {of_role} AND w.namespace = :namespace AND w.kind = :kind"
     )
-    # Whatever no other prefix covers.
-    found = text(
-        f"DELETE FROM {table} w WHERE {of_role} AND w.kind = '{FOUND}' AND NOT EXISTS ("
-        f"SELECT FROM {table} p WHERE p.role = w.role AND p.kind = '{PREFIX}'"
-        " AND starts_with(w.namespace, p.namespace))"
-    )
+    found = text(UNCOVERED.format(table=table))
     count = 0
     for grant in given:
         count += connection.execute(one, grant.row).rowcount
@@ -197,7 +200,7 @@ def remove(connection: Connection, facts: Facts, given: Collection[Grant]) -> in
 def nobodys(connection: Connection, facts: Facts) -> list[str]:
     """Return the namespaces of which there are rows, and which no role has been granted."""
     query = (
-        f"SELECT n.namespace FROM {_NAMESPACES} n"
+        f"SELECT n.namespace FROM {NAMESPACES} n"
         f" WHERE NOT EXISTS (SELECT FROM {facts.schema}.{WALL} w"
         " JOIN pg_roles r ON r.rolname = w.role WHERE w.namespace = n.namespace"
         f" OR (w.kind = '{PREFIX}' AND starts_with(n.namespace, w.namespace))) ORDER BY 1"
