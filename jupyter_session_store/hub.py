@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import re
+import shlex
+import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -21,6 +23,8 @@ __all__ = ["role_urls"]
 #: The variable of the environment in which a server looks for it.
 VARIABLE: Final = "JUPYTER_SESSION_STORE_URL"
 _USER: Final = "{user}"
+#: Bytes that are read of a file.
+_MOST: Final = 65_536
 
 
 def role_urls(
@@ -39,7 +43,8 @@ def role_urls(
     ----------
     file : str
         The path of a file with the URL. ``{user}`` stands for the name of the user,
-        percent-encoded, and ``{server}`` for that of a named server.
+        percent-encoded, and ``{server}`` for that of a named server. A file, or a folder, that
+        others than the hub's user and root own or may write is refused.
     command : sequence of str
         A program and its arguments, which prints the URL; no shell is involved. ``{user}`` and
         ``{server}`` stand for the names as they are.
@@ -90,12 +95,39 @@ def _read(template: str, spawner: Any) -> str:
     for name, value in _names(spawner).items():
         path = path.replace(name, _as_part(value))
     try:
-        return Path(path).read_text(encoding="utf-8")
+        # Of a pipe, which nobody may ever write to, there is no waiting.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _refuse_if_open_to_others(path, os.fstat(descriptor))
+            return os.read(descriptor, _MOST).decode()
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(
             f"The file {path!r} cannot be read ({type(error).__name__}); expected the URL of the "
             "role of this user in it, in UTF-8, readable by the hub."
         ) from None
+
+
+def _refuse_if_open_to_others(path: str, found: os.stat_result) -> None:
+    """Refuse a file that others than the hub's user may write: the URL may lead anywhere."""
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigurationError(f"{path!r} is a folder, a pipe or a device; expected a file.")
+    folder = os.path.dirname(path) or "."
+    places = {path: found, folder: os.stat(folder)}
+    for place, about in places.items():
+        mode = stat.S_IMODE(about.st_mode)
+        # In a folder with the sticky bit others replace no file that is not theirs.
+        may_write = mode & 0o022 and not (place == folder and mode & stat.S_ISVTX)
+        if may_write or about.st_uid not in (0, os.geteuid()):
+            raise ConfigurationError(
+                f"{place!r} is another user's, or can be written by others (mode {mode:o}, owner "
+                f"{about.st_uid}); expected that the hub's user or root owns it, and that nobody "
+                f"else can write it: it says which database a server uses. chmod go-w "
+                f"{shlex.quote(place)}"
+            )
 
 
 def _as_part(name: str) -> str:
@@ -119,12 +151,15 @@ async def _ask(words: Sequence[str], spawner: Any, timeout: float) -> str:
     try:
         printed, _ = await asyncio.wait_for(process.communicate(), timeout)
     except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
         raise ConfigurationError(
             f"The command {words[0]!r} took longer than {timeout:g} s; expected that it prints "
             "the URL of the role of a user."
         ) from None
+    finally:
+        # Also where the hub gives the start up.
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise ConfigurationError(
             f"The command {words[0]!r} ended with {process.returncode}; expected 0, and that it "

@@ -38,10 +38,12 @@ def house(database: Database) -> Iterator[Walled]:
 def hub(house: Walled, tmp_path: Path) -> Iterator[Hub]:
     """A hub as the guides say; one of its users has no URL."""
     urls = tmp_path / "session-store-urls"
-    urls.mkdir()
+    urls.mkdir(mode=0o700)
     for number, user in enumerate(USERS):
         role = house.name(f"user{number}")
-        (urls / quote(user, safe="")).write_text(f"{house.role(role).url}\n")
+        file = urls / quote(user, safe="")
+        file.write_text(f"{house.role(role).url}\n")
+        file.chmod(0o600)
         words = ("wall", "grant", "--user", user, "--role", role, "--yes")
         done = session_store(*words, home=tmp_path, url=house.owner.url)
         assert done.returncode == 0, done.stderr

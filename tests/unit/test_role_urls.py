@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,7 @@ import pytest
 
 from jupyter_session_store.errors import ConfigurationError
 from jupyter_session_store.hub import VARIABLE, role_urls
+from tests.system.waiting import until
 
 URL: Final = "postgresql://ada:s3cr3t@db.example.org/jupyter"
 PRINT: Final = [sys.executable, "-c"]
@@ -32,6 +36,13 @@ def given(hook: Any, of: Any) -> str:
     return str(of.environment[VARIABLE])
 
 
+def write(file: Path, text: str) -> None:
+    """Write what this user alone can write, whatever the mask of the system is."""
+    file.write_text(text)
+    file.chmod(0o600)
+    file.parent.chmod(0o700)
+
+
 @pytest.mark.parametrize(
     ("user", "file"),
     [
@@ -44,13 +55,48 @@ def given(hook: Any, of: Any) -> str:
     ],
 )
 def test_a_file(tmp_path: Path, user: str, file: str) -> None:
-    (tmp_path / file).write_text(f"{URL}\n")
+    write(tmp_path / file, f"{URL}\n")
     assert given(role_urls(file=f"{tmp_path}/{{user}}"), spawner(user)) == URL
+
+
+@pytest.mark.parametrize("place", ["the file", "its folder"])
+@pytest.mark.parametrize("mode", [0o020, 0o002])
+def test_a_file_that_others_can_write(tmp_path: Path, place: str, mode: int) -> None:
+    """Who writes it has the server use another database, in which the rows are that one's."""
+    folder = tmp_path / "urls"
+    folder.mkdir()
+    file = folder / "ada"
+    file.write_text(URL)
+    hook = role_urls(file=f"{folder}/{{user}}")
+    for one in (file, folder):
+        one.chmod(0o700)
+    assert given(hook, spawner()) == URL
+    wrong = file if place == "the file" else folder
+    wrong.chmod(0o700 | mode)
+    of = spawner()
+    with pytest.raises(ConfigurationError) as failed:
+        asyncio.run(hook(of))
+    assert of.environment == {"OTHER": "kept"}
+    assert "s3cr3t" not in str(failed.value)
+    assert "can be written by others" in str(failed.value)
+    command = str(failed.value).rpartition(": it says which database a server uses. ")[2]
+    subprocess.run(shlex.split(command), check=True)
+    assert given(hook, spawner()) == URL
+
+
+def test_a_pipe_and_a_folder_are_no_file(tmp_path: Path) -> None:
+    """Nobody waits for what may never be written to a pipe."""
+    tmp_path.chmod(0o700)
+    os.mkfifo(tmp_path / "ada", 0o600)
+    (tmp_path / "bob").mkdir(0o700)
+    for user in ("ada", "bob"):
+        with pytest.raises(ConfigurationError, match=f"{user}' is a folder, a pipe or a device"):
+            asyncio.run(role_urls(file=f"{tmp_path}/{{user}}")(spawner(user)))
 
 
 def test_a_file_of_a_named_server(tmp_path: Path) -> None:
     (tmp_path / "ada").mkdir()
-    (tmp_path / "ada" / "gpu-url").write_text(URL)
+    write(tmp_path / "ada" / "gpu-url", URL)
     hook = role_urls(file=f"{tmp_path}/{{user}}/{{server}}-url")
     assert given(hook, spawner("ada", "gpu")) == URL
 
@@ -113,3 +159,22 @@ def test_a_command_that_hangs_is_ended() -> None:
     hook = role_urls(command=[*PRINT, "import time; time.sleep(600)", "{user}"], timeout=0.2)
     with pytest.raises(ConfigurationError, match="took longer than"):
         asyncio.run(hook(spawner()))
+
+
+def test_a_command_ends_with_a_start_that_is_given_up(tmp_path: Path) -> None:
+    """As the hub does when a start takes too long."""
+    told = tmp_path / "pid"
+    program = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+
+    async def give_up() -> None:
+        task = asyncio.create_task(role_urls(command=[*PRINT, program, "{user}"])(spawner()))
+        await asyncio.to_thread(
+            until, lambda: told.exists() and bool(told.read_text()), why="it runs"
+        )
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
