@@ -428,6 +428,7 @@ def test_rolled_back_units_are_told_by_their_codes() -> None:
 
     class Failed(Exception):
         sqlstate: str | None = None
+        pgcode: str | None = None
 
     deadlock = Failed("deadlock detected")
     deadlock.sqlstate = "40P01"
@@ -435,6 +436,12 @@ def test_rolled_back_units_are_told_by_their_codes() -> None:
         backend_of(make_url(f"{name}://")) for name in ("postgresql", "mysql", "sqlite")
     )
     assert postgresql.is_rolled_back(OperationalError("", None, deadlock))
+    # As psycopg2 says it, by which the dialect of CockroachDB speaks to it.
+    restart = Failed("restart transaction")
+    restart.pgcode = "40001"
+    assert backend_of(make_url("cockroachdb://")).is_rolled_back(
+        OperationalError("", None, restart)
+    )
     assert mysql.is_rolled_back(OperationalError("", None, Failed(1213, "Deadlock")))
     assert mysql.is_rolled_back(OperationalError("", None, Failed(1205, "Lock wait")))
     assert mysql.is_rolled_back(OperationalError("", None, Failed(1020, "Record has changed")))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from ..engine.backend import Pooling, backend_of
+from ..engine.backend import Pooling, backend_of, quote_name
 from ..engine.cures import verify_full
 from ..engine.places import SEVERAL_FORM
 from ..models import Session
@@ -153,8 +153,7 @@ def elsewhere(connection: Connection) -> Outcome | None:
     role = backend_of(connection).role(connection)
     cure = [] if may_use else [f"GRANT USAGE ON SCHEMA {schema} TO {role};"]
     if not is_searched:
-        quote = connection.dialect.identifier_preparer.quote
-        database = quote(str(connection.engine.url.database))
+        database = quote_name(connection.dialect, str(connection.engine.url.database))
         cure.append(f"ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema};")
     why = "may not use it" if not may_use else "does not look for them there"
     return failed(f"The tables are in the schema {schema}, and {role} {why}.", *cure)

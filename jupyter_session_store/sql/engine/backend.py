@@ -367,7 +367,7 @@ class Backend:
     def role(self, connection: Connection) -> str:
         """Return the role of this connection, as the database's statements name it."""
         name = str(connection.exec_driver_sql("SELECT current_user").scalar_one())
-        return connection.dialect.identifier_preparer.quote(name)
+        return quote_name(connection.dialect, name)
 
     def qualify(self, connection: Connection, table: str) -> str:
         """Return a table as a GRANT names it."""
@@ -420,6 +420,16 @@ def _import(name: str) -> Any:
     return getattr(import_module(f".{module}", __package__), attribute)
 
 
+def quote_name(dialect: Dialect, name: str) -> str:
+    """Return a name as a statement that is shown has it.
+
+    For its own statements SQLAlchemy doubles a percent sign, which the driver makes one again.
+    """
+    preparer: Any = dialect.identifier_preparer
+    quoted: str = preparer.quote(name)
+    return quoted.replace("%%", "%") if preparer._double_percents else quoted
+
+
 def fault_of_port(value: str) -> str | None:
     """Return what the number of a port has to be, if it is not."""
     if re.fullmatch(r"\d{1,5}", value.strip()) and 1 <= int(value) <= 65535:
@@ -454,6 +464,8 @@ def in_utc(value: datetime) -> datetime:
 def _has_code(error: BaseException, codes: frozenset[object]) -> bool:
     """Return whether a driver names an error by one of these SQLSTATEs or numbers."""
     orig = error.orig if isinstance(error, DBAPIError) else None
-    return getattr(orig, "sqlstate", None) in codes or any(
+    # psycopg2 has its own name for it, which dialects of other packages use by default.
+    states = (getattr(orig, name, None) for name in ("sqlstate", "pgcode"))
+    return any(state in codes for state in states) or any(
         isinstance(code, int) and code in codes for code in getattr(orig, "args", ())[:1]
     )

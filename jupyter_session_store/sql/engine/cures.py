@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
-from .backend import backend_of
+from .backend import backend_of, quote_name
 from .places import SEVERAL_FORM
 
 #: What libpq says of a host that does not do what the URL asks for.
@@ -90,15 +90,15 @@ def cure_of(error: Exception, engine: Engine) -> str | None:
         return known
     # All of its lines, of which only the first is shown.
     text = str(error.orig) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
-    url, quote = engine.url, engine.dialect.identifier_preparer.quote
+    url = engine.url
     for pattern, cure in _CURES.items():
         if re.search(pattern, text, re.IGNORECASE):
             return cure.format(
                 host=url.host or "HOST",
                 port=url.port or backend.port or "PORT",
                 user=url.username or "USER",
-                role=quote(url.username) if url.username else "ROLE",
-                database=quote(url.database) if url.database else "DATABASE",
+                role=quote_name(engine.dialect, url.username) if url.username else "ROLE",
+                database=quote_name(engine.dialect, url.database) if url.database else "DATABASE",
                 file=shlex.quote(url.database or "FILE"),
                 verify_full=verify_full(url),
             )

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from .backend import Backend, Driver, fault_of_port, listed
+from .backend import Backend, Driver, fault_of_port, listed, quote_name
 from .places import Place
 from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT, STATEMENT_TIMEOUT
 
@@ -287,8 +287,8 @@ class MySQL(Backend):
         return f"'{user}'@'{host}'"
 
     def qualify(self, connection: Connection, table: str) -> str:
-        quote = connection.dialect.identifier_preparer.quote
-        return f"{quote(connection.engine.url.database or 'DATABASE')}.{table}"
+        database = connection.engine.url.database or "DATABASE"
+        return f"{quote_name(connection.dialect, database)}.{table}"
 
 
 class MariaDB(MySQL):
