@@ -216,12 +216,15 @@ class Wall(StoreCommand):
             self.note(f"The wall has a gap: {one}.")
 
     def _check(self) -> ExitCode:
-        from ..sql.admin import admin_connection
+        from ..sql.admin import admin_connection, walling
         from ..sql.doctor import Verdict, examine_wall
+        from ..sql.schema import wall
 
         with self.database() as engine:
             with admin_connection.connected(engine) as connection:
                 self.require_usable(connection, None)
+                if wall.exists(connection):
+                    walling.refuse_if_confined(connection)
             found = report_findings(self, examine_wall(engine))
         failed = any(one.verdict is Verdict.FAILED for one in found)
         return ExitCode.NO if failed else ExitCode.DONE
@@ -243,7 +246,13 @@ class Wall(StoreCommand):
                     return ExitCode.NO
                 self.interrupt_message = "It is done as a whole, or not at all."
                 do = walling.grant if action == "grant" else walling.revoke
-                return self._report_change(action, plan, do(connection, plan))
+                count = do(connection, plan)
+                if action == "revoke" and plan.statement and walling.is_member(connection, plan):
+                    self.note(
+                        f"The role {self.role!r} has no namespace left, and is still in the group: "
+                        f"another role has let it in. As that one: {plan.statement}"
+                    )
+                return self._report_change(action, plan, count)
             except walling.NoSuchRole as error:
                 print_error(self.add_url_to_commands(str(error)))
                 return ExitCode.NO

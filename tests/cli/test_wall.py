@@ -202,6 +202,9 @@ def test_names_that_have_to_be_quoted(house: Walled, run: Run, name: str) -> Non
     assert done.returncode == 0, done.stderr
     assert answer(user, SEEN) == [(namespace,)]
     assert unwell(findings(run, house)[1]) == {"grants": "warning"}
+    assert look(user.url)["wall"].text == f"It stands. Namespaces of {quoted(role)}: 1."
+    unknown = run("wall", "grant", namespace, "--role", f"{role}?", "--yes", url=url)
+    assert f"CREATE ROLE {quoted(role + '?')} LOGIN PASSWORD '...';" in unknown.stderr
     done = run("wall", "revoke", namespace, "--role", role, "--yes", url=url)
     assert done.returncode == 0, done.stderr
     assert answer(user, SEEN) == DENIED

@@ -6,8 +6,17 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
-from ...errors import ConfigurationError, SchemaMismatch, SessionStoreError
+from ...errors import (
+    ConfigurationError,
+    RightMissing,
+    SchemaMismatch,
+    SessionStoreError,
+    StoreUnavailable,
+)
+from ..engine.backend import backend_of, quote_name
+from ..engine.timeouts import BUSY_TIMEOUT
 from ..engine.transactions import transaction
 from ..engine.url import describe
 from ..models import SESSIONS
@@ -39,6 +48,12 @@ def plan_grant(connection: Connection, role: str, wanted: Collection[Grant]) -> 
     if found is None:
         raise NoSuchRole(_missing(connection, role))
     _refuse_detour(connection, facts, found)
+    if not found.may_log_in:
+        raise ConfigurationError(
+            f"The role {role!r} may not log in, and the wall goes by the role that has logged in; "
+            "expected one that may. Nothing was changed. Name the roles of its members one by "
+            f"one, or: ALTER ROLE {found.quoted} LOGIN;"
+        )
     there = _grants_of(connection, facts, role)
     new = [one for one in wanted if (one.namespace, one.is_prefix) not in there]
     statement = None if found.is_member else f"GRANT {facts.group} TO {found.quoted};"
@@ -79,11 +94,49 @@ def grant(connection: Connection, plan: Plan) -> int:
 
 
 def revoke(connection: Connection, plan: Plan) -> int:
-    """Do what was planned, all of it or nothing; return how many namespaces were removed."""
-    with transaction(connection):
-        count = tenants.remove(connection, plan.facts, plan.changed)
-        wall.run(connection, [plan.statement] if plan.statement else [])
-        return count
+    """Do what was planned, all of it or nothing; return how many namespaces were removed.
+
+    Raises a StoreUnavailable while the role has a transaction open that has entered a namespace:
+    what it has entered is only seen, and removed, when that has ended.
+    """
+    limit = backend_of(connection).lock_wait_limit
+    try:
+        with transaction(connection):
+            wall.run(connection, [limit] if limit else [])
+            count = tenants.remove(connection, plan.facts, plan.changed)
+            wall.run(connection, [plan.statement] if plan.statement else [])
+            return count
+    except DBAPIError as error:
+        if not backend_of(connection).is_lock_timeout(error):
+            raise
+        name = plan.role.replace("'", "''")
+        raise StoreUnavailable(
+            f"the role {plan.role!r} has had a transaction open in "
+            f"{describe(connection.engine.url)} for {BUSY_TIMEOUT} s, in which it has entered a "
+            "namespace; expected that it ends. Nothing was changed. End it, and run this again: "
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}';"
+        ) from error
+
+
+def is_member(connection: Connection, plan: Plan) -> bool:
+    """Return whether the role is in the group: who has let it in may be another than this role."""
+    found = tenants.find(connection, plan.facts, plan.role)
+    return found is not None and found.is_member
+
+
+def refuse_if_confined(connection: Connection) -> None:
+    """Raise a RightMissing if this role sees its own rows alone, and not what others have."""
+    query = (
+        "SELECT row_security_active(c.oid) AND NOT pg_has_role(c.relowner, 'USAGE')"
+        f" FROM pg_class c WHERE c.oid = to_regclass('{SESSIONS.name}')"
+    )
+    if connection.exec_driver_sql(query).scalar():
+        role = backend_of(connection).role(connection)
+        raise RightMissing(
+            f"The role {role} is behind the wall in {describe(connection.engine.url)}, and sees "
+            "nothing of what others were granted; expected the owner of the tables, or a "
+            "superuser. Nothing was changed. Name its URL: --url env:NAME"
+        )
 
 
 def _require_wall(connection: Connection, *, whole: bool = False) -> wall.Facts:
@@ -94,6 +147,7 @@ def _require_wall(connection: Connection, *, whole: bool = False) -> wall.Facts:
             f"There is no wall between users in {database}; expected one. Nothing was changed. "
             "Run: jupyter session-store wall --apply"
         )
+    refuse_if_confined(connection)
     if whole and found.gaps:
         raise SchemaMismatch(
             f"The wall between users in {database} has gaps, through which the role would see "
@@ -114,7 +168,7 @@ def _missing(connection: Connection, role: str) -> str:
     return (
         f"There is no role {role!r} in {describe(connection.engine.url)}; expected one that may "
         "log in. Nothing was changed. As a superuser: CREATE ROLE "
-        f"{connection.dialect.identifier_preparer.quote(role)} LOGIN PASSWORD '...';"
+        f"{quote_name(connection.dialect, role)} LOGIN PASSWORD '...';"
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from ..engine import cutting
 from ..engine.backend import backend_of
 from ..engine.url import describe, sqlite_file
-from ..schema import rights, versions
+from ..schema import overloads, rights, versions
 from ..schema import wall as schema_wall
 from . import common, wall
 from .connection import connect
@@ -25,6 +25,9 @@ __all__ = ["CONNECTION", "Finding", "Verdict", "examine", "examine_wall"]
 
 #: The finding after which, if it failed, there are no more.
 CONNECTION: Final = "connection"
+
+#: The finding that has the statements which give a role what it lacks: once, for all findings.
+_SEE_RIGHTS: Final = "See rights."
 
 _TABLES: Final[Mapping[str, Callable[[Connection], Outcome]]] = {
     "rights": common.rights,
@@ -70,12 +73,13 @@ def examine(engine: Engine) -> Iterator[Finding]:
 def examine_wall(engine: Engine) -> Iterator[Finding]:
     """Yield what is found of the wall between users, and of what may go round it.
 
-    Without a wall that is all. Only for a database that can have one, with its tables.
+    Without a wall the first is all, and where an examination would itself run what others have
+    made. Only for a database that can have a wall, with its tables.
     """
     for name, look in wall.EXAMINATIONS.items():
         yield _examine(name, engine, look)
         with cutting.connected(engine) as connection:
-            if not schema_wall.exists(connection):
+            if not schema_wall.exists(connection) or overloads.find(connection):
                 return
 
 
@@ -102,10 +106,10 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
                 outcome = elsewhere(connection) or outcome
     except Exception as error:
         outcome = _not_examined(error, engine)
-        if grants := _missing_grants(error, engine):
+        if _lacks_rights(error, engine):
             outcome = failed(
-                f"It may not be read: {reason(error, engine.url)}; expected that servers may.",
-                *grants,
+                f"It may not be read: {reason(error, engine.url)}; expected that servers may. "
+                f"{_SEE_RIGHTS}"
             )
     yield Finding("revision", *outcome)
     may = examinations.may_change_schema
@@ -136,16 +140,16 @@ def _not_examined(error: Exception, engine: Engine) -> Outcome:
     text = f"It could not be examined: {reason(error, engine.url)}."
     if cure := backend_of(engine).cure_of(error):
         return unknown(text, cure)
-    return unknown(text, *_missing_grants(error, engine))
+    return unknown(f"{text} {_SEE_RIGHTS}" if _lacks_rights(error, engine) else text)
 
 
-def _missing_grants(error: Exception, engine: Engine) -> list[str]:
-    """Return the statements that mend an error, if it is a right that the role lacks."""
+def _lacks_rights(error: Exception, engine: Engine) -> bool:
+    """Return whether an error is a right on the tables that the role lacks."""
     if not isinstance(error, DBAPIError) or not backend_of(engine).is_denied(error):
-        return []
+        return False
     try:
         with engine.connect() as connection:
-            return rights.grants(connection, rights.lacking(connection))
+            return bool(rights.lacking(connection))
     except Exception:
         # It was to help with an error, which is told.
-        return []
+        return False

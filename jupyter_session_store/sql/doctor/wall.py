@@ -11,8 +11,10 @@ from sqlalchemy import Connection, text
 
 from ..engine.backend import backend_of
 from ..models import SESSIONS, Base
+from ..schema import overloads
 from ..schema import tenants as schema_tenants
 from ..schema import wall as schema_wall
+from ..schema.overloads import Overload
 from ..schema.rights import NEEDED
 from ..schema.versions import VERSION_TABLE
 from ..schema.wall import WALL, WALLED, Wall
@@ -36,9 +38,11 @@ FROM pg_class c, pg_roles me WHERE c.oid = to_regclass('{SESSIONS.name}')
 
 def own_side(connection: Connection) -> Outcome:
     """Judge whether the wall stands, and whether this role goes round it."""
-    found = schema_wall.look(connection)
-    if not found.exists:
+    if not schema_wall.exists(connection):
         return ok("None: a role that may read the tables has all rows.")
+    if found_overloads := overloads.find(connection):
+        return _overloads(found_overloads)
+    found = schema_wall.look(connection)
     if found.gaps:
         return _gaps(found)
     role = backend_of(connection).role(connection)
@@ -69,12 +73,22 @@ _PLAIN: Final = {"no_parameters": True}
 
 def _stands(connection: Connection) -> Outcome:
     """Judge whether it is all there."""
+    if found_overloads := overloads.find(connection):
+        return _overloads(found_overloads)
     found = schema_wall.look(connection)
     if not found.exists:
         return failed("There is none; expected one.", _MAKE)
     if found.gaps:
         return _gaps(found)
     return ok(f"It stands, for the members of {found.facts.group}.")
+
+
+def _overloads(found: Sequence[Overload]) -> Outcome:
+    return failed(
+        f"Others have made what statements would run in the place of PostgreSQL's own: "
+        f"{overloads.say(found)}. Expected none.",
+        *(one.cure for one in found),
+    )
 
 
 def _gaps(found: Wall) -> Outcome:
@@ -120,11 +134,14 @@ def _schemas(connection: Connection) -> Outcome:
     facts = schema_wall.look(connection).facts
     behind = schema_tenants.tenants(connection, facts).values()
     names = [("public", "PUBLIC"), *((one.name, one.quoted) for one in behind)]
+    others = [one.name for one in behind]
     found: list[str] = []
     cures: list[str] = []
     query = text(
         "SELECT quote_ident(n.nspname) FROM pg_namespace n"
-        " WHERE (quote_ident(n.nspname) = :schema OR n.nspname = 'public')"
+        " WHERE (quote_ident(n.nspname) = :schema OR n.nspname = 'public'"
+        # A role looks first in the schema of its name.
+        " OR n.nspname = ANY (CAST(:others AS name[])) AND n.nspname <> CAST(:role AS name))"
         " AND has_schema_privilege(:role, n.oid, 'CREATE') ORDER BY 1"
     )
     database = text(
@@ -132,10 +149,10 @@ def _schemas(connection: Connection) -> Outcome:
         " has_database_privilege(:role, current_database(), 'CREATE')"
     )
     for name, quoted in names:
-        for kind, asked in (("SCHEMA", query), ("DATABASE", database)):
-            for where in connection.execute(
-                asked, {"role": name, "schema": facts.schema}
-            ).scalars():
+        role = {"role": name}
+        in_schemas = {**role, "schema": facts.schema, "others": others}
+        for kind, asked, values in (("SCHEMA", query, in_schemas), ("DATABASE", database, role)):
+            for where in connection.execute(asked, values).scalars():
                 found.append(f"{quoted} may create in the {kind.lower()} {where}")
                 cures.append(f"REVOKE CREATE ON {kind} {where} FROM {quoted};")
         if name == "public" and found:

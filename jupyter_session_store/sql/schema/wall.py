@@ -24,7 +24,7 @@ from ...errors import ConfigurationError, RightMissing, SchemaMismatch
 from ..engine.backend import backend_of, listed
 from ..engine.url import describe, reason_of
 from ..models import SESSIONS, Base
-from . import locks, migrating
+from . import locks, migrating, overloads
 from .rights import NEEDED, WALL_FUNCTIONS, WALL_TABLE
 
 #: The name of the table of grants, and of the policy that confines.
@@ -53,7 +53,8 @@ BEGIN
   RETURN wanted OPERATOR(pg_catalog.=) ANY (granted);
 END
 """
-#: What a role may write. The first row in a namespace of its user's makes that its own.
+#: What a role may write. The first row in a namespace of its user's makes that its own. The lock
+#: lasts until the transaction ends: a revocation waits for it, and then finds what was entered.
 _IS_GRANTED_BODY: Final = """
 BEGIN
   IF EXISTS (
@@ -61,10 +62,9 @@ BEGIN
   ) THEN
     RETURN true;
   END IF;
-  IF NOT EXISTS (
-    SELECT FROM {schema}.{wall} w WHERE w.role = session_user AND w.kind = 'prefix'
-      AND starts_with(wanted, w.namespace)
-  ) THEN
+  PERFORM FROM {schema}.{wall} w WHERE w.role = session_user AND w.kind = 'prefix'
+    AND starts_with(wanted, w.namespace) FOR KEY SHARE;
+  IF NOT FOUND THEN
     RETURN false;
   END IF;
   INSERT INTO {schema}.{wall} (role, namespace, kind) VALUES (session_user, wanted, 'found')
@@ -203,8 +203,8 @@ def _policies(facts: Facts, table: Table) -> Iterator[str]:
     yield (
         f"CREATE POLICY {WALL} ON {where} AS RESTRICTIVE TO PUBLIC\n"
         f"  USING ({schema}.{IS_AMONG}(namespace, {own})\n"
-        f"    AND namespace = ANY ({own}))\n"
-        f"  WITH CHECK (namespace = ANY ({own})\n"
+        f"    AND namespace OPERATOR(pg_catalog.=) ANY ({own}))\n"
+        f"  WITH CHECK (namespace OPERATOR(pg_catalog.=) ANY ({own})\n"
         f"    OR {schema}.{IS_GRANTED}(namespace));"
     )
     yield f"CREATE POLICY {MEMBERS} ON {where} TO {facts.group} USING (true);"
@@ -266,7 +266,9 @@ def look(connection: Connection, group: str = "") -> Wall:
     """Return what there is of it, and what the statements depend on.
 
     `group` is the name of the group to make, which has to be that of the wall if there is one.
+    Raises a SchemaMismatch where others have left what these, and later statements, would run.
     """
+    overloads.refuse(connection)
     row = _one(connection, _FACTS)
     if group and row.group not in (None, group):
         raise ConfigurationError(
@@ -318,6 +320,7 @@ SELECT c.relname AS name, quote_ident(o.rolname) = :owner AS is_owned, c.relrows
     AND NOT p.polpermissive AND p.polcmd = '*' AND p.polroles = '{{0}}'
     AND strpos(pg_get_expr(p.polqual, p.polrelid), :is_among) > 0
     AND strpos(pg_get_expr(p.polqual, p.polrelid), :wall) > 0
+    AND strpos(pg_get_expr(p.polqual, p.polrelid), ' OR ') = 0
     AND strpos(pg_get_expr(p.polwithcheck, p.polrelid), :is_granted) > 0) AS is_confined,
   EXISTS (SELECT FROM pg_policy p JOIN pg_roles g ON p.polroles = ARRAY[g.oid]
     WHERE p.polrelid = c.oid AND p.polname = :members AND p.polpermissive
@@ -482,6 +485,10 @@ def keep(connection: Connection, log: logging.Logger) -> None:
             database,
             reason,
         )
+        return
+    except SchemaMismatch as error:
+        connection.rollback()
+        log.warning("The wall between users of %s was not looked at. %s", database, error)
         return
     if left:
         log.warning(
