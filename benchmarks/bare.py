@@ -131,6 +131,7 @@ class BareSessionManager(PortedSessionManager):
         super().__init__(**kwargs)
         self._execute, self._disconnect = CONNECT[database](url)
         self._returning = database != "mysql"
+        self._kernel_ids: dict[str, str] = {}
         self.worker = Worker()
 
     def close(self) -> None:
@@ -183,32 +184,23 @@ class BareSessionManager(PortedSessionManager):
         kernel = self.kernel_manager.kernel_model(kernel_id)
         values = values_of(SCOPE, session_id, path, name, type, kernel_id, kernel)
         await self._run(INSERT, *values.values())
+        self._kernel_ids[session_id] = kernel_id
         return self.rest_model(session_id, path, name, type, kernel_id)
 
     async def update_session(self, session_id: str, *, path: str, name: str) -> None:
-        """Move a session to another path: one statement, two where RETURNING is missing."""
-        key = (SCOPE.namespace, SCOPE.authority, session_id)
-        values = (
+        """Move a session to another path: one statement, whose row memory knows."""
+        await self._run(
+            RENAME,
             path,
             digest(path),
             name,
             datetime.now(timezone.utc),
             claim_of(SCOPE, path),
-            *key,
+            SCOPE.namespace,
+            SCOPE.authority,
+            session_id,
         )
-        if self._returning:
-            rows = await self._run(f"{RENAME} RETURNING {COLUMNS}", *values)
-        else:
-            assert self.worker is not None
-
-            def job() -> Sequence[Row]:
-                self._execute(RENAME, values)
-                return self._execute(SELECT + " AND session_id = ?", key)
-
-            rows = await self.worker.run(job)
-        if not rows:
-            raise web.HTTPError(404, f"Session not found: {session_id}")
-        self.tell_kernel(rows[0][5], path, name)
+        self.tell_kernel(self._kernel_ids[session_id], path, name)
 
     async def delete_session(self, session_id: str) -> None:
         """Remove a session: two statements, three where RETURNING is missing."""
@@ -225,6 +217,7 @@ class BareSessionManager(PortedSessionManager):
                 return rows
 
             (row,) = await self.worker.run(job)
+        del self._kernel_ids[session_id]
         if row[-1]:
             await self.kernel_manager.shutdown_kernel(row[5])
         await self._run(REMOVE, SCOPE.namespace, session_id, row[5])
