@@ -18,7 +18,10 @@ PACKAGE: Final = ROOT / "jupyter_session_store"
 #: Pages that name modules as the map does.
 WITH_MODULES: Final = (PAGE, "docs/contributing.md")
 #: Those of the contract; one has a default.
-VERBS: Final = SessionRepository.__abstractmethods__ | {SessionRepository.mirror.__name__}
+VERBS: Final = SessionRepository.__abstractmethods__ | {
+    SessionRepository.mirror.__name__,
+    SessionRepository.mirror_change.__name__,
+}
 #: Whose classes pages name without saying so.
 OF_OTHERS: Final = frozenset({"SessionManager", "ThreadPoolExecutor", "DeprecationWarning"})
 

@@ -175,7 +175,12 @@ _LEFT: Final = "test_who_leaves_something_unfinished_is_left_to_its_lease"
 FAULTS: Final[dict[type[KeptRepository], set[str]]] = {
     KeptRepository: set(),
     Blocks: {"test_a_verb_does_not_block_the_event_loop[move]"},
-    WaitsForNothing: {"test_a_verb_does_not_block_the_event_loop[update]", _AWAY},
+    WaitsForNothing: {
+        "test_a_verb_does_not_block_the_event_loop[update]",
+        # Its default is an update.
+        "test_a_verb_does_not_block_the_event_loop[mirror_change]",
+        _AWAY,
+    },
     BlocksWhileAway: {_AWAY},
     RaisesTheDriversError: {_AWAY, _OPENING},
     OpensOnlyWhatIsThere: {_OPENING},
