@@ -163,6 +163,7 @@ def _database() -> Iterator[None]:
         # The file passes for a PostgreSQL, for the one command that shows the SQL of that alone.
         stack.enter_context(patch.object(SQLite, "no_wall", None))
         stack.enter_context(patch.object(wall, "look", lambda *_: _WALL))
+        stack.enter_context(patch.object(wall, "exists", lambda *_: False))
         # It would go on until somebody ends it.
         stack.enter_context(patch.object(Serve, "_serve", _serve))
         _fill()

@@ -442,7 +442,6 @@ class Load:
 
 
 @pytest.mark.torture
-@pytest.mark.extended("nodes of Galera that leave under load", all_rounds=True)
 def test_nodes_that_leave_and_come_back_under_load(
     ways: list[Database],
     galera: Galera,
