@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from traitlets import Bool, Unicode
@@ -17,6 +18,8 @@ from .output import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sqlalchemy import Connection
 
     from ..sql.admin.walling import Plan
     from ..sql.schema.tenants import Grant
@@ -241,7 +244,8 @@ class Wall(StoreCommand):
                 else:
                     plan = walling.plan_revocation(connection, self.role, given or None)
                 if not (plan.changed or plan.statement) or self.dry_run:
-                    return self._report_change(action, plan, 0)
+                    self._report_change(action, plan, 0)
+                    return self._report_left(connection, action, plan, given)
                 if not self.confirm(self._question(action, plan)):
                     return ExitCode.NO
                 self.interrupt_message = "It is done as a whole, or not at all."
@@ -252,10 +256,29 @@ class Wall(StoreCommand):
                         f"The role {self.role!r} has no namespace left, and is still in the group: "
                         f"another role has let it in. As that one: {plan.statement}"
                     )
-                return self._report_change(action, plan, count)
+                self._report_change(action, plan, count)
+                return self._report_left(connection, action, plan, given)
             except walling.NoSuchRole as error:
                 print_error(self.add_url_to_commands(str(error)))
                 return ExitCode.NO
+
+    def _report_left(
+        self, connection: Connection, action: str, plan: Plan, given: Sequence[Grant]
+    ) -> ExitCode:
+        """Say what a role still has that it was to have no more: granted in another way."""
+        from ..sql.admin import walling
+
+        left = walling.still_had(connection, plan, given) if action == "revoke" else []
+        if not left:
+            return ExitCode.DONE
+        self.note(
+            f"The role {self.role!r} still has {_some(left)}, which was granted in another way. To "
+            "take all that it has: "
+            + self.add_url_to_commands(
+                f"jupyter session-store wall revoke --role {shlex.quote(self.role)}"
+            )
+        )
+        return ExitCode.NO
 
     def _given(self, action: str, names: Sequence[str]) -> list[tuple[str, bool]]:
         """Return the namespaces that are named, and whether all that begin so are meant."""
@@ -305,7 +328,7 @@ class Wall(StoreCommand):
             return f"Let the role {self.role!r} have {names} in {self.database_name}?"
         return f"Take {names} from the role {self.role!r} in {self.database_name}?"
 
-    def _report_change(self, action: str, plan: Plan, count: int) -> ExitCode:
+    def _report_change(self, action: str, plan: Plan, count: int) -> None:
         done = "granted" if action == "grant" else "revoked"
         if self.as_json:
             self.output.one(
@@ -320,7 +343,7 @@ class Wall(StoreCommand):
                     **({"dry_run": True} if self.dry_run else {}),
                 }
             )
-            return ExitCode.DONE
+            return
         names = _some(plan.changed)
         if not (plan.changed or plan.statement):
             self.output.text(f"The role {self.role!r} is so already: nothing to do.")
@@ -333,7 +356,6 @@ class Wall(StoreCommand):
         else:
             has = "has" if action == "grant" else "no longer has"
             self.output.text(f"The role {self.role!r} {has} {names} in {self.database_name}.")
-        return ExitCode.DONE
 
 
 #: How many names a sentence lists.

@@ -277,6 +277,7 @@ def test_roles_that_go_round_it_are_not_let_in(house: Walled, run: Run) -> None:
         house.name("creator"): "it has CREATEROLE",
         house.name("deputy"): f"it is a member of {house.owner_role}, which owns the tables",
         house.name("files"): "which reads the files of the database server",
+        house.name("writer"): "which writes all tables, that of the revision too",
     }
     house.role(house.name("super"), "SUPERUSER")
     house.role(house.name("bypass"), "BYPASSRLS")
@@ -284,6 +285,7 @@ def test_roles_that_go_round_it_are_not_let_in(house: Walled, run: Run) -> None:
     house.role(house.name("creator"), "CREATEROLE")
     house.role(house.name("deputy"), f"IN ROLE {quoted(house.owner_role)}")
     house.role(house.name("files"), "IN ROLE pg_read_server_files")
+    house.role(house.name("writer"), "IN ROLE pg_write_all_data")
     for role, why in refused.items():
         done = run("wall", "grant", "hub:x/", "--role", role, "--yes", url=url)
         assert done.returncode == 2, role

@@ -236,6 +236,33 @@ def test_a_role_for_which_nobody_logs_in(house: Walled, run: Run) -> None:
     assert answer(house.owner, "SELECT * FROM jupyter_session_store_wall") == []
 
 
+def test_a_revocation_of_what_was_granted_in_another_way(house: Walled, run: Run) -> None:
+    """It would seem to be done, and the role would have all that it had."""
+    house.build()
+    ada = house.name("ada")
+    of_ada = house.role(ada)
+    url = house.owner.url
+    put(house, "hub:ada/", "hub:ada/gpu")
+    assert run("wall", "grant", "--user", "ada", "--role", ada, "--yes", url=url).returncode == 0
+    left = f"The role {ada!r} still has 'hub:ada/...', which was granted in another way."
+    for namespace in ("hub:ada/", "hub:ada/gpu"):
+        done = run("wall", "revoke", namespace, "--role", ada, "--yes", url=url)
+        assert done.returncode == 1
+        assert left in done.stderr
+    assert len(answer(of_ada, SEEN)) == 2
+    granted = run("wall", "grant", "hub:ada/gpu", "--role", ada, "--yes", url=url)
+    assert granted.returncode == 0
+    words = ("wall", "revoke", "--user", "ada", "--role", ada)
+    for more in ("--dry-run", "--yes"):
+        done = run(*words, more, url=url)
+        assert done.returncode == 1
+        assert "still has 'hub:ada/gpu'" in done.stderr
+    assert answer(of_ada, SEEN) == [("hub:ada/gpu",)]
+    last = run(*done.stderr.rpartition("session-store ")[2].split(), "--yes", url=url)
+    assert (last.returncode, last.stderr) == (0, "")
+    assert answer(of_ada, SEEN) == DENIED
+
+
 def test_a_policy_that_was_made_wider_is_a_gap(house: Walled) -> None:
     house.build()
     ada = "jupyter_session_store_is_among(namespace, ARRAY(SELECT w.namespace::text FROM"

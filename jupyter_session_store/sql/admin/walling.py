@@ -118,6 +118,21 @@ def revoke(connection: Connection, plan: Plan) -> int:
         ) from error
 
 
+def still_had(connection: Connection, plan: Plan, unwanted: Collection[Grant]) -> list[Grant]:
+    """Return the grants by which a role still has something that it should have no more."""
+    gone = {(one.namespace, one.is_prefix) for one in plan.changed}
+    there = _grants_of(connection, plan.facts, plan.role)
+    left = [one for key, one in there.items() if key not in gone]
+    return [one for one in left if any(_covers(one, it) or _covers(it, one) for it in unwanted)]
+
+
+def _covers(one: Grant, other: Grant) -> bool:
+    """Return whether all that the other is of is among the one."""
+    if one.is_prefix:
+        return other.namespace.startswith(one.namespace)
+    return one.namespace == other.namespace and not other.is_prefix
+
+
 def is_member(connection: Connection, plan: Plan) -> bool:
     """Return whether the role is in the group: who has let it in may be another than this role."""
     found = tenants.find(connection, plan.facts, plan.role)

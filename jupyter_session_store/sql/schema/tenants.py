@@ -128,6 +128,8 @@ def _detour(row: Any) -> tuple[str | None, str | None]:
         how, word = "has REPLICATION, and may copy the whole server", "NOREPLICATION"
     elif row.rolcreaterole:
         how, word = "has CREATEROLE, and may enter other roles", "NOCREATEROLE"
+    elif row.becomes == "pg_write_all_data":
+        how, word = "writes all tables, that of the revision too", None
     elif row.is_powerful:
         how, word = "reads the files of the database server", None
     else:
