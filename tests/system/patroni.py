@@ -58,6 +58,8 @@ class Etcd(JupyterProcess):
         peers = f"http://127.0.0.1:{self._peers.getsockname()[1]}"
         return [
             str(_program("etcd", "etcd-server")),
+            "--enable-v2=true",
+            "--unsafe-no-fsync",
             f"--data-dir={self.directory / 'etcd'}",
             f"--listen-client-urls={self.url}",
             f"--advertise-client-urls={self.url}",
@@ -171,8 +173,10 @@ class Node(LocalPostgreSQL):
             "scope": "jss",
             "name": self.name,
             "restapi": {"listen": f"127.0.0.1:{rest}", "connect_address": f"127.0.0.1:{to_rest}"},
+            # By the second version of its interface. By the third, a leader of Patroni 3.0 that was
+            # stopped may write itself into the leader's key when it wakes, whoever leads by then.
             # A proxy: else Patroni asks etcd for its own address, around the cable.
-            "etcd3": {"hosts": [f"127.0.0.1:{to_etcd}"], "use_proxies": True},
+            "etcd": {"hosts": [f"127.0.0.1:{to_etcd}"], "use_proxies": True, "protocol": "http"},
             "bootstrap": {
                 "dcs": self._dynamic,
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "no-sync"],

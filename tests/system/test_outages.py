@@ -123,11 +123,13 @@ class Client:
             self.paths[chosen] = {path} | (
                 set() if answer.status_code == 200 else self.paths[chosen]
             )
-        elif verb == "delete" and known:
-            chosen = chance.choice(known)
-            answer = self.ask(verb, lambda: self.server.delete(chosen), 204)
-            if answer.status_code == 204:
-                del self.paths[chosen]
+        elif verb == "delete" and self.paths:
+            # Who was refused tries again: else nothing would be left to be changed.
+            chosen = chance.choice(sorted(self.doubtful) or known)
+            missing = [404] if chosen in self.doubtful else []
+            answer = self.ask(verb, lambda: self.server.delete(chosen), 204, *missing)
+            if answer.status_code in (204, 404):
+                self.forget(chosen)
             else:
                 self.doubtful.add(chosen)
         elif verb == "get" and self.paths:
@@ -154,7 +156,7 @@ class Client:
                 self.forget(session_id)
 
     def forget(self, session_id: str) -> None:
-        """A refused deletion was carried out after all."""
+        """Forget a session that was deleted, perhaps though that was refused."""
         self.doubtful.discard(session_id)
         del self.paths[session_id]
 

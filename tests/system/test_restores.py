@@ -218,9 +218,6 @@ def backup(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterato
     instance.close()
 
 
-# With a snapshot it fails one time in ten: the store has something else than the servers list, and
-# keeps it. Perhaps a create was in the snapshot half way (docs/roadmap.md).
-@pytest.mark.extended("a restore under load", all_rounds=True)
 def test_a_backup_is_restored_under_load(
     backup: Backup, gateway: Gateway, new_server: NewServer, tmp_path: Path
 ) -> None:
