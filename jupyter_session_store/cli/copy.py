@@ -90,7 +90,7 @@ class Copy(TransferCommand):
         return self.connection(self.source, writes=False)
 
     def _copy(self, source: Connection, target: Connection | None) -> ExitCode:
-        from ..sql.admin import copying
+        from ..sql.admin import copying, walling
         from ..sql.admin.bulk_insert import Counts
 
         if target is not None and copying.is_same(source, target):
@@ -102,6 +102,11 @@ class Copy(TransferCommand):
             "from": self.describe_database(self.source),
             "to": self.describe_database(self.target),
         }
+        if walling.is_confined(source):
+            self.note(
+                f"The role of {where['from']} is behind a wall: it sees its own namespaces, and no "
+                "others are copied. The owner of the tables sees all."
+            )
         sessions, servers = copying.count(source)
         self.output.text(
             f"{'Would copy' if self.dry_run else 'Copying'} {sessions} sessions and {servers} "

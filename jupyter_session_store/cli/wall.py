@@ -221,13 +221,11 @@ class Wall(StoreCommand):
     def _check(self) -> ExitCode:
         from ..sql.admin import admin_connection, walling
         from ..sql.doctor import Verdict, examine_wall
-        from ..sql.schema import wall
 
         with self.database() as engine:
             with admin_connection.connected(engine) as connection:
                 self.require_usable(connection, None)
-                if wall.exists(connection):
-                    walling.refuse_if_confined(connection)
+                walling.refuse_if_confined(connection)
             found = report_findings(self, examine_wall(engine))
         failed = any(one.verdict is Verdict.FAILED for one in found)
         return ExitCode.NO if failed else ExitCode.DONE

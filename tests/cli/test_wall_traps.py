@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,11 +11,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.records import Scope
+from jupyter_session_store.testing import SCOPE, record
+from jupyter_session_store.testing import run as run_verb
+
 from ..databases import Database
+from ..migrations.support import opened
 from ..system.waiting import until
 from .conftest import Run
 from .doctor_support import look
-from .support import running
+from .support import fill, running, server, session
 from .test_wall import DENIED, SEEN, findings, put, unwell, wrongs
 from .timing import Pause
 from .walls import Walled, answer, quoted, walled
@@ -261,6 +268,49 @@ def test_a_revocation_of_what_was_granted_in_another_way(house: Walled, run: Run
     last = run(*done.stderr.rpartition("session-store ")[2].split(), "--yes", url=url)
     assert (last.returncode, last.stderr) == (0, "")
     assert answer(of_ada, SEEN) == DENIED
+
+
+def test_a_server_whose_namespace_no_role_was_granted(house: Walled, run: Run) -> None:
+    house.build()
+    ada = house.name("ada")
+    of_ada = house.role(ada)
+    words = ("wall", "grant", "hub:ada/", "--role", ada, "--yes")
+    assert run(*words, url=house.owner.url).returncode == 0
+    scope = Scope("hub:eve/", SCOPE.authority)
+    told = "has not been granted this namespace. .* jupyter session-store wall grant NAMESPACE"
+    with pytest.raises(StoreUnavailable, match=told), opened(of_ada.url, scope) as repository:
+        run_verb(repository.add(record("a", scope)))
+    assert answer(house.owner, SEEN) == []
+
+
+def test_copies_from_and_to_a_role_behind_the_wall(house: Walled, run: Run, tmp_path: Path) -> None:
+    """What is its own is copied; what is another's is refused, and nothing is half done."""
+    house.build()
+    ada, bob = house.name("ada"), house.name("bob")
+    of_ada, of_bob = house.role(ada), house.role(bob)
+    for role, name in ((ada, "ada"), (bob, "bob")):
+        words = ("wall", "grant", "--user", name, "--role", role, "--yes")
+        assert run(*words, url=house.owner.url).returncode == 0
+    file = str(tmp_path / "own.db")
+    fill(file, [session("hub:ada/", 1), session("hub:ada/gpu", 2)], [server("hub:ada/")])
+    refused = run("copy", "--from", file, "--to", "env:TO", TO=of_bob.url)
+    assert refused.returncode == 2
+    assert "The role has not been granted this namespace." in refused.stderr
+    assert answer(house.owner, SEEN) == []
+    done = run("copy", "--from", file, "--to", "env:TO", TO=of_ada.url)
+    assert done.returncode == 0, done.stderr
+    assert answer(of_ada, SEEN) == [("hub:ada/",), ("hub:ada/gpu",)]
+    put(house, "hub:bob/")
+    back = str(tmp_path / "back.db")
+    done = run("copy", "--from", "env:FROM", "--to", back, FROM=of_bob.url)
+    assert done.returncode == 0, done.stderr
+    assert "is behind a wall: it sees its own namespaces, and no others are copied" in done.stderr
+    assert answer_of(back) == [("hub:bob/",)]
+
+
+def answer_of(file: str) -> list[tuple[str]]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute("SELECT namespace FROM jupyter_sessions").fetchall()
 
 
 def test_a_policy_that_was_made_wider_is_a_gap(house: Walled) -> None:

@@ -139,13 +139,20 @@ def is_member(connection: Connection, plan: Plan) -> bool:
     return found is not None and found.is_member
 
 
-def refuse_if_confined(connection: Connection) -> None:
-    """Raise a RightMissing if this role sees its own rows alone, and not what others have."""
+def is_confined(connection: Connection) -> bool:
+    """Return whether this role sees its own rows alone, and not what others have."""
+    if not wall.exists(connection):
+        return False
     query = (
         "SELECT row_security_active(c.oid) AND NOT pg_has_role(c.relowner, 'USAGE')"
         f" FROM pg_class c WHERE c.oid = to_regclass('{SESSIONS.name}')"
     )
-    if connection.exec_driver_sql(query).scalar():
+    return bool(connection.exec_driver_sql(query).scalar())
+
+
+def refuse_if_confined(connection: Connection) -> None:
+    """Raise a RightMissing where :func:`is_confined` holds."""
+    if is_confined(connection):
         role = backend_of(connection).role(connection)
         raise RightMissing(
             f"The role {role} is behind the wall in {describe(connection.engine.url)}, and sees "

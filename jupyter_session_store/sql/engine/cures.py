@@ -24,6 +24,11 @@ _CURES: Final[Mapping[str, str]] = {
     r"peer authentication failed|ident authentication failed": (
         "Name the server's host in the URL, or the user that this process runs as."
     ),
+    # The name of the policy: a server says the rest in its own language.
+    r'"jupyter_session_store_wall"': (
+        "The role has not been granted this namespace. As the owner of the tables: "
+        "jupyter session-store wall grant NAMESPACE --role ROLE"
+    ),
     r"is not permitted to log in": "ALTER ROLE {role} LOGIN;",
     r"is not currently accepting connections": (
         "ALTER DATABASE {database} ALLOW_CONNECTIONS true;"
