@@ -24,9 +24,9 @@ from jupyter_session_store.sql.models import SERVERS, SESSIONS
 from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.testing import record
 from tests.databases.database import Database
-from tests.unit.dummies import failing, settle, stored
+from tests.unit.dummies import failing, renewed, settle, stored
 from tests.unit.fake_gateway import FakeGateway
-from tests.unit.test_replicas import HOW, Replicas, renewed, replicas, row_of, settled, until
+from tests.unit.test_replicas import HOW, Replicas, replicas, row_of, settled, until
 
 __all__ = ["replicas"]
 
