@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -109,6 +109,19 @@ class Silent:
         self.cable.freeze()
         yield
 
+    @contextmanager
+    def stuck(self) -> Iterator[None]:
+        """Let MariaDB or MySQL commit no change, as with a disk that takes nothing any more."""
+        stages = ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT")
+        statements = [f"BACKUP STAGE {stage}" for stage in stages]
+        if "MariaDB" not in self.database.rows("SELECT version()")[0][0]:
+            statements = ["FLUSH TABLES WITH READ LOCK"]
+        # Whatever it holds ends with the connection.
+        with closing(self.database.connect()) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            yield
+
 
 @pytest.fixture
 def silent(own_server: Instance) -> Iterator[Silent]:
@@ -163,6 +176,19 @@ def test_a_database_that_goes_silent(
     print(f"{silent.cable.connections()[0] - before} connections")
     if way == "half_open":
         assert [store_lines(worker.server.log) for worker in workers] == [[], []]
+
+
+@pytest.mark.only("mysql", reason="the storage of PostgreSQL is stuck under Patroni")
+def test_storage_that_takes_nothing(
+    silent: Silent, new_worker: Callable[[str, str], Worker]
+) -> None:
+    workers = [new_worker(silent.url, authority) for authority in BOUNDS]
+
+    def silence() -> None:
+        with silent.stuck():
+            time.sleep(SILENCE)
+
+    check(workers, silent.database, silence, "mysql stuck")
 
 
 @contextmanager
