@@ -216,6 +216,31 @@ def test_who_goes_on_to_hang_is_told_of(
     assert len(asked.places) == 10 * questions
 
 
+def test_a_pooler_that_tells_of_a_time_out_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(lambda _: "abc")
+    monkeypatch.setattr(hosts, "Questions", asked)
+    network = Network("")
+    # As PgBouncer says it, at once, while it cannot connect to its own server.
+    network.reason = "FATAL:  server login has been failing, cached error: connect timeout"
+    with pytest.raises(Refused):
+        network.connect()
+    assert (network.tried, asked.places) == ("abc", [])
+
+
+def test_who_speaks_and_lets_nobody_in_is_not_asked_at_once(
+    monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
+) -> None:
+    asked = Asked(lambda _: "abc")
+    monkeypatch.setattr(hosts, "Questions", asked)
+    monkeypatch.setattr(time, "sleep", later)
+    network = Network("")
+    network.reason = "timeout"
+    with pytest.raises(Refused):
+        network.connect()
+    # At once, and then twice a second.
+    assert len(asked.places) == 11
+
+
 def test_who_speaks_and_who_does_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -237,6 +262,16 @@ def test_who_speaks_and_who_does_not() -> None:
         with pytest.raises(BlockingIOError):
             # It was asked once.
             silent.accept()
+
+
+def test_who_cannot_be_asked_is_left_to_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> socket.socket:
+        raise OSError("Too many open files")
+
+    place = Place("a", "1", "127.0.0.1")
+    with Questions() as questions:
+        monkeypatch.setattr(socket, "socket", none)
+        assert questions.wait([place], 60) == [place]
 
 
 def test_a_socket_that_speaks(tmp_path: Path) -> None:

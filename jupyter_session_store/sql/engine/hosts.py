@@ -34,6 +34,8 @@ _PAUSE: Final = 0.5
 _ONE_ANSWERS: Final = frozenset({"primary", "read-write"})
 _USUAL_PORT: Final = "5432"
 _TIMED_OUT: Final = re.compile(r"time-?out|timed out")
+#: Before what a server says itself, such as a pooler whose own server hangs: it does not hang.
+_TOLD: Final = "FATAL:"
 #: Of a host to which no connect was made, since it did not answer: as psycopg says it.
 _SILENCE: Final = "connection timeout expired"
 #: What psycopg puts before the reason, which names the host once more.
@@ -100,6 +102,7 @@ class Hosts:
             # Nothing is left to be tried after the last: a primary that is busy is among these.
             due[places[-1]] = timeouts.CONNECT_TIMEOUT
         failed: dict[Place, Exception] = {}
+        answering: list[Place] = []
         with Questions() as questions:
             while True:
                 for place, seconds in due.items():
@@ -119,6 +122,9 @@ class Hosts:
                 left = deadline - time.monotonic()
                 if not hanging or left <= 0:
                     raise _error_of_all(places, failed, self._error)
+                if not set(answering).isdisjoint(hanging):
+                    # It speaks and lets nobody in: it would answer each question at once.
+                    time.sleep(min(_PAUSE, left))
                 answering = questions.wait(hanging, min(_PAUSE, left))
                 last = max(timeouts.HOST_TIMEOUT, math.ceil(left))
                 due = {one: timeouts.HOST_TIMEOUT for one in places if one not in hanging}
@@ -229,7 +235,8 @@ def _seconds_of(named: Mapping[str, Any]) -> float:
 
 def _is_silent(error: Exception | None) -> bool:
     """Return whether a place hangs: an attempt timed out, or none was made for that reason."""
-    return error is None or _TIMED_OUT.search(str(error)) is not None
+    said = _SILENCE if error is None else str(error)
+    return _TOLD not in said and _TIMED_OUT.search(said) is not None
 
 
 def _error_of_all(

@@ -22,7 +22,8 @@ from .places import Place
 #: What a client of PostgreSQL asks first: whether the connection may be encrypted. PgBouncer,
 #: Pgpool and a server that is starting answer it too.
 _QUESTION: Final = struct.pack("!ii", 8, 80877103)
-_UNDER_WAY: Final = frozenset({0, errno.EINPROGRESS})
+#: Windows has a number of its own.
+_UNDER_WAY: Final = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", 0)})
 #: Of a host that is not there, of which the network tells late; and of a socket with a full queue.
 _NOBODY: Final = frozenset(
     {errno.EAGAIN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
@@ -69,9 +70,9 @@ class Questions:
         """Return whether there is an answer at once."""
         try:
             family, address = _address_of(place)
+            one = socket.socket(family, socket.SOCK_STREAM)
         except (OSError, ValueError):
             return True
-        one = socket.socket(family, socket.SOCK_STREAM)
         one.setblocking(False)
         try:
             code = one.connect_ex(address)
