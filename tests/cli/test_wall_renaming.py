@@ -142,6 +142,42 @@ def test_nobody_gets_what_is_anothers(house: Walled, run: Run, has: str, by: str
     assert answer(house.owner, SEEN) == [("hub:bob/",)]
 
 
+@pytest.mark.parametrize("by", ["namespace", "user"])
+@pytest.mark.parametrize("helps", ["namespace", "user"])
+def test_nobody_gets_what_is_a_helpers_own(house: Walled, run: Run, by: str, helps: str) -> None:
+    """Bob was let in to ada's sessions, and has none of his own yet."""
+    put(house, "hub:ada/")
+    whose = {"namespace": "hub:{}/", "user": "--user {}"}
+    ada = let_in(house, run, "ada", *whose[by].format("ada").split())
+    let_in(house, run, "bob", *whose[by].format("bob").split())
+    granted = run(
+        *("wall", "grant", *whose[helps].format("ada").split(), "--yes"),
+        *("--role", house.name("bob")),
+        url=house.owner.url,
+    )
+    assert granted.returncode == 0, granted.stderr
+    words = ("--user", "ada", "--new-user", "bob")
+    done = run("rename", *words, "--yes", url=house.owner.url)
+    assert done.returncode == 0, done.stderr
+    assert f"and does not get hub:bob/{'...' if by == 'user' else ''}: the role" in done.stderr
+    mine = [row for row in answer(house.owner, GRANTED) if row[0] == house.name("ada")]
+    assert [row[1] for row in mine] == ["hub:ada/"]
+    assert answer(ada, SEEN) == []
+
+
+def test_who_has_one_server_of_a_user_goes_along(house: Walled, run: Run) -> None:
+    put(house, "hub:ada/", "hub:ada/gpu")
+    ada = let_in(house, run, "ada", "--user", "ada")
+    spare = let_in(house, run, "spare", "hub:ada/gpu")
+    everybodys = let_in(house, run, "zoe", "--user", "ada")
+    done = run("rename", "--user", "ada", "--new-user", "ada.s", "--yes", url=house.owner.url)
+    assert done.returncode == 0, done.stderr
+    assert "does not get" not in done.stderr
+    for role in (ada, everybodys):
+        assert answer(role, SEEN) == [("hub:ada.s/",), ("hub:ada.s/gpu",)]
+    assert answer(spare, SEEN) == [("hub:ada.s/gpu",)]
+
+
 def test_a_user_whose_new_name_is_a_digest(house: Walled, run: Run) -> None:
     put(house, "hub:ada/")
     ada = let_in(house, run, "ada", "--user", "ada")

@@ -44,11 +44,15 @@ _PREFIXES: Final = f"""
 SELECT CAST(w.role AS text), w.namespace, w.kind FROM {WALL} w
 WHERE w.kind = '{PREFIX}' AND starts_with(w.namespace, :old) ORDER BY 1, 2
 """
+#: By a grant of its own, and not by one that covers the old name too, or came along from it.
 _TAKEN: Final = f"""
 SELECT CAST(w.role AS text) FROM {WALL} w
-WHERE NOT CAST(w.role AS text) = ANY (CAST(:heirs AS text[])) AND (w.namespace = :name
+WHERE (w.namespace = :name
   OR w.kind = '{PREFIX}' AND starts_with(:name, w.namespace)
   OR :is_prefix AND starts_with(w.namespace, :name))
+AND CAST(w.role AS text) <> :role
+AND NOT (CAST(w.role AS text) = ANY (CAST(:heirs AS text[])) AND (w.kind = '{FOUND}'
+  OR w.kind = '{PREFIX}' AND (starts_with(:old, w.namespace) OR w.namespace = :inherited)))
 ORDER BY 1 LIMIT 1
 """
 _USED: Final = f"""
@@ -83,13 +87,13 @@ def of_namespace(
         mine = Grant(role, old, False)
         covering = next((one for one in own if _covers(one, new)), None)
         if covering is not None:
-            heirs.append(Heir(role, mine, covering, _obstacle(connection)))
+            heirs.append(Heir(role, mine, covering, _refusal(connection)))
             continue
         target = Grant(role, new, False)
         if kind == FOUND and prefixes is not None:
             whole = next((one for one in own if one.is_prefix and _covers(one, old)), None)
             target = (whole and _renamed(whole, prefixes)) or target
-        heirs.append(Heir(role, mine, target, _obstacle(connection, target, had)))
+        heirs.append(Heir(role, mine, target, _obstacle(connection, mine, target, had, prefixes)))
     return heirs
 
 
@@ -109,7 +113,7 @@ def of_prefix(connection: Connection, prefixes: Prefixes) -> list[Heir]:
         rows = _rows(connection, _RELEVANT, old=target.namespace, new=target.namespace)
         has = any(role == grant.role and kind == PREFIX for role, _, kind in rows)
         beside = [one.role for one in given if one.namespace == grant.namespace]
-        obstacle = _obstacle(connection, None if has else target, beside)
+        obstacle = _refusal(connection) if has else _obstacle(connection, grant, target, beside)
         heirs.append(Heir(grant.role, grant, target, obstacle))
     return heirs
 
@@ -167,16 +171,28 @@ def _renamed(grant: Grant, prefixes: Prefixes) -> Grant | None:
     return Grant(grant.role, name, grant.is_prefix)
 
 
-def _obstacle(
-    connection: Connection, target: Grant | None = None, heirs: Collection[str] = ()
-) -> str | None:
-    """Return why what is granted stays as it is; without a target it is granted already."""
-    if not connection.exec_driver_sql(_MAY).one()[1]:
-        return "this role may not change what is granted"
-    if target is None:
+def _refusal(connection: Connection) -> str | None:
+    """Return why nothing of what is granted can be changed."""
+    if connection.exec_driver_sql(_MAY).one()[1]:
         return None
+    return "this role may not change what is granted"
+
+
+def _obstacle(
+    connection: Connection,
+    old: Grant,
+    target: Grant,
+    heirs: Collection[str],
+    prefixes: Prefixes | None = None,
+) -> str | None:
+    """Return why a role does not get what is the `target` in the place of the old grant."""
+    if refusal := _refusal(connection):
+        return refusal
+    # An heir that has all of the user's namespaces has got those of the new name already.
+    inherited = "" if prefixes is None or target.is_prefix else prefixes[1]
     values = {"name": target.namespace, "is_prefix": target.is_prefix}
-    taken = connection.execute(text(_TAKEN), {**values, "heirs": [*heirs]}).scalar()
+    more = {"role": old.role, "old": old.namespace, "heirs": [*heirs], "inherited": inherited}
+    taken = connection.execute(text(_TAKEN), {**values, **more}).scalar()
     if taken is not None:
         return f"the role {taken!r} was granted it"
     if connection.execute(text(_USED), values).scalar():
