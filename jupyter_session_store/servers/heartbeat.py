@@ -34,6 +34,8 @@ RENEWAL_TIMEOUT: Final = 10.0
 _FIRST_RETRY: Final = 2.0
 #: Two servers' counts, or one's before and after an eviction, must not be taken for each other.
 _FIRST_RENEWALS: Final = 2**30
+#: More than one renewal counts, however often it is repeated since its answer was lost.
+_REPEATED: Final = 100
 #: macOS's CLOCK_MONOTONIC goes on during sleep; the one of time.monotonic() does not.
 _CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
@@ -142,6 +144,8 @@ class Heartbeat:
         #: Whether the store failed again soon after a renewal, which had succeeded.
         self._in_vain = False
         self._took_over = False
+        #: With which counts it was perhaps registered anew since a renewal was answered.
+        self._new_counts: list[int] = []
         self._ended: set[str] = set()
         self._wake = threading.Event()
         self._stopped = False
@@ -254,6 +258,7 @@ class Heartbeat:
             return
         repository = self._repository
         anew = replace(self.server, renewals=random.randrange(_FIRST_RENEWALS))  # noqa: S311
+        self._new_counts.append(anew.renewals)
         # The others see the count of this renewal some time between the two.
         sent = now()
         servers = repository.renew(anew, local_sessions(), timeout=RENEWAL_TIMEOUT)
@@ -269,12 +274,16 @@ class Heartbeat:
         others = ended - silent - {self.server.server_id}
         dead += [one for one in servers if one.server_id in others]
         registered_anew = any(
-            (one.server_id, one.renewals) == (anew.server_id, anew.renewals) for one in servers
+            0 <= one.renewals - count < _REPEATED
+            for one in servers
+            if one.server_id == anew.server_id
+            for count in self._new_counts
         )
         if self._observer.missed or ended or registered_anew:
             # It may have left something, and nobody may have taken that up: who evicted it was
             # perhaps of another authority, and who stopped in order was not evicted at all.
             self._took_over = False
+        self._new_counts.clear()
         if dead or not self._took_over or repository.describe().unfinished:
             # It may be more than this server is really starting or closing now.
             unfinished = repository.evict(

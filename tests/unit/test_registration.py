@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -219,6 +220,32 @@ def test_what_is_there_of_others_is_taken_up_by_whoever_was_registered_anew(
     beating.beat(LEASE / 3)
     assert beating.unfinished == []
     beating.repository._servers.clear()
+    beating.beat(LEASE / 3)
+    assert [one.session_id for one in beating.unfinished] == ["half"]
+
+
+@pytest.mark.parametrize("repeated_by", ["the repository", "the heartbeat"])
+def test_so_it_is_if_the_answer_to_the_registration_was_lost(
+    beating: Beating, monkeypatch: pytest.MonkeyPatch, repeated_by: str
+) -> None:
+    beating.beat(LEASE / 3)
+    gateway = Scope(SCOPE.namespace, "gateway:g")
+    beating.heartbeat._scope = gateway
+    half = record("half", gateway, state=STARTING, kernel_id="k", server_id="long gone")
+    asyncio.run(beating.repository.add(half))
+    beating.repository._servers.clear()
+    renew = beating.repository.renew
+
+    def losing(*arguments: Any, **options: Any) -> Any:
+        renew(*arguments, **options)
+        if repeated_by == "the heartbeat":
+            raise StoreUnavailable("test")
+        return renew(*arguments, **options)
+
+    monkeypatch.setattr(beating.repository, "renew", losing)
+    with suppress(StoreUnavailable):
+        beating.heartbeat.beat()
+    monkeypatch.setattr(beating.repository, "renew", renew)
     beating.beat(LEASE / 3)
     assert [one.session_id for one in beating.unfinished] == ["half"]
 
