@@ -182,8 +182,8 @@ async def test_what_was_not_saved_is_not_told(
     kept.take()
     refused: list[tuple[str, Callable[[], Awaitable[Any]]]] = [
         ("add", lambda: manager.create_session(path="b", type="notebook", name="")),
-        ("update", lambda: manager.change_session(model["id"], path="c")),
-        ("update", lambda: manager.change_session(model["id"], kernel_name="python3")),
+        ("mirror_change", lambda: manager.change_session(model["id"], path="c")),
+        ("mirror_change", lambda: manager.change_session(model["id"], kernel_name="python3")),
     ]
     for verb, ask in refused:
         failing(manager, verb, InvalidValue("path", "is odd", "another"))

@@ -29,7 +29,7 @@ async def test_the_version_that_a_row_has_hides_no_change(monkeypatch: pytest.Mo
     # From the second one on the versions are read.
     await renew(manager)
     await renew(manager)
-    real = manager.store.update
+    real = manager.store.mirror_change
 
     async def lose_answers(*args: Any, **kwargs: Any) -> None:
         # It is made again on a new connection.
@@ -38,7 +38,7 @@ async def test_the_version_that_a_row_has_hides_no_change(monkeypatch: pytest.Mo
         raise StoreUnavailable("the connection was lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(manager.store, "update", lose_answers)
+        patched.setattr(manager.store, "mirror_change", lose_answers)
         await manager.update_session(model["id"], path="b.ipynb")
     await manager.update_session(model["id"], path="c.ipynb")
     assert manager.sessions.unsynchronized == 1

@@ -21,6 +21,7 @@ from jupyter_session_store.records import (
     authority_of,
 )
 from jupyter_session_store.sql.admin import listing, pruning
+from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.models import SERVERS, SESSIONS
 from jupyter_session_store.sql.queries import leases
 from jupyter_session_store.sql.queries.rows import to_row
@@ -49,7 +50,11 @@ def sessions_of(server_id: str) -> list[SessionRecord]:
 
 
 @pytest.fixture
-def repository(database: Database) -> Iterator[SQLAlchemySessionRepository]:
+def repository(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SQLAlchemySessionRepository]:
+    # Nothing is made again because the machine is busy: what is sent is counted.
+    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 60.0)
     repository = SQLAlchemySessionRepository(database.url, options={}, auto_upgrade="safe", log=log)
     repository.open(SCOPE, server("one"), timeout=60)
     yield repository

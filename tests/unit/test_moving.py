@@ -127,13 +127,13 @@ async def test_a_move_that_the_store_refuses_leaves_no_kernel(
 ) -> None:
     model = await manager.create_session(**NOTEBOOK)
     before = await stored(manager)
-    failing(manager, "update", InvalidValue("name", "is odd", "another"))
+    failing(manager, "mirror_change", InvalidValue("name", "is odd", "another"))
     with pytest.raises(InvalidValue):
         await manager.change_session(model["id"], kernel_name="other", name="n")
     assert list(kernels.list_kernel_ids()) == [model["kernel"]["id"]]
     assert await manager.list_sessions() == [model]
     assert in_memory(manager) == before
-    del manager.store.update
+    del manager.store.mirror_change
     await assert_equal_after_renewal(manager)
     assert await stored(manager) == before
 
@@ -158,7 +158,7 @@ async def test_a_local_move_whose_answer_is_lost_is_made_once(
     manager: PersistentSessionManager, kernels: DummyKernelManager
 ) -> None:
     model = await manager.create_session(**NOTEBOOK)
-    losing_answers(manager, "update")
+    losing_answers(manager, "mirror_change")
     moved = await manager.change_session(model["id"], kernel_name="other")
     assert await manager.list_sessions() == [moved]
     assert kernels.shut_down == [model["kernel"]["id"]]
