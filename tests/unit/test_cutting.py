@@ -420,3 +420,28 @@ def test_a_connection_of_an_operator_that_hangs_is_cut(
     with pytest.raises(DBAPIError):
         work()
     engine.dispose()
+
+
+@needs_network
+def test_who_asks_whether_a_connection_hangs_may_hang_too(proxy: HangingProxy, brief: None) -> None:
+    engine = engines.create(proxy.url, statement_timeout=False)
+    asked: list[str] = []
+
+    def hang_once(*_: object) -> None:
+        name = threading.current_thread().name
+        if "attendant" in name:
+            asked.append(name)
+            if len(asked) == 1:
+                proxy.hang()
+
+    event.listen(engine, "connect", hang_once)
+
+    def work() -> None:
+        with cutting.connected(engine) as connection:
+            proxy.hang()
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(DBAPIError):
+        work()
+    assert len(asked) == 2
+    engine.dispose()

@@ -208,7 +208,7 @@ class _Attendant:
         if self._session is None:
             return True
         try:
-            with self._other.connect() as connection:
+            with self._other.connect() as connection, _cut_late(connection):
                 driver = backend_of(connection).driver
                 return driver.end_if_waiting(connection, self._session, timeouts.STATEMENT_TIMEOUT)
         except Exception:
@@ -233,6 +233,25 @@ class _Attendant:
 
     def _note_answer(self, *_: object) -> None:
         self._is_waiting = False
+
+
+@contextmanager
+def _cut_late(connection: Connection) -> Iterator[None]:
+    """Cut a connection that is not given back in time: who asks whether another hangs may hang."""
+    driver = backend_of(connection).driver
+    descriptor = driver.descriptor(connection.connection.dbapi_connection)
+    if descriptor is None:
+        yield
+        return
+    duplicate = _Duplicate(descriptor)
+    timer = threading.Timer(timeouts.STATEMENT_TIMEOUT, duplicate.cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        duplicate.close()
 
 
 def _let_go(_connection: object, record: Any) -> None:
