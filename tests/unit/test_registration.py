@@ -208,15 +208,20 @@ def test_what_a_server_left_that_stopped_in_order_is_taken_up(beating: Beating) 
     assert [one.session_id for one in beating.unfinished] == ["half"]
 
 
+def leave_half(beating: Beating) -> None:
+    """Add what a server that is not registered was starting on the gateway."""
+    gateway = Scope(SCOPE.namespace, "gateway:g")
+    beating.heartbeat._scope = gateway
+    half = record("half", gateway, state=STARTING, kernel_id="k", server_id="long gone")
+    asyncio.run(beating.repository.add(half))
+
+
 def test_what_is_there_of_others_is_taken_up_by_whoever_was_registered_anew(
     beating: Beating,
 ) -> None:
     """The store was restored from a backup without registrations."""
     beating.beat(LEASE / 3)
-    gateway = Scope(SCOPE.namespace, "gateway:g")
-    beating.heartbeat._scope = gateway
-    half = record("half", gateway, state=STARTING, kernel_id="k", server_id="long gone")
-    asyncio.run(beating.repository.add(half))
+    leave_half(beating)
     beating.beat(LEASE / 3)
     assert beating.unfinished == []
     beating.repository._servers.clear()
@@ -229,10 +234,7 @@ def test_so_it_is_if_the_answer_to_the_registration_was_lost(
     beating: Beating, monkeypatch: pytest.MonkeyPatch, repeated_by: str
 ) -> None:
     beating.beat(LEASE / 3)
-    gateway = Scope(SCOPE.namespace, "gateway:g")
-    beating.heartbeat._scope = gateway
-    half = record("half", gateway, state=STARTING, kernel_id="k", server_id="long gone")
-    asyncio.run(beating.repository.add(half))
+    leave_half(beating)
     beating.repository._servers.clear()
     renew = beating.repository.renew
 

@@ -120,16 +120,22 @@ async def test_a_create_that_was_finished_since_is_the_session_that_it_became(
     assert await settled(one, gateway) == ["b"]
 
 
+async def delete_first_of_two(one: PersistentSessionManager) -> list[SessionRecord]:
+    """Make two sessions on one kernel, delete the first, and return the rows as they were."""
+    session = await one.create_session(path="a", **HOW)
+    # It keeps the kernel alive.
+    await one.create_session(path="b", kernel_id=session["kernel"]["id"], name="", type="console")
+    rows = await stored(one)
+    await one.delete_session(session["id"])
+    return rows
+
+
 async def test_a_create_whose_session_was_deleted_since_is_deleted_again(
     replicas: Replicas, gateway: FakeGateway, engine: Engine
 ) -> None:
     one, _ = replicas
     await at_work(one)
-    session = await one.create_session(path="a", **HOW)
-    # It keeps the kernel alive.
-    await one.create_session(path="b", kernel_id=session["kernel"]["id"], name="", type="console")
-    first, second = await stored(one)
-    await one.delete_session(session["id"])
+    first, second = await delete_first_of_two(one)
     restore(engine, first.replace(state=STARTING, kernel_model=None, version=1), second)
     await renewed(one)
     assert await settled(one, gateway) == ["b"]
@@ -186,10 +192,7 @@ async def test_a_mark_of_a_session_that_was_deleted_is_no_session_again(
 ) -> None:
     one, _ = replicas
     await at_work(one)
-    session = await one.create_session(path="a", **HOW)
-    await one.create_session(path="b", kernel_id=session["kernel"]["id"], name="", type="console")
-    first, second = await stored(one)
-    await one.delete_session(session["id"])
+    first, second = await delete_first_of_two(one)
     marked = first.replace(state=CLOSING, version=first.version + 1)
     restore(engine, marked, second)
     await renewed(one)
