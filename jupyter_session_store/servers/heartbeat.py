@@ -34,7 +34,7 @@ RENEWAL_TIMEOUT: Final = 10.0
 _FIRST_RETRY: Final = 2.0
 #: Two servers' counts, or one's before and after an eviction, must not be taken for each other.
 _FIRST_RENEWALS: Final = 2**30
-#: More than one renewal counts, however often it is repeated since its answer was lost.
+#: More than one renewal adds to the count, however often it is repeated after a lost answer.
 _REPEATED: Final = 100
 #: macOS's CLOCK_MONOTONIC goes on during sleep; the one of time.monotonic() does not.
 _CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
@@ -144,7 +144,7 @@ class Heartbeat:
         #: Whether the store failed again soon after a renewal, which had succeeded.
         self._in_vain = False
         self._took_over = False
-        #: With which counts it was perhaps registered anew since a renewal was answered.
+        #: The counts that a new registration may have begun with, since the last answered renewal.
         self._new_counts: list[int] = []
         self._ended: set[str] = set()
         self._wake = threading.Event()
@@ -219,7 +219,7 @@ class Heartbeat:
         while True:
             pause = min(self._retry, self._interval) if self.failing else self._interval
             # A little early each time, so that servers that start together do not stay together.
-            # Earlier while the store is away: all servers notice that in one moment.
+            # Much earlier while the store is away, which all servers may notice in one moment.
             earliest = 0.5 if self.failing else 0.9
             woken = self._wake.wait(pause * random.uniform(earliest, 1.0))  # noqa: S311
             self._wake.clear()

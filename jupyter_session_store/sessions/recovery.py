@@ -88,8 +88,8 @@ class Recovery:
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
         """Take over what evicted servers were starting; called in the heartbeat's thread.
 
-        And what this server was starting or closing long ago, and a database that was restored
-        has as it was then.
+        Also take up what this server was starting or closing before a restore or a failover, which
+        has brought back those rows as they were then.
         """
         for record in unfinished:
             if self._context.usage.is_in_progress(record.session_id):

@@ -237,7 +237,7 @@ class _Attendant:
 
 @contextmanager
 def _cut_late(connection: Connection) -> Iterator[None]:
-    """Cut a connection that is not given back in time: who asks whether another hangs may hang."""
+    """Cut a connection that is not given back in time: the one that asks may hang itself."""
     driver = backend_of(connection).driver
     descriptor = driver.descriptor(connection.connection.dbapi_connection)
     if descriptor is None:

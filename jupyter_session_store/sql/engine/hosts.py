@@ -1,9 +1,9 @@
 """Trying the hosts of a URL in turn: each has its own time, and one that hangs is asked first.
 
 libpq begins with the first at each connect. Where that one hangs, every connect of a server that
-was idle would take a time-out, and a request has no time for more than one or two of these. Nor
-has it after a failover for one: the standby that did not take writes when it was tried may be the
-primary a moment later. So the others are tried again while a host that hangs is asked.
+was idle would take a time-out, and a request has no time for more than one or two of these. After a
+failover even one is too long: the standby, which took no writes when it was tried, may be the
+primary a moment later. So the other hosts are tried again while the host that hangs is asked.
 """
 
 from __future__ import annotations
