@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
@@ -13,6 +14,7 @@ from jupyter_session_store import records
 from jupyter_session_store.records import Scope, claim_of, path_digest
 from jupyter_session_store.sql.engine.backend import Backend, backend_of
 from jupyter_session_store.testing import AWKWARD
+from tests.programs import run_to_end
 from tests.unit.dummies import DummyKernelManager, make_manager
 
 #: A later release: a record with one more field, which comes last.
@@ -110,3 +112,14 @@ def test_each_dialect_has_one_object(url: str, title: str) -> None:
     assert (type(backend) is Backend) is (title == "cockroachdb")
     # A dialect of another package has the driver's settings all the same.
     assert ("prepare_threshold" in backend.driver.connect_args) is ("psycopg" in url)
+
+
+def test_a_column_may_have_another_name_in_the_database() -> None:
+    """What reads and writes rows goes by the names of the code."""
+    verbs = "comes_out or mirror or change or update"
+    suite = Path(__file__).with_name("other_names.py")
+    options = ["-q", "-n0", "-p", "no:cacheprovider", "-k", verbs]
+    done = run_to_end(
+        [sys.executable, "-m", "pytest", *options, suite], timeout=100, cwd=suite.parents[2]
+    )
+    assert done.returncode == 0, done.stdout

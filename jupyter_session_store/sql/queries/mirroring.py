@@ -32,11 +32,7 @@ _OVERWRITE: Final = (
         SESSIONS.c.version == bindparam("was_version"),
     )
     .values(
-        {
-            column.name: bindparam(f"new_{column.name}")
-            for column in SESSIONS.columns
-            if column.name not in _SCOPE
-        }
+        {key: bindparam(f"new_{key}") for key, _ in SESSIONS.columns.items() if key not in _SCOPE}
     )
 )
 
