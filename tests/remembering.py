@@ -39,10 +39,14 @@ def remember() -> None:
 
 
 def _if_chosen(load: Callable[..., None]) -> Callable[..., None]:
-    """Return what loads the certificates that a test has chosen, and not the system's."""
+    """Return what loads the certificates that a test has chosen, and not the system's.
+
+    Nor those of a user who has chosen some for all programs.
+    """
+    outside = os.environ.get("SSL_CERT_FILE")
 
     def load_chosen(context: ssl.SSLContext, *purpose: Any) -> None:
-        if os.environ.get("SSL_CERT_FILE"):
+        if os.environ.get("SSL_CERT_FILE") not in (None, "", outside):
             load(context, *purpose)
 
     return load_chosen
