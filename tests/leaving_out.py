@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -27,6 +27,8 @@ _FRACTION: Final = 0.02
 #: The same with ``--extended``.
 _LARGER_FRACTION: Final = 0.1
 _ROUNDS: Final = "--rounds-fraction"
+#: The part of a run in which the tests that may take long begin.
+_SPREAD_OVER: Final = 0.9
 _ELSEWHERE: Final = "a case on another database"
 
 
@@ -89,9 +91,7 @@ class LeavingOut:
         if not self._extended:
             # `make test-all` does not run those that want all rounds.
             self._left_out.update(_why(one) for one in left if not _wants_all_rounds(one))
-        # Those that may take long begin first: a process that is left with one at the end keeps
-        # all others waiting.
-        items[:] = sorted(filter(self._is_for, items), key=_patience, reverse=True)
+        items[:] = mixed(filter(self._is_for, items))
         self._repeating = sum(map(_repeats, items))
         self._sharing = sum(map(_shares, items))
         self._config.hook.pytest_deselected(items=left)
@@ -138,6 +138,23 @@ class LeavingOut:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and self.line():
             reporter.write_line(self.line())
+
+
+def mixed(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Return tests in the order in which processes that share them are done soonest.
+
+    Those that may take long begin before the others end: a process that is left with one at the
+    end keeps all others waiting. But they wait more than they work, for servers and for time to
+    pass, and the others work while they wait: so they are spread among these.
+    The tests of a module are apart then: what several of them use is a fixture of the session.
+    """
+    ordered = sorted(items, key=_patience, reverse=True)
+    count = sum(_patience(item) > 0 for item in ordered)
+    others = len(ordered) - count
+    places = [_SPREAD_OVER * number / count for number in range(count)]
+    places += [number / others for number in range(others)]
+    order = sorted(range(len(ordered)), key=places.__getitem__)
+    return [ordered[place] for place in order]
 
 
 def elsewhere(items: Sequence[pytest.Item], *, every: bool = False) -> frozenset[pytest.Item]:

@@ -230,7 +230,7 @@ def test_a_file_that_may_not_be_written(home: Path, name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file with many sessions."""
     file = tmp_path_factory.mktemp("many") / "sessions.db"

@@ -36,7 +36,7 @@ _TOO_WIDE = """
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built pages."""
     folder = tmp_path_factory.mktemp("built")

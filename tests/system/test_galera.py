@@ -52,7 +52,7 @@ pytestmark = [
 PAGE: Final = "docs/how-to/galera.md"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def galera() -> Iterator[Galera]:
     cluster = Galera()
     yield cluster

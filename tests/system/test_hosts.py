@@ -38,7 +38,7 @@ UNDERSTOOD: Final = [row[0] for row in rows_of_table("What is understood")]
 REFUSED: Final = [[cell.strip("`") for cell in row] for row in rows_of_table("What is refused")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair() -> Iterator[Pair]:
     """The two, for all tests that leave them as they are."""
     with a_pair() as pair:

@@ -36,7 +36,7 @@ pytestmark = [
 _OLDEST: Final = (".venvs/oldest", ".[test]", "--oldest", "--python-version=3.10")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def oldest() -> str:
     """The Python that has the oldest declared releases of all dependencies."""
     (ROOT / ".venvs").mkdir(exist_ok=True)
