@@ -20,6 +20,8 @@ from .idle import run_idle
 from .machine import describe, file_system
 from .memory import run_memory
 from .operations import run_growth, run_operations
+from .outage import MINUTES as OUTAGE
+from .outage import run_outage
 from .outliving import run_outliving
 from .peers import peers
 from .plot import draw
@@ -37,6 +39,7 @@ SUITES: Final = (
     "memory",
     "outliving",
     "stall",
+    "outage",
     "prune",
     "transfer",
     "replicas",
@@ -85,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         metavar="N",
-        help="how long idle servers are watched, in each of three modes (default: 10)",
+        help="how long idle servers are watched, in each of four modes, and how long an outage "
+        f"lasts, but that {OUTAGE:g} at most (default: 10)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="PATH", help="default: benchmarks/results/<time>.json"
@@ -149,6 +153,9 @@ def main() -> None:
         ):
             if name in options.only:
                 run(who, databases, directory, results, quick=options.quick)
+        if "outage" in options.only:
+            minutes = min(options.minutes, OUTAGE)
+            run_outage(who, databases, directory, results, quick=options.quick, minutes=minutes)
         if "prune" in options.only:
             run_prune(databases, results, quick=options.quick)
         if "transfer" in options.only:

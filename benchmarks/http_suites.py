@@ -48,7 +48,8 @@ def _servers(
 
 
 @contextmanager
-def _running(servers: list[JupyterServer]) -> Iterator[None]:
+def running(servers: list[JupyterServer]) -> Iterator[None]:
+    """Have servers run."""
     try:
         for server in servers:
             server.start()
@@ -58,7 +59,8 @@ def _running(servers: list[JupyterServer]) -> Iterator[None]:
             server.stop()
 
 
-def _grow(client: Client, sessions: list[dict[str, Any]], count: int) -> None:
+def grow(client: Client, sessions: list[dict[str, Any]], count: int) -> None:
+    """Create sessions until there are so many."""
     while len(sessions) < count:
         status, model = client("POST", "/api/sessions", _body(len(sessions)))
         if status != 201:
@@ -73,12 +75,12 @@ def run_rest(
     rounds, count = (2, 5) if quick else (20, 10)
     order = random.Random(13)
     servers = _servers(peers, databases, directory / "rest", dummy_kernels=True)
-    with _running(servers):
+    with running(servers):
         clients = [(server.peer, server.client(), []) for server in servers]  # type: ignore[var-annotated]
         for total in SESSIONS:
             results.say(f"rest: {total:,} sessions")
             for _, client, sessions in clients:
-                _grow(client, sessions, total)
+                grow(client, sessions, total)
                 client("GET", "/api/sessions")
             for _ in range(rounds):
                 order.shuffle(clients)
@@ -114,7 +116,7 @@ def run_startup(
     An untimed start comes first: it makes the tables and compiles the bytecode.
     """
     servers = _servers(peers, databases, directory / "startup")
-    with _running(servers):
+    with running(servers):
         pass
     order = random.Random(17)
     rounds = 3 if quick else 15
@@ -139,7 +141,7 @@ def run_stall(
     for number in range(1 if quick else 3):
         results.say(f"stall: round {number + 1}")
         for server in servers:
-            with _running([server]):
+            with running([server]):
                 _stall(server, results, seconds=1.0 if quick else LOCKED)
 
 
@@ -147,7 +149,7 @@ def _stall(server: JupyterServer, results: Results, *, seconds: float) -> None:
     client = server.client()
     kind, database = server.peer.kind, server.peer.database
     sessions: list[dict[str, Any]] = []
-    _grow(client, sessions, 3)
+    grow(client, sessions, 3)
     one = f"/api/sessions/{sessions[0]['id']}"
     table = "session" if kind == STOCK else "jupyter_sessions"
     polls: dict[str, tuple[str, str, Any]] = {

@@ -1,17 +1,20 @@
 """What servers that nobody uses cost their database: processor time, log-ins and statements.
 
 Each is a repository and its heartbeat, as a session manager opens them, all in this process: what
-a whole server does besides does not reach the database.
+a whole server does besides does not reach the database. The bare driver sends the same statements
+over as many connections, as often.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +27,7 @@ from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from tests.databases import Database
 from tests.wire import WireTap
 
+from .bare import CONNECT
 from .databases import Databases
 from .peers import OURS
 from .results import Results
@@ -31,13 +35,25 @@ from .results import Results
 SERVERS: Final = 50
 #: Seconds of each server's lease, which is the package's default.
 LEASE: Final = 90
-#: For how many seconds each mode keeps a connection; ``None``: there are no servers.
+NOBODY: Final = "nobody"
+KEPT: Final = "connection kept"
+#: The driver alone, its connections kept.
+DRIVER: Final = "bare driver"
+#: For how many seconds the servers of a mode keep a connection; ``None``: there are no servers.
 MODES: Final[dict[str, float | None]] = {
-    "nobody": None,
-    "connection kept": 86_400.0,
+    NOBODY: None,
+    DRIVER: None,
+    KEPT: 86_400.0,
     "connection given up": CONNECTION_IDLE_SECONDS,
 }
 MEASURES: Final = ("processor ms", "log-ins", "statements")
+_RENEW: Final = (
+    "UPDATE jupyter_servers SET renewals = renewals + 1 WHERE namespace = ? AND server_id = ?"
+)
+_LOOK: Final = (
+    "SELECT server_id, renewals, lease_seconds FROM jupyter_servers WHERE namespace = ? UNION ALL "
+    "SELECT session_id, version, NULL FROM jupyter_sessions WHERE namespace = ? AND authority = ?"
+)
 _TIMEOUT: Final = 30.0
 _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -59,7 +75,7 @@ def run_idle(databases: Databases, results: Results, *, quick: bool, minutes: fl
         idle_seconds = None if kept is None else kept / hurry
         with ExitStack() as stack:
             measured = [
-                (name, stack.enter_context(_measured(databases, name, idle_seconds, size)))
+                (name, stack.enter_context(_measured(databases, name, mode, idle_seconds, size)))
                 for name in names
             ]
             for _, one in measured:
@@ -98,12 +114,14 @@ class _Measured:
 
 @contextmanager
 def _measured(
-    databases: Databases, name: str, kept: float | None, size: _Size
+    databases: Databases, name: str, mode: str, kept: float | None, size: _Size
 ) -> Iterator[_Measured]:
     """Yield the measure of a database, with its servers, each of which has renewed once."""
     database = Database(name, databases.place(name).text)
     with WireTap.to(database) as tap, ExitStack() as stack:
-        if kept is not None:
+        if mode == DRIVER:
+            stack.enter_context(_drivers(database, tap.url(database), size))
+        elif kept is not None:
             servers = [
                 _Server(tap.url(database), f"hub:user-{number}/", kept, size.lease)
                 for number in range(size.servers)
@@ -116,6 +134,37 @@ def _measured(
                 one.heartbeat.renew_now().result(_TIMEOUT)
                 time.sleep(size.lease / RENEWALS_A_LEASE / size.servers)
         yield _Measured(tap, _pid_of(database))
+
+
+@contextmanager
+def _drivers(database: Database, url: str, size: _Size) -> Iterator[None]:
+    """Have connections of the bare driver renew, in turn, servers that were registered."""
+    renewed = []
+    with ExitStack() as stack:
+        for number in range(size.servers):
+            one = _Server(url, f"hub:bare-{number}/", 0, size.lease)
+            one.repository.close()
+            execute, disconnect = CONNECT[database.kind](url)
+            stack.callback(disconnect)
+            renewed.append((execute, one.heartbeat.server))
+        ended = threading.Event()
+
+        def renew() -> None:
+            pause = size.lease / RENEWALS_A_LEASE / size.servers
+            for execute, one in cycle(renewed):
+                if ended.wait(pause):
+                    return
+                key = (one.namespace, one.server_id)
+                execute(_RENEW, key)
+                execute(_LOOK, (one.namespace, one.namespace, f"server:{one.server_id}"))
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(ended.set)
+        # Each has renewed once.
+        time.sleep(size.lease / RENEWALS_A_LEASE)
+        yield
 
 
 class _Server:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import psutil
 
-from . import idle, memory, outliving
+from . import idle, memory, outage, outliving
 from .operations import GROWTH
 from .peers import BARE, NAIVE, OURS, STOCK
 from .replicas import CONNECTIONS, ROWS
@@ -165,7 +165,8 @@ def _stall(results: Results) -> Table:
             + [microseconds(max(results.get("stall", *c, measure), default=None)) for c in columns]
         )
     for measure in measures:
-        rows.append([f"{measure}: answers", *(_answers(results, c, measure) for c in columns)])
+        prefix = f"{measure}: answers "
+        rows.append([prefix.strip(), *(_answers(results, "stall", c, prefix) for c in columns)])
     header = ["longest", *(f"{kind} {TITLES[name]}" for kind, name in columns)]
     remark = (
         "The longest gap between two sleeps of a millisecond inside the server, while another "
@@ -175,14 +176,30 @@ def _stall(results: Results) -> Table:
     return Table("Stall of the event loop", header, rows, remark)
 
 
-def _answers(results: Results, column: tuple[str, str], measure: str) -> str:
-    found = []
-    prefix = f"{measure}: answers "
-    for key, samples in results.samples.items():
-        if (key.suite, key.kind, key.database) == ("stall", *column) and key.measure.startswith(
-            prefix
-        ):
-            found.append(f"{sum(samples):.0f} x {key.measure.removeprefix(prefix)}")
+def _outage(results: Results) -> Table:
+    columns = _columns(results, "outage")
+    rows = [
+        [title, *(microseconds(results.median("outage", *column, measure)) for column in columns)]
+        for measure, title in outage.MEASURES.items()
+    ]
+    rows.append(["answers", *(_answers(results, "outage", c, "answers ") for c in columns)])
+    seconds = max(results.get("outage", STOCK, "sqlite", "seconds"))
+    remark = (
+        "The gaps between two sleeps of a millisecond inside the server, while its database is "
+        f"away and a client polls sessions and kernels every {outage.PAUSE:g} s, {seconds:g} s "
+        "long, all servers at once. The stock server's database is there."
+    )
+    header = ["", *(f"{kind} {TITLES[name]}" for kind, name in columns)]
+    return Table("The event loop in an outage", header, rows, remark)
+
+
+def _answers(results: Results, suite: str, column: tuple[str, str], prefix: str) -> str:
+    found = [
+        f"{sum(samples):.0f} x {key.measure.removeprefix(prefix)}"
+        for key, samples in results.samples.items()
+        if (key.suite, key.kind, key.database) == (suite, *column)
+        and key.measure.startswith(prefix)
+    ]
     return ", ".join(found)
 
 
@@ -352,7 +369,8 @@ def _idle(results: Results) -> Table:
         "its heartbeat as a session manager opens them, all in one process, behind a proxy that "
         f"counts. {minutes:g} minutes of each mode. The processor time is that of all processes of "
         "the database server, which has work of its own: see the mode without anybody, whose time "
-        "is divided by as many servers."
+        "is divided by as many servers. The bare driver sends the same statements over as many "
+        "connections."
     )
     header = ["a server and minute", *(TITLES[name] for name in names)]
     return Table("Idle servers", header, rows, remark)
@@ -433,6 +451,8 @@ def tables(results: Results) -> list[Table]:
         found.append(_outliving(results))
     if "stall" in suites:
         found.append(_stall(results))
+    if "outage" in suites:
+        found.append(_outage(results))
     if "prune" in suites:
         found.append(_prune(results))
     if "transfer" in suites:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from array import array
 from typing import Any
 
 from jupyter_server.base.handlers import APIHandler
@@ -13,22 +14,22 @@ from tornado import web
 
 
 class Sampler:
-    """Records the longest gap between two sleeps of a millisecond."""
+    """Records the gaps between two looks, a millisecond apart if nothing keeps the event loop."""
 
-    longest = 0.0
-    samples = 0
+    def __init__(self) -> None:
+        #: In seconds.
+        self.gaps = array("d")
 
     async def run(self) -> None:
         """Sample until the event loop ends."""
         while True:
             start = time.perf_counter()
             await asyncio.sleep(0.001)
-            self.longest = max(self.longest, time.perf_counter() - start)
-            self.samples += 1
+            self.gaps.append(time.perf_counter() - start)
 
 
 class SamplerHandler(APIHandler):
-    """Tells the longest gap in seconds since it was last asked."""
+    """Tells of the gaps since it was last asked: their number, and two of them in seconds."""
 
     def initialize(self, sampler: Sampler) -> None:
         """Take the sampler."""
@@ -37,8 +38,13 @@ class SamplerHandler(APIHandler):
     @web.authenticated
     def get(self) -> None:
         """Answer, and begin anew."""
-        answer = {"longest": self.sampler.longest, "samples": self.sampler.samples}
-        self.sampler.longest, self.sampler.samples = 0.0, 0
+        gaps = sorted(self.sampler.gaps) or [0.0]
+        answer = {
+            "samples": len(gaps),
+            "p99.9": gaps[int(len(gaps) * 0.999)],
+            "longest": gaps[-1],
+        }
+        self.sampler.gaps = array("d")
         self.finish(json.dumps(answer))
 
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from .memory import FIRST, LATER
 from .operations import GROWTH
+from .outage import MEASURES as OUTAGE
 from .outliving import ALL_FOUND, FOUND, NONE_FOUND, OUTLIVING, STOCK_KERNELS
 from .peers import BARE, OURS, STOCK
 from .results import Results
@@ -190,6 +191,19 @@ TARGETS: Final = (
             ("mysql", "MySQL/MariaDB"),
         )
         for measure in ("exists", "get")
+    ),
+    *(
+        Target(
+            f"event loop in an outage, {title}: {words}, of the stock server's",
+            1.0,
+            _ratio("outage", measure, (OURS, database), _STOCK),
+        )
+        for database, title in (
+            ("sqlite", "SQLite"),
+            ("postgresql", "PostgreSQL"),
+            ("mysql", "MySQL/MariaDB"),
+        )
+        for measure, words in OUTAGE.items()
     ),
     *(
         Target(
