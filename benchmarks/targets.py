@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from .idle import DRIVER, KEPT, NOBODY
 from .memory import FIRST, LATER
 from .operations import GROWTH
 from .outage import MEASURES as OUTAGE
@@ -31,11 +32,15 @@ class Target:
 
 
 def _ratio(
-    suite: str, measure: str, of: tuple[str, str], to: tuple[str, str]
+    suite: str,
+    measure: str,
+    of: tuple[str, str],
+    to: tuple[str, str],
+    other_measure: str | None = None,
 ) -> Callable[[Results], float | None]:
     def calculate(results: Results) -> float | None:
         upper = results.median(suite, *of, measure)
-        lower = results.median(suite, *to, measure)
+        lower = results.median(suite, *to, other_measure or measure)
         return upper / lower if upper is not None and lower else None
 
     return calculate
@@ -124,7 +129,7 @@ def _idle(database: str) -> Callable[[Results], float | None]:
     def calculate(results: Results) -> float | None:
         kept, nobody = (
             results.median("idle", OURS, database, f"{mode}: processor ms")
-            for mode in ("connection kept", "nobody")
+            for mode in (KEPT, NOBODY)
         )
         # A quick run renews far more often than servers do.
         if kept is None or nobody is None:
@@ -251,6 +256,21 @@ TARGETS: Final = (
             ("sqlite", "SQLite", 21.0),
             ("postgresql", "PostgreSQL", 31.0),
         )
+    ),
+    *(
+        Target(
+            f"an idle server, {title}, its connection kept: processor time of the database a "
+            "minute, of the bare driver's same statements",
+            1.2,
+            _ratio(
+                "idle",
+                f"{KEPT}: processor ms",
+                (OURS, database),
+                (OURS, database),
+                f"{DRIVER}: processor ms",
+            ),
+        )
+        for database, title in (("postgresql", "PostgreSQL"), ("mysql", "MySQL/MariaDB"))
     ),
     *(
         Target(
