@@ -24,10 +24,10 @@ NOTEBOOKS ?= $(RUN)/notebooks
 override RUN := $(RUN:~/%=$(HOME)/%)
 override NOTEBOOKS := $(NOTEBOOKS:~/%=$(HOME)/%)
 # Test processes at once: more than there are processors, since some always wait.
-JOBS ?= 6
+JOBS ?= 8
 # More arguments for pytest, `make run`, `make demo` or the benchmarks.
 ARGS ?=
-# One test after another to whoever is free, so that the long ones, which come first, begin first.
+# One test after another to whoever is free, so that the long ones begin in time.
 PYTEST_OPTIONS := -n $(JOBS) --dist=load --maxschedchunk=1
 # What `make test-oldest` runs, each case on one of the databases: each layer, without every
 # system test.
