@@ -16,7 +16,8 @@ from sqlalchemy.pool import NullPool
 
 from jupyter_session_store import PersistentSessionManager
 from jupyter_session_store.records import Scope
-from jupyter_session_store.sql.models import Base, Session
+from jupyter_session_store.sql.models import Session
+from jupyter_session_store.sql.tables import METADATA
 
 from .bare import BareSessionManager
 from .databases import Place
@@ -63,7 +64,7 @@ class Peer:
             )
         else:
             engine = create_engine(place.url, poolclass=NullPool)
-            Base.metadata.create_all(engine)
+            METADATA.create_all(engine)
             if self.kind == NAIVE:
                 manager = NaiveSessionManager(place.url, **shared)
             else:

@@ -26,10 +26,10 @@ from sqlalchemy import Connection, Engine, Table, event, insert, literal, select
 from jupyter_session_store.records import CLOSING, READY, Scope, SessionRecord, authority_of
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine.transactions import transaction
-from jupyter_session_store.sql.models import SERVERS, SESSIONS
 from jupyter_session_store.sql.queries import last_session, leases, mirroring, session_queries
 from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.sql.tables import SERVERS, SESSIONS
 from jupyter_session_store.testing import record, server
 
 from .databases import DATABASES, Databases

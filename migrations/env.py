@@ -24,8 +24,8 @@ from jupyter_session_store.locations import named
 from jupyter_session_store.sql.engine import create
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.engine.url import describe, parse
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import backup, locks, migrating, rights, versions, wall
+from jupyter_session_store.sql.tables import METADATA
 
 if TYPE_CHECKING:
     from alembic.script import Script
@@ -45,10 +45,10 @@ Steps = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 
 config = context.config
 settings: dict[str, Any] = {
-    "target_metadata": Base.metadata,
+    "target_metadata": METADATA,
     "version_table": versions.VERSION_TABLE,
     # The database may be shared with anything: autogenerate sees our tables alone.
-    "include_name": lambda name, kind, _parents: kind != "table" or name in Base.metadata.tables,
+    "include_name": lambda name, kind, _parents: kind != "table" or name in METADATA.tables,
     "compare_type": True,
 }
 
@@ -256,7 +256,7 @@ def forget_what_is_lost(connection: Connection) -> None:
     """
     if not config.attributes.get("from_nothing"):
         return
-    if not Base.metadata.tables.keys() & set(inspect(connection).get_table_names()):
+    if not METADATA.tables.keys() & set(inspect(connection).get_table_names()):
         connection.exec_driver_sql(f"DELETE FROM {versions.VERSION_TABLE}")
 
 
@@ -320,7 +320,7 @@ class _Steps:
 
 
 def _our_tables(connection: Connection) -> set[str]:
-    ours = {versions.VERSION_TABLE, *Base.metadata.tables}
+    ours = {versions.VERSION_TABLE, *METADATA.tables}
     return ours & set(inspect(connection).get_table_names())
 
 

@@ -27,7 +27,7 @@ from jupyter_session_store.cli.command import ExitCode, StoreCommand
 from jupyter_session_store.kernels.gateway.manager import PersistentGatewayKernelManager
 from jupyter_session_store.kernels.outliving.manager import PersistentKernelManager
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.sql import models
+from jupyter_session_store.sql import models, tables
 from jupyter_session_store.sql.schema import migrating, versions
 
 if TYPE_CHECKING:
@@ -162,10 +162,8 @@ def _tables() -> str:
 
 
 def _table_of(model: Any) -> str:
-    table, said = model.__table__, _comments(model)
-    rows = (
-        (f"`{column.name}`", _column_type(column), said[column.name]) for column in table.columns
-    )
+    table = model.__table__
+    rows = ((f"`{column.name}`", _column_type(column), column.doc) for column in table.columns)
     parts = [
         f"## {table.name}",
         _prose(inspect.getdoc(model) or ""),
@@ -177,9 +175,9 @@ def _table_of(model: Any) -> str:
 
 def _column_type(column: Any) -> str:
     kind = column.type
-    if isinstance(kind, models.ExactText):
+    if isinstance(kind, tables.ExactText):
         text = f"text, {kind.length}" if kind.length else "long text"
-    elif isinstance(kind, models.UTCDateTime):
+    elif isinstance(kind, tables.UTCDateTime):
         text = "time"
     else:
         text = "integer"

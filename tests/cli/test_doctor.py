@@ -19,9 +19,9 @@ from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.engine.cures import cure_of
 from jupyter_session_store.sql.engine.mysql import MariaDB, MySQL
 from jupyter_session_store.sql.engine.postgresql import PostgreSQL
-from jupyter_session_store.sql.models import Meta, Server, Session
 from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.sql.schema.versions import HEAD, VERSION_TABLE
+from jupyter_session_store.sql.tables import METADATA
 
 from ..databases import Database
 from ..migrations.support import ROOT, engine_of
@@ -165,7 +165,7 @@ def test_what_prevents_a_connection(database: Database, tmp_path: Path) -> None:
 def test_a_role_that_may_only_read(database: Database, run: Run) -> None:
     upgraded(database.url)
     with another_user(database) as url:
-        for table in (*(table.__tablename__ for table in (Session, Server, Meta)), VERSION_TABLE):
+        for table in (*METADATA.tables, VERSION_TABLE):
             database.execute(f"GRANT SELECT ON {table} TO {role_of(database, url)}")
         done = run("doctor", "--json", url=url)
         findings = told(done)

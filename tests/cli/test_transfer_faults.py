@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from jupyter_session_store.sql.models import to_utc
+from jupyter_session_store.sql.tables import to_utc
 
 from ..databases import Database
 from .conftest import Run

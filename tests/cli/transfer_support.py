@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from jupyter_session_store.records import SessionRecord
 from jupyter_session_store.sql.admin.bulk_insert import DATES, NAMES
-from jupyter_session_store.sql.models import to_utc
+from jupyter_session_store.sql.tables import to_utc
 
 from ..databases import Database
 from .support import session

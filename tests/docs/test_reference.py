@@ -15,8 +15,8 @@ from jupyter_session_store import errors
 from jupyter_session_store.cli.command import StoreCommand
 from jupyter_session_store.cli.help import options_of
 from jupyter_session_store.repository import SessionRepository
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import versions
+from jupyter_session_store.sql.tables import METADATA
 
 from .blocks import ROOT, pages, source
 
@@ -66,7 +66,7 @@ def test_what_the_database_says_of_itself_is_there() -> None:
 
 def test_the_diagram_of_the_tables() -> None:
     diagram = (ROOT / "docs" / "_static" / "tables.svg").read_text()
-    for table in Base.metadata.sorted_tables:
+    for table in METADATA.sorted_tables:
         for name in (table.name, *table.columns.keys()):
             assert f">{name}</text>" in diagram, name
 

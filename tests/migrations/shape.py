@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from jupyter_session_store.sql.models import Base
+from jupyter_session_store.sql.tables import METADATA
 
 from ..databases import Database
 
 #: Alembic's own table is left out: it stays after a downgrade, and the model has none.
-_OURS: Final = tuple(sorted(Base.metadata.tables))
+_OURS: Final = tuple(sorted(METADATA.tables))
 
 _SQLITE: Final = "SELECT type, name, sql FROM sqlite_master WHERE tbl_name IN ({names}) ORDER BY 2"
 _POSTGRESQL: Final = (

@@ -18,10 +18,10 @@ from sqlalchemy import Engine
 
 from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
 from jupyter_session_store.sql.engine import factory as engines
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.versions import HEAD
+from jupyter_session_store.sql.tables import METADATA
 from jupyter_session_store.testing import server
 
 from ..forking import USABLE, forker
@@ -30,7 +30,7 @@ from ..programs import run_to_end
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCOPE: Final = Scope("dir:/home/alice", "server:1")
 #: The tables of the model and Alembic's own.
-TABLES: Final = frozenset({*Base.metadata.tables, versions.VERSION_TABLE})
+TABLES: Final = frozenset({*METADATA.tables, versions.VERSION_TABLE})
 #: The revision that a release to come adds first, and the one after it.
 LATER: Final = f"{int(HEAD) + 1:04}"
 AFTER: Final = f"{int(HEAD) + 2:04}"

@@ -17,9 +17,9 @@ from sqlalchemy import Engine
 
 from jupyter_session_store.errors import ConfigurationError
 from jupyter_session_store.sql.engine.url import describe
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import migrating, rights, versions
 from jupyter_session_store.sql.schema.versions import State
+from jupyter_session_store.sql.tables import METADATA
 
 from ..cli.doctor_support import another_user, role_of
 from ..databases import Database
@@ -336,14 +336,14 @@ def test_the_grants_that_go_and_those_to_give_are_told(
             assert rights.lacking(connection) == {}
         gone, again = in_turn(downgrade, upgrade)
         told = grants_in(gone.partition("these GRANTs")[2])
-        assert len(told) == len(Base.metadata.tables)
+        assert len(told) == len(METADATA.tables)
         for statement in told:
             assert statement.endswith(f" TO {role};")
             database.execute(statement)
         with engine_of(url) as theirs, theirs.connect() as connection:
             assert rights.lacking(connection) == {}
         # Alembic's own table has stayed.
-        assert len(grants_in(again)) == len(Base.metadata.tables)
+        assert len(grants_in(again)) == len(METADATA.tables)
 
 
 @pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")

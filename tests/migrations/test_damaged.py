@@ -13,9 +13,9 @@ from sqlalchemy import Engine, event, inspect
 
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql.doctor import Verdict
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.versions import State
+from jupyter_session_store.sql.tables import METADATA
 
 from ..cli.conftest import Run, home, run
 from ..cli.doctor_support import look
@@ -89,7 +89,7 @@ def test_alembic_itself_does_not_take_it_for_upgraded(
     assert status(at_head).state is State.CURRENT
 
 
-@pytest.mark.parametrize("table", Base.metadata.tables)
+@pytest.mark.parametrize("table", METADATA.tables)
 def test_a_database_that_is_behind_may_be_damaged_too(
     database: Database, engine: Engine, table: str
 ) -> None:
@@ -173,7 +173,7 @@ def test_an_upgrade_after_a_downgrade_that_was_killed_at_its_end(
     database: Database, at_head: Engine, run: Run
 ) -> None:
     before = shape(database)
-    for table in Base.metadata.tables:
+    for table in METADATA.tables:
         database.execute(f"DROP TABLE {table}")
     found = status(at_head)
     assert (found.state, found.is_bare) == (State.DAMAGED, True)

@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from jupyter_session_store.errors import SchemaMismatch
 from jupyter_session_store.sql.doctor import Verdict
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import keys, starting
 from jupyter_session_store.sql.schema.versions import State
+from jupyter_session_store.sql.tables import METADATA
 
 from ..cli.conftest import Run, home, run
 from ..cli.doctor_support import look, mend, unwell
@@ -52,7 +52,7 @@ def test_an_emptied_meta_table_is_told_as_damaged(
     assert run("check", url=database.url).returncode == 0
 
 
-@pytest.mark.parametrize("name", sorted(Base.metadata.tables))
+@pytest.mark.parametrize("name", sorted(METADATA.tables))
 def test_a_table_that_was_copied_by_hand(
     database: Database, at_head: Engine, run: Run, name: str
 ) -> None:
@@ -113,12 +113,12 @@ def test_a_look_leaves_the_model_as_it_was(
 ) -> None:
     """To tell the statement that makes a key took the key out of the model."""
     at_head.dispose()
-    for table in sorted(Base.metadata.tables):
+    for table in sorted(METADATA.tables):
         database.execute(f"CREATE TABLE a_copy AS SELECT * FROM {table}")
         database.execute(f"DROP TABLE {table}")
         database.execute(f"ALTER TABLE a_copy RENAME TO {table}")
     with at_head.connect() as connection:
-        assert len(keys.lacking(connection)) >= len(Base.metadata.tables)
+        assert len(keys.lacking(connection)) >= len(METADATA.tables)
     at_head.dispose()
     with engine_of(new_database().url) as made:
         starting.ensure(made, "safe")

@@ -20,9 +20,9 @@ from sqlalchemy import Engine, create_mock_engine
 
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine import url as urls
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.schema import migrating, versions
 from jupyter_session_store.sql.schema.versions import State
+from jupyter_session_store.sql.tables import METADATA
 
 from ..databases import Database, parameters
 from .shape import is_mariadb, shape
@@ -141,7 +141,7 @@ def test_the_sql_is_what_the_model_would_make(scheme: str) -> None:
         made.append(str(statement.compile(dialect=engine.dialect)))
 
     engine = create_mock_engine(urls.parse(URLS[scheme]), collect)
-    Base.metadata.create_all(engine, checkfirst=False)
+    METADATA.create_all(engine, checkfirst=False)
     expected = statements(";".join(made))
     assert len(expected) == 6
     assert statements(printed(scheme, "upgrade", "head")) == expected

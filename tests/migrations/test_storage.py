@@ -9,9 +9,9 @@ from sqlalchemy import Engine, event, inspect
 
 from jupyter_session_store.records import Scope, SessionRecord
 from jupyter_session_store.sql.engine.transactions import transaction
-from jupyter_session_store.sql.models import Base
 from jupyter_session_store.sql.queries import leases, session_queries
 from jupyter_session_store.sql.schema import migrating
+from jupyter_session_store.sql.tables import METADATA
 from jupyter_session_store.testing.samples import record, server
 
 pytestmark = pytest.mark.only("mysql", reason="its servers have such defaults")
@@ -29,11 +29,11 @@ def test_tables_are_innodb_with_long_keys(engine: Engine) -> None:
     migrating.upgrade(engine)
     with engine.connect() as connection:
         tables = set(inspect(connection).get_table_names())
-        assert tables > set(Base.metadata.tables)
+        assert tables > set(METADATA.tables)
         for table in tables:
             [(_, ddl)] = connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").all()
             assert "ENGINE=InnoDB" in ddl, ddl
-            if table in Base.metadata.tables:
+            if table in METADATA.tables:
                 assert re.search("ROW_FORMAT=DYNAMIC", ddl, re.I), ddl
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Engine, Integer, Table, delete, insert, select
 
 from jupyter_session_store.records import LIMITS
-from jupyter_session_store.sql.models import Base, ExactText, UTCDateTime
+from jupyter_session_store.sql.tables import METADATA, ExactText, UTCDateTime
 
 #: Each pair is one text to some collation, or to a driver that is too helpful.
 CONFUSABLE: Final = (
@@ -56,7 +56,7 @@ CONFUSABLE: Final = (
 )
 MOMENT: Final = datetime(2031, 12, 31, 23, 59, 59, 123456, tzinfo=timezone.utc)
 
-COLUMNS: Final = [column for table in Base.metadata.sorted_tables for column in table.c]
+COLUMNS: Final = [column for table in METADATA.sorted_tables for column in table.c]
 TEXTS: Final = [column for column in COLUMNS if isinstance(column.type, ExactText)]
 #: A long text is kept, and never compared.
 COMPARED: Final = [
@@ -151,7 +151,7 @@ def test_as_much_text_as_the_limit_of_four_byte_characters(at_head: Engine) -> N
 
 def test_all_texts_at_their_limits_in_one_row(at_head: Engine) -> None:
     """A row has a limit of its own on MySQL and MariaDB: 65,535 bytes."""
-    for table in Base.metadata.sorted_tables:
+    for table in METADATA.sorted_tables:
         whole = row(table, 0)
         for column in table.c:
             if column in TEXTS:

@@ -59,10 +59,8 @@ _REVISIONS: Final = {
     CONTRACTING: _CONTRACTING.format(revision=CONTRACTING, previous=EXPANDING),
 }
 #: What the next generation of the code has under another name.
-_COLUMN: Final = "kernel_model: Mapped[str | None] = mapped_column(ExactText)"
-_RENAMED: Final = (
-    'kernel_model: Mapped[str | None] = mapped_column("last_model", ExactText, key="kernel_model")'
-)
+_COLUMN: Final = 'Column(\n        "kernel_model",'
+_RENAMED: Final = 'Column(\n        "last_model", key="kernel_model", type_='
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def later(folder: Path, head: str) -> Release:
     sql = folder / "jupyter_session_store" / "sql"
     _edit(sql / "schema" / "versions.py", rf'^HEAD: Final = "{HEAD}"$', f'HEAD: Final = "{head}"')
     _edit(sql / "schema" / "versions.py", r"^CODE: Final = 1$", "CODE: Final = 2")
-    _edit(sql / "models.py", re.escape(_COLUMN), _RENAMED)
+    _edit(sql / "tables.py", re.escape(_COLUMN), _RENAMED)
     return _made(folder)
 
 

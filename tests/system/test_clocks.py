@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_session_store.servers.heartbeat import RENEWALS_A_LEASE
-from jupyter_session_store.sql.models import to_utc
+from jupyter_session_store.sql.tables import to_utc
 
 from ..databases import Database
 from .conftest import stored_in

@@ -22,10 +22,10 @@ def _tell():
 import atexit, sys
 atexit.register(_tell)
 """
-#: What belongs to a migration, a command, or another database's driver.
+#: What belongs to a migration, a command, another database's driver, or the declarative model.
 UNUSED = {
     *("alembic", "mako", "rich", "jupyter_session_store.cli"),
-    *("MySQLdb", "psycopg", "psycopg2", "pymysql"),
+    *("MySQLdb", "psycopg", "psycopg2", "pymysql", "sqlalchemy.orm"),
     *(f"sqlalchemy.dialects.{name}" for name in ("mysql", "postgresql", "sqlite")),
 }
 USED = {

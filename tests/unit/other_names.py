@@ -1,6 +1,6 @@
 """The conformance suite on a later release, whose database calls a column by another name.
 
-No test module: :mod:`.test_rows` runs it in a process of its own, for the model changes as it is
+No test module: :mod:`.test_rows` runs it in a process of its own, for the tables change as they are
 imported.
 """
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-_USUAL = "kernel_model: Mapped[str | None] = mapped_column("
-_OTHER = f'{_USUAL}name="last_model", key="kernel_model", type_='
+_USUAL = 'Column(\n        "kernel_model",'
+_OTHER = 'Column(\n        "last_model", key="kernel_model", type_='
 
-_spec = find_spec("jupyter_session_store.sql.models")
+_spec = find_spec("jupyter_session_store.sql.tables")
 assert _spec is not None
 _source = _spec.loader.get_source(_spec.name)  # type: ignore[union-attr]
 assert _source.count(_USUAL) == 1
-sys.modules[_spec.name] = _models = module_from_spec(_spec)
-exec(_source.replace(_USUAL, _OTHER), vars(_models))
+sys.modules[_spec.name] = _tables = module_from_spec(_spec)
+exec(_source.replace(_USUAL, _OTHER), vars(_tables))
 
 from jupyter_session_store.repository import SessionRepository  # noqa: E402
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository  # noqa: E402

@@ -19,7 +19,7 @@ from jupyter_session_store.servers.heartbeat import now
 from jupyter_session_store.sessions.remembered import RememberedSessions
 from jupyter_session_store.sessions.shared_store import SharedStore
 from jupyter_session_store.sql.engine import url as urls
-from jupyter_session_store.sql.models import SESSIONS
+from jupyter_session_store.sql.tables import SESSIONS
 from tests.databases.database import Database
 from tests.unit.dummies import settle, stored
 from tests.unit.fake_gateway import FakeGateway

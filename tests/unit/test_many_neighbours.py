@@ -22,10 +22,10 @@ from jupyter_session_store.records import (
 )
 from jupyter_session_store.sql.admin import listing, pruning
 from jupyter_session_store.sql.engine import timeouts
-from jupyter_session_store.sql.models import SERVERS, SESSIONS
 from jupyter_session_store.sql.queries import leases
 from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
+from jupyter_session_store.sql.tables import SERVERS, SESSIONS
 from jupyter_session_store.testing import SCOPE, record, server
 from tests.databases.database import Database
 

@@ -20,8 +20,8 @@ from jupyter_session_store.kernels.gateway.api import Answer
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord, claim_of
 from jupyter_session_store.sql.engine import url as urls
-from jupyter_session_store.sql.models import SERVERS, SESSIONS
 from jupyter_session_store.sql.queries.rows import to_row
+from jupyter_session_store.sql.tables import SERVERS, SESSIONS
 from jupyter_session_store.testing import record
 from tests.databases.database import Database
 from tests.unit.dummies import failing, renewed, settle, stored

@@ -28,19 +28,19 @@ wider = namedtuple("SessionRecord", (*usual._fields, "language"))
 records.SessionRecord = wider
 """
 WIDER_TABLE = """
-from sqlalchemy.orm import mapped_column
-from jupyter_session_store.sql import models
-models.Session.language = mapped_column("language", models.ExactText(255))
+from sqlalchemy import Column
+from jupyter_session_store.sql import tables
+tables.SESSIONS.append_column(Column("language", tables.ExactText(255)))
 """
 ROUND_TRIPS = """
 from sqlalchemy import create_engine, insert, make_url, select
 from jupyter_session_store.sql.admin import bulk_insert, copying
 from jupyter_session_store.sql.queries import rows
 engine = create_engine("sqlite://")
-models.Base.metadata.create_all(engine)
+tables.METADATA.create_all(engine)
 stored = wider(*usual, language="python")
 with engine.connect() as connection:
-    connection.execute(insert(models.Session), rows.to_row(stored))
+    connection.execute(insert(tables.SESSIONS), rows.to_row(stored))
     assert rows.to_record(connection.execute(select(*rows.COLUMNS)).one()) == stored
     scoped = connection.execute(select(*rows.SCOPED_COLUMNS)).all()
     assert rows.to_records(usual.scope, scoped) == [stored]

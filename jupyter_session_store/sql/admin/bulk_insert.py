@@ -19,8 +19,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..engine.url import reason_of
-from ..models import SESSIONS
 from ..queries.rows import dates_in, readable
+from ..tables import SESSIONS
 from .admin_connection import retry_if_rolled_back
 from .listing import pages
 

@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ..engine.backend import backend_of
 from ..engine.url import sqlite_file
-from ..models import SERVERS, SESSIONS, Meta, UTCDateTime, to_utc
 from ..schema import versions
+from ..tables import META, SERVERS, SESSIONS, UTCDateTime, to_utc
 from .admin_connection import translate_errors
 from .bulk_insert import (
     COLUMNS,
@@ -113,12 +113,12 @@ def _copy_servers(source: Connection, target: Connection, dry_run: bool) -> Coun
 
 def _copy_adoption(source: Connection, target: Connection) -> None:
     """Let it stay known that a stock table's sessions were taken over, which is done once."""
-    adopted = select(Meta.name, Meta.value).where(Meta.name == versions.STOCK_ADOPTED)
+    adopted = select(META.c.name, META.c.value).where(META.c.name == versions.STOCK_ADOPTED)
     with translate_errors(source.engine):
         found = source.execute(adopted).first()
     if found is not None and target.execute(adopted).first() is None:
         with suppress(IntegrityError):
-            target.execute(insert(Meta).values(name=found.name, value=found.value))
+            target.execute(insert(META).values(name=found.name, value=found.value))
 
 
 def _pages(

@@ -17,9 +17,9 @@ from ...errors import ConfigurationError, StoreUnavailable
 from ...records import Scope, SessionRecord
 from ..engine.sqlite_files import is_sqlite_file
 from ..engine.timeouts import BUSY_TIMEOUT
-from ..models import Meta, UTCDateTime
 from ..queries.rows import to_row
 from ..schema import stock, versions
+from ..tables import META, UTCDateTime
 from .bulk_insert import NAMES, Counts, Row, Target, count_absent
 
 _EXPECTED: Final = (
@@ -67,9 +67,9 @@ def open_file(file: Path) -> Iterator[sqlite3.Connection]:
 
 def _refuse_other(raw: sqlite3.Connection, file: Path) -> None:
     tables = {name for (name,) in raw.execute("SELECT name FROM sqlite_master")}
-    ours = Meta.__tablename__ in tables
+    ours = META.name in tables
     if ours:
-        adopted = f"SELECT 1 FROM {Meta.__tablename__} WHERE name = ?"
+        adopted = f"SELECT 1 FROM {META.name} WHERE name = ?"
         ours = raw.execute(adopted, (versions.STOCK_ADOPTED,)).fetchone() is not None
     has_table = stock.is_stock_table(raw)
     if ours or (versions.VERSION_TABLE in tables and not has_table):

@@ -18,9 +18,9 @@ from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy.exc import DBAPIError
 
 from ...records import ServerRecord, SessionRecord, path_digest
-from ..models import SERVERS, SESSIONS
 from ..queries.leases import to_server
 from ..queries.rows import COLUMNS, readable, to_record
+from ..tables import SERVERS, SESSIONS
 
 #: Rows that are read at once.
 BATCH: Final = 1000

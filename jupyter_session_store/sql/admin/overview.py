@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, or_, select, tuple_
 
 from ...records import ServerRecord, SessionRecord
-from ..models import SERVERS, SESSIONS, to_utc
 from ..queries.leases import to_server
 from ..queries.rows import COLUMNS, ReadableDate, readable, to_record
+from ..tables import SERVERS, SESSIONS, to_utc
 from .listing import Criteria
 
 #: How sessions may be sorted. The primary key, which is the first, is read in its own order.

@@ -17,11 +17,11 @@ from typing import Final, NamedTuple, TypeVar
 from sqlalchemy import ColumnElement, Connection, and_, delete, not_, or_, select
 
 from ...records import STARTING, ServerRecord, SessionRecord, authority_kind, server_of
-from ..models import SESSIONS
 from ..queries import leases
 from ..queries.authorities import GATEWAY, IS_AUTHORITY, LOCAL, UNKNOWN_AUTHORITY
 from ..queries.leases import IS_OWNER, no_registered_server
 from ..queries.rows import COLUMNS, to_record
+from ..tables import SESSIONS
 from . import listing
 from .admin_connection import retry_if_rolled_back
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from ...errors import SessionConflict, SessionStoreError
 from ...records import ServerRecord
 from ..engine.transactions import transaction
-from ..models import SERVERS, SESSIONS
 from ..queries.session_queries import CHANGED
+from ..tables import SERVERS, SESSIONS
 from . import heirs
 from .admin_connection import retry_if_rolled_back
 from .heirs import Heir, Prefixes

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, insert
 
 from ...records import StoreContents
 from ..engine import factory as engines
-from ..models import SERVERS, SESSIONS
 from ..queries.rows import to_row
 from ..schema import starting
+from ..tables import SERVERS, SESSIONS
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
 
 from ...records import STATES, server_of
-from ..models import SERVERS, SESSIONS, to_utc
 from ..queries.authorities import GATEWAY, LOCAL
 from ..queries.rows import ReadableDate
+from ..tables import SERVERS, SESSIONS, to_utc
 from .listing import Criteria
 
 _NEAR: Final = 3

@@ -19,9 +19,9 @@ from ..engine.backend import backend_of, quote_name
 from ..engine.timeouts import BUSY_TIMEOUT
 from ..engine.transactions import transaction
 from ..engine.url import describe
-from ..models import SESSIONS
 from ..schema import tenants, wall
 from ..schema.tenants import Grant, Tenant
+from ..tables import SESSIONS
 
 
 class NoSuchRole(SessionStoreError):

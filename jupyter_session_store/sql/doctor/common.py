@@ -17,11 +17,11 @@ from sqlalchemy import Connection, Engine, distinct, func, select
 from ..._version import __version__
 from ..engine.backend import backend_of
 from ..engine.url import describe
-from ..models import SERVERS, SESSIONS, to_utc
 from ..queries.authorities import UNKNOWN_AUTHORITY, UNKNOWN_AUTHORITY_TEXT
 from ..schema import keys as schema_keys
 from ..schema import versions
 from ..schema.rights import grants, lacking
+from ..tables import SERVERS, SESSIONS, to_utc
 from .findings import Outcome, failed, ok, unknown, warning
 
 #: Seconds that the clocks of a database and of this machine may differ.

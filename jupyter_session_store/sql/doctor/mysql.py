@@ -9,11 +9,11 @@ from sqlalchemy import Connection, text
 
 from ..engine.backend import ask_cluster_node, backend_of
 from ..engine.mysql import MySQL
-from ..models import Base
+from ..tables import METADATA
 from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 
-_OURS: Final = ", ".join(f"'{name}'" for name in Base.metadata.tables)
+_OURS: Final = ", ".join(f"'{name}'" for name in METADATA.tables)
 #: The levels at which a binary log of statements takes no writes (error 1665).
 _NOT_IN_STATEMENTS: Final = ("READ-COMMITTED", "READ-UNCOMMITTED")
 _DDL: Final = frozenset({"ALTER", "CREATE", "DROP", "INDEX"})

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from ..engine.backend import Pooling, backend_of, quote_name
 from ..engine.cures import verify_full
 from ..engine.places import SEVERAL_FORM
-from ..models import Session
 from ..schema.versions import VERSION_TABLE
+from ..tables import SESSIONS
 from .common import clock, judge_tls, room, server
 from .findings import Examinations, Outcome, failed, ok, unknown, warning
 from .several_hosts import hosts
@@ -133,7 +133,7 @@ def may_change_schema(connection: Connection) -> bool:
     may_create, may_alter = connection.exec_driver_sql(
         "SELECT has_schema_privilege(current_schema(), 'CREATE'),"
         " (SELECT bool_and(pg_has_role(tableowner, 'USAGE')) FROM pg_tables"
-        f" WHERE schemaname = current_schema() AND tablename = '{Session.__tablename__}')"
+        f" WHERE schemaname = current_schema() AND tablename = '{SESSIONS.name}')"
     ).one()
     return bool(may_create) and may_alter is not False
 

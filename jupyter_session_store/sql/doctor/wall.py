@@ -10,7 +10,6 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from ..engine.backend import backend_of
-from ..models import SESSIONS, Base
 from ..schema import overloads
 from ..schema import tenants as schema_tenants
 from ..schema import wall as schema_wall
@@ -18,13 +17,14 @@ from ..schema.overloads import Overload
 from ..schema.rights import NEEDED
 from ..schema.versions import VERSION_TABLE
 from ..schema.wall import WALL, WALLED, Wall
+from ..tables import METADATA, SESSIONS
 from .findings import Outcome, failed, ok, warning
 
 #: How many names a sentence lists.
 _NAMED: Final = 5
 _MAKE: Final = "jupyter session-store wall --apply"
 #: All that a user behind the wall must not change by hand.
-_OURS: Final = (*Base.metadata.tables, VERSION_TABLE, WALL)
+_OURS: Final = (*METADATA.tables, VERSION_TABLE, WALL)
 
 #: Of the table of grants, whoever may read it sees its own.
 _ALLOWED: Final = {**NEEDED, WALL: ("SELECT",)}

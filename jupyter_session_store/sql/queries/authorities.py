@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, and_, func, literal_column, not_
 
 from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
-from ..models import SERVERS, SESSIONS
+from ..tables import SERVERS, SESSIONS
 
 
 def _begins(authority: str) -> ColumnElement[bool]:

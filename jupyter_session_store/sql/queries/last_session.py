@@ -33,7 +33,7 @@ from sqlalchemy import (
 from ...records import CLOSING, STARTING, Closing, Move, Scope, SessionRecord
 from ..engine.backend import backend_of, is_on_cluster_node
 from ..engine.transactions import transaction
-from ..models import SESSIONS
+from ..tables import SESSIONS
 from .rows import COLUMNS, to_record
 from .session_queries import CHANGED, IN_SCOPE, THIS, change, claim_if_free, find, scoped
 

@@ -50,7 +50,7 @@ from ...records import (
 )
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
-from ..models import SERVERS, SESSIONS, to_utc
+from ..tables import SERVERS, SESSIONS, to_utc
 from . import session_queries
 from .authorities import AUTHORITATIVE_SERVER, LOCAL, UNKNOWN_AUTHORITY
 from .rows import COLUMNS, check_columns, readable, to_record

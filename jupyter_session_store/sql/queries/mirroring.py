@@ -13,7 +13,7 @@ from ...errors import InvalidValue, SessionConflict, SessionStoreError
 from ...records import Mirrored, Scope, SessionRecord
 from ..engine.transactions import transaction
 from ..engine.url import reason_of
-from ..models import SESSIONS
+from ..tables import SESSIONS
 from . import session_queries
 from .rows import to_row
 

@@ -13,7 +13,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from ...records import Scope, SessionRecord, path_digest
 from ..engine.backend import backend_of
-from ..models import SESSIONS, UTCDateTime, to_utc
+from ..tables import SESSIONS, UTCDateTime, to_utc
 
 FIELDS: Final = SessionRecord._fields
 

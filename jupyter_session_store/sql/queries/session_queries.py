@@ -41,7 +41,7 @@ from ...errors import SessionConflict
 from ...records import STARTING, Scope, SessionRecord, path_digest
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
-from ..models import SESSIONS
+from ..tables import SESSIONS
 from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
 T = TypeVar("T")

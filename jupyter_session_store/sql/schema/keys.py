@@ -15,7 +15,7 @@ from sqlalchemy.engine import Inspector
 from sqlalchemy.schema import AddConstraint, CreateIndex, ExecutableDDLElement
 
 from ..engine.backend import backend_of
-from ..models import Base
+from ..tables import METADATA
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ def lacking(connection: Connection) -> list[Lack]:
     """Return what a database at this code's revision lacks; names do not matter."""
     inspector = inspect(connection)
     return [
-        lack
-        for table in Base.metadata.sorted_tables
-        for lack in _lacking(table, inspector, connection)
+        lack for table in METADATA.sorted_tables for lack in _lacking(table, inspector, connection)
     ]
 
 

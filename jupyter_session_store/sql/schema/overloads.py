@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from ...errors import SchemaMismatch
 from ..engine.backend import listed
 from ..engine.url import describe
-from ..models import SESSIONS, Base
+from ..tables import METADATA, SESSIONS
 from .rights import WALL_TABLE
 from .versions import VERSION_TABLE
 
@@ -50,7 +50,7 @@ FROM (
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r
     ON EXISTS (SELECT FROM pg_catalog.pg_namespace s WHERE s.oid = c.relnamespace
       AND s.nspname = r.rolname)
-  WHERE c.relname IN ({listed([*Base.metadata.tables, VERSION_TABLE, WALL_TABLE])})
+  WHERE c.relname IN ({listed([*METADATA.tables, VERSION_TABLE, WALL_TABLE])})
 ) x
   JOIN pg_catalog.pg_namespace n ON n.oid = x.place
   JOIN pg_catalog.pg_roles o ON o.oid = x.owner,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from ..engine.backend import backend_of, listed
-from ..models import SERVERS, SESSIONS, Base, Meta
+from ..tables import META, METADATA, SERVERS, SESSIONS
 from .migrating import Revision
 from .versions import VERSION_TABLE
 
@@ -17,7 +17,7 @@ from .versions import VERSION_TABLE
 NEEDED: Final[Mapping[str, Sequence[str]]] = {
     SESSIONS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     SERVERS.name: ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    Meta.__tablename__: ("SELECT",),
+    META.name: ("SELECT",),
     VERSION_TABLE: ("SELECT",),
 }
 
@@ -103,7 +103,7 @@ def losses(connection: Connection, undone: Sequence[Revision]) -> list[str]:
         f"Undoing {one.id} loses {one.downgrade_loses}." for one in undone if one.downgrade_loses
     ]
     if undone and undone[-1].previous is None:
-        found = _granted(connection, Base.metadata.tables)
+        found = _granted(connection, METADATA.tables)
         if found:
             lines.append("With the tables go these GRANTs, to be given again after an upgrade:")
         for role, table, verbs in found:
@@ -143,8 +143,8 @@ def _is_denied(connection: Connection, verb: str, table: str) -> bool:
 
 def _attempt(verb: str, table: str) -> str:
     columns = ["version_num"]
-    if table in Base.metadata.tables:
-        columns = [column.name for column in Base.metadata.tables[table].columns]
+    if table in METADATA.tables:
+        columns = [column.name for column in METADATA.tables[table].columns]
     # None reads a column or a row: each needs the one right alone.
     nulls = ", ".join("NULL" for _ in columns)
     return {

@@ -40,7 +40,7 @@ from sqlalchemy.schema import CreateTable
 
 from ...errors import StoreUnavailable
 from ..engine.backend import backend_of
-from ..models import ExactText
+from ..tables import ExactText
 
 LOCK_TABLE: Final = "jupyter_session_store_lock"
 #: For so long the count of an owner may stand still. It grows three times in that.

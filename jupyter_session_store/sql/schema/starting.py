@@ -28,7 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from ...errors import SchemaMismatch
 from ..engine.backend import backend_of
 from ..engine.url import describe
-from ..models import Base, Meta
+from ..tables import META, METADATA
 from . import backup, locks, migrating, versions
 from .versions import State
 
@@ -113,7 +113,7 @@ def _create(connection: Connection, log: logging.Logger | None) -> None:
     is_there = inspector.has_table(_VERSION.name)
     if is_there and connection.scalar(select(func.count()).select_from(_VERSION)):
         return
-    for table in Base.metadata.sorted_tables:
+    for table in METADATA.sorted_tables:
         if not inspector.has_table(table.name):
             continue
         if set(table.columns.keys()) - {one["name"] for one in inspector.get_columns(table.name)}:
@@ -123,12 +123,12 @@ def _create(connection: Connection, log: logging.Logger | None) -> None:
         backup.back_up(connection, None, log)
     # First: without it, what is half made would be taken for another program's.
     _VERSION.create(connection, checkfirst=True)
-    for table in Base.metadata.sorted_tables:
+    for table in METADATA.sorted_tables:
         table.create(connection, checkfirst=True)
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
             # A table that was there is not looked at.
             index.create(connection, checkfirst=True)
     floor = {"name": versions.OLDEST_COMPATIBLE_CODE, "value": str(versions.FLOOR)}
-    connection.execute(delete(Meta).where(Meta.name == floor["name"]))
-    connection.execute(insert(Meta), floor)
+    connection.execute(delete(META).where(META.c.name == floor["name"]))
+    connection.execute(insert(META), floor)
     connection.execute(insert(_VERSION), {"version_num": versions.HEAD})

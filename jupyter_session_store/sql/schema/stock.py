@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from ...errors import InvalidValue
 from ...records import READY, Scope, SessionRecord, check_text, claim_of
 from ..engine.transactions import transaction
-from ..models import Meta, Session
 from ..queries.rows import to_row
+from ..tables import META, SESSIONS
 from . import versions
 
 TABLE: Final = "session"
@@ -152,10 +152,10 @@ def _take_over(
             if record.claim is not None:
                 claims.add(record.claim)
         if records:
-            connection.execute(insert(Session), [to_row(record) for record in records])
+            connection.execute(insert(SESSIONS), [to_row(record) for record in records])
         taken += len(records)
     now = datetime.now(timezone.utc).isoformat()
-    connection.execute(insert(Meta).values(name=versions.STOCK_ADOPTED, value=now))
+    connection.execute(insert(META).values(name=versions.STOCK_ADOPTED, value=now))
     log.info(
         "Took over %d sessions of Jupyter Server's own session manager; left out %d rows that "
         "are no sessions (without an id or a kernel, doubled, or not text). Its table stays.",

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, inspect, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 
 from ..engine.backend import backend_of
-from ..models import SERVERS, SESSIONS, Base, Meta
+from ..tables import META, METADATA, SERVERS, SESSIONS
 from .migrating import floor_at, known_revisions
 
 #: The revision that this code was written for: the newest migration.
@@ -27,7 +27,7 @@ STOCK_ADOPTED: Final = "stock_sessions_adopted_at"
 #: What mends a database that is another's.
 ANOTHER: Final = "name another database or schema (c.SessionManager.database_filepath, or --url)"
 #: What a database lacks whose floor was deleted, or is no number.
-_FLOOR: Final = f"a number as {OLDEST_COMPATIBLE_CODE!r} in {Meta.__tablename__}"
+_FLOOR: Final = f"a number as {OLDEST_COMPATIBLE_CODE!r} in {META.name}"
 
 
 class State(Enum):
@@ -62,7 +62,7 @@ class Status:
     @property
     def is_bare(self) -> bool:
         """Whether there is nothing but the record of a revision."""
-        return {*Base.metadata.tables} <= {*self.missing}
+        return {*METADATA.tables} <= {*self.missing}
 
     @property
     def usable(self) -> bool:
@@ -81,7 +81,7 @@ def status(connection: Connection) -> Status:
         # Each database says in its own way that a table is not there.
         tables = set(inspect(connection).get_table_names())
         if not _has(connection, VERSION_TABLE, {"version_num"}):
-            ours = tables & {VERSION_TABLE, *Base.metadata.tables}
+            ours = tables & {VERSION_TABLE, *METADATA.tables}
             return Status(State.FOREIGN if ours else State.EMPTY, None)
         # It is there now: another server has migrated since, or it may not be read.
         revisions = list(connection.execute(version).scalars())
@@ -93,7 +93,7 @@ def status(connection: Connection) -> Status:
     try:
         rows = connection.execute(_meta(connection)).all()
     except DBAPIError as error:
-        meta = Meta.__tablename__
+        meta = META.name
         if error.connection_invalidated or _has(connection, meta, {"name", "value"}):
             raise
         missing: tuple[str, ...] = _missing(connection, revision)
@@ -127,8 +127,8 @@ def _meta(connection: Connection) -> Select[Any]:
     columns = " + ".join(f"({count})" for count in counts if count) or "NULL"
     node = "NULL" if backend.cluster_node is None else f"({backend.cluster_node})"
     selected: list[Any] = [
-        Meta.name,
-        Meta.value,
+        META.c.name,
+        META.c.value,
         literal_column(columns).label("found"),
         literal_column(node).label("cluster_node"),
     ]
@@ -142,7 +142,7 @@ def _missing(connection: Connection, revision: str) -> tuple[str, ...]:
     """
     inspector = inspect(connection)
     missing: list[str] = []
-    for name, table in Base.metadata.tables.items():
+    for name, table in METADATA.tables.items():
         if not inspector.has_table(name):
             missing.append(name)
         elif revision == HEAD or revision not in known_revisions():
@@ -213,14 +213,14 @@ def explain(found: Status, database: str) -> str:
         f"{where} has tables of these names that jupyter_session_store did not make or no "
         f"longer knows ({at}); {expected}. Nothing was changed. "
         f"To go on, {ANOTHER}, or move those tables away "
-        f"({', '.join(sorted((VERSION_TABLE, *Base.metadata.tables)))})."
+        f"({', '.join(sorted((VERSION_TABLE, *METADATA.tables)))})."
     )
 
 
 def mend_damage(found: Status) -> tuple[str, ...]:
     """Return the statements, or the commands, that mend a database that is damaged."""
     if found.missing == (_FLOOR,):
-        meta, name = Meta.__tablename__, OLDEST_COMPATIBLE_CODE
+        meta, name = META.name, OLDEST_COMPATIBLE_CODE
         floor = floor_at(str(found.revision))
         return (
             f"DELETE FROM {meta} WHERE name = '{name}';",

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from ...errors import ConfigurationError, RightMissing, SchemaMismatch
 from ..engine.backend import backend_of, listed
 from ..engine.url import describe, reason_of
-from ..models import SESSIONS, Base
+from ..tables import METADATA, SESSIONS
 from . import locks, migrating, overloads
 from .rights import NEEDED, WALL_FUNCTIONS, WALL_TABLE
 
@@ -35,7 +35,7 @@ GROUP: Final = "jupyter_users"
 IS_AMONG, IS_GRANTED = WALL_FUNCTIONS
 #: The tables that it stands in.
 WALLED: Final[tuple[Table, ...]] = tuple(
-    table for table in Base.metadata.sorted_tables if "namespace" in table.columns
+    table for table in METADATA.sorted_tables if "namespace" in table.columns
 )
 _MAKE: Final = "jupyter session-store wall --apply"
 
