@@ -36,8 +36,8 @@ IGNORED = (
     "ignore:The method, uri, and version arguments to HTTPServerRequest are deprecated",
     "ignore:The start_line argument to HTTPServerRequest will be required",
 )
-#: A server with a kernel for each test, so one run is long; two at once keep two cores busy.
-AT_ONCE = 2
+#: A server with a kernel for each test, most of which is waiting: one run takes half a core.
+AT_ONCE = 3
 
 
 def declared() -> tuple[str, str]:

@@ -138,11 +138,20 @@ class Channels:
         self.close()
 
     def _receive(self) -> dict[str, Any]:
-        text = self._socket.recv()
-        if not text:
-            raise websocket.WebSocketConnectionClosedException("closed by the server")
-        message: dict[str, Any] = json.loads(text)
-        return message
+        """Return the next message of the kernel's, within the websocket's time-out.
+
+        The server's pings begin the library's own time-out anew, so that one never ends.
+        """
+        deadline = time.monotonic() + (self._socket.gettimeout() or _PATIENCE)
+        while True:
+            kind, frame = self._socket.recv_data_frame(True)
+            if kind == websocket.ABNF.OPCODE_TEXT:
+                message: dict[str, Any] = json.loads(frame.data)
+                return message
+            if kind == websocket.ABNF.OPCODE_CLOSE:
+                raise websocket.WebSocketConnectionClosedException("closed by the server")
+            if time.monotonic() >= deadline:
+                raise websocket.WebSocketTimeoutException("the kernel said nothing more")
 
     def _send(self, kind: str, request: str, content: dict[str, Any]) -> None:
         header = {

@@ -39,8 +39,6 @@ TESTS: Final = (
     "tests/cli/test_doctor_servers.py",
     "tests/cli/test_wall.py",
     "tests/cli/test_wall_attacks.py",
-    "tests/cli/test_wall_renaming.py",
-    "tests/cli/test_wall_traps.py",
     "tests/unit/test_contract.py",
 )
 #: What would choose another server, or belongs to the run that this is in.
