@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from sqlalchemy import (
     Connection,
+    CursorResult,
     Delete,
     Select,
     Update,
@@ -194,6 +195,24 @@ def claim_if_free(unit: Callable[[Mapping[str, Any]], T], values: Mapping[str, A
     return unit({**values, "claim": None})
 
 
+def execute_update(
+    connection: Connection,
+    scope: Scope,
+    session_id: str,
+    values: Mapping[str, Any],
+    expected: Mapping[str, str | int],
+    *,
+    returning: bool,
+) -> CursorResult[Any]:
+    """Update a session as :func:`change`, and return what the database has answered."""
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    parameters |= {f"was_{name}": value for name, value in expected.items()}
+    return connection.execute(
+        _update(tuple(values), tuple(expected), returning),
+        scoped(scope, this_id=session_id, **parameters),
+    )
+
+
 def change(
     connection: Connection,
     scope: Scope,
@@ -203,12 +222,7 @@ def change(
 ) -> SessionRecord | None:
     """Update a session as `values` say, its version too if they name it, if it is as `expected`."""
     returning = connection.dialect.update_returning
-    parameters = {f"new_{name}": value for name, value in values.items()}
-    parameters |= {f"was_{name}": value for name, value in expected.items()}
-    result = connection.execute(
-        _update(tuple(values), tuple(expected), returning),
-        scoped(scope, this_id=session_id, **parameters),
-    )
+    result = execute_update(connection, scope, session_id, values, expected, returning=returning)
     if returning:
         row = result.first()
         return None if row is None else to_record(row)
