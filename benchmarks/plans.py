@@ -152,6 +152,8 @@ def verbs() -> dict[str, Verb]:
     """Return what a server asks its repository, each in a namespace of some sessions."""
     neighbours = leases.Neighbours()
     own = leases.Neighbours()
+    #: The versions of sessions that were changed.
+    changed: dict[SessionRecord, int] = {}
 
     def a_session(scope: Scope) -> SessionRecord:
         return _session(scope.namespace, random.randrange(EACH))
@@ -167,6 +169,15 @@ def verbs() -> dict[str, Verb]:
 
     def add(connection: Connection, scope: Scope) -> object:
         return session_queries.add(connection, _session(scope.namespace, EACH))
+
+    def mirror_change(connection: Connection, scope: Scope) -> object:
+        one = a_session(scope)
+        before = one.replace(version=changed.get(one, one.version))
+        after = before.replace(name=f"{random.random()}", version=before.version + 1)
+        changed[one] = after.version
+        done = mirroring.try_change_one(connection, before, after)
+        assert done
+        return done
 
     def rename(connection: Connection, scope: Scope) -> object:
         values = {"name": f"{random.random()}"}
@@ -213,6 +224,8 @@ def verbs() -> dict[str, Verb]:
         "find, by kernel": find("kernel_id"),
         "find, all of 100": lambda c, scope: session_queries.find(c, scope, {}),
         "add": add,
+        # Before all others that change a version.
+        "mirror_change": mirror_change,
         "update": rename,
         "begin_close": begin_close,
         "move": move,
