@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -158,9 +159,8 @@ def _drivers(database: Database, url: str, size: _Size) -> Iterator[None]:
                 execute(_RENEW, key)
                 execute(_LOOK, (one.namespace, one.namespace, f"server:{one.server_id}"))
 
-        thread = threading.Thread(target=renew)
-        thread.start()
-        stack.callback(thread.join)
+        renewals = stack.enter_context(ThreadPoolExecutor(1)).submit(renew)
+        stack.callback(renewals.result)
         stack.callback(ended.set)
         # Each has renewed once.
         time.sleep(size.lease / RENEWALS_A_LEASE)

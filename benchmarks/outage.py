@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -93,14 +93,13 @@ def _poll(
             time.sleep(PAUSE)
         client.close()
 
-    polled: list[tuple[JupyterServer, Counter[int], threading.Thread]] = []
-    for server in servers:
-        answers: Counter[int] = Counter()
-        thread = threading.Thread(target=poll, args=(server.client(), answers))
-        polled.append((server, answers, thread))
-    for _, _, thread in polled:
-        thread.start()
-    for server, answers, thread in polled:
-        thread.join()
+    counted: list[Counter[int]] = [Counter() for _ in servers]
+    with ThreadPoolExecutor(len(servers)) as pool:
+        polls = [
+            pool.submit(poll, server.client(), answers)
+            for server, answers in zip(servers, counted, strict=True)
+        ]
+    for server, answers, polled in zip(servers, counted, polls, strict=True):
+        polled.result()
         for status, count in sorted(answers.items()):
             add(server.peer.kind, server.peer.database, f"answers {status}", [float(count)])

@@ -360,7 +360,8 @@ class SessionRepository(ABC):
         SessionRecord or None
             The session as the store has it now, which says the same as `after`. ``None`` if it
             could not be made so: the store has another version than `before`, or none, or the
-            claim of `after` is not free. Then :meth:`mirror` tells what the store has.
+            claim of `after` is not free. Then :meth:`mirror` tells what the store has, which may
+            be `after` without its claim, and with its version.
 
         Raises
         ------
@@ -436,7 +437,8 @@ class SessionRepository(ABC):
     def describe(self) -> StoreDescription:
         """Return what may be shown of the store, and what it has counted.
 
-        Asks nobody, never fails, and is called from any thread. A repository
+        Called after each renewal, too: where :attr:`.StoreDescription.unfinished` is not zero,
+        :meth:`evict` follows. Asks nobody, never fails, and is called from any thread. A repository
         that does not override it is shown by the name of its class, and its evictions are not
         counted: the conformance suite does not accept that.
         """

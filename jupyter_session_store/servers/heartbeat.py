@@ -115,7 +115,8 @@ class Heartbeat:
     The callbacks are bound methods, called in the thread, which refers to them
     weakly, so that it keeps nobody alive. `local_sessions` returns the sessions
     on kernels that this server runs itself. `on_renewed` is given, after each
-    renewal, the sessions that this server has to finish for evicted ones.
+    renewal, what :meth:`.SessionRepository.evict` has returned: the sessions that
+    this server is starting or closing, those of evicted servers included.
     """
 
     def __init__(

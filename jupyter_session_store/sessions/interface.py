@@ -78,7 +78,7 @@ class Sessions(ABC):
         return []
 
     def on_renewed(self, unfinished: list[SessionRecord]) -> None:
-        """Take over what evicted servers left unfinished; from the heartbeat's thread."""
+        """Take up what is unfinished, an evicted server's too; from the heartbeat's thread."""
 
     @property
     def number_in_memory(self) -> int | None:

@@ -169,7 +169,7 @@ class Mirror:
                 self._stored.pop(had.session_id, None)
             if stored is not None:
                 self._stored[stored.session_id] = stored
-                if now is not None and self._is_there(now):
+                if now is not None and stored is not now and self._is_there(now):
                     self.records.replace(now, stored)
             elif now is not None:
                 # The store has lost what it had, or another has written to it.

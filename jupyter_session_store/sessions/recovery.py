@@ -110,8 +110,9 @@ class Recovery:
     async def recover(self) -> None:
         """Finish what can be finished now; the rest is tried after the next renewal."""
         with suppress(SessionStoreError):
-            await self._look_at_left_marks()
             async with self._context.usage.counting():
+                # Within the same turn: what another manager begins to close has its mark.
+                await self._look_at_left_marks()
                 await self.uncertain_closes.take_back()
         for session_id, start in list(self._unfinished_starts.items()):
             await self._try(session_id, start)

@@ -272,6 +272,16 @@ def test_what_mends_a_connect(said: str, query: str, cure: str) -> None:
     assert found.startswith(cure)
 
 
+def test_a_table_is_not_taken_for_the_policy_of_its_name() -> None:
+    with engine_of("postgresql://u@db.example.org/d") as engine:
+        for said, cured in (
+            ('new row violates row-level security policy "jupyter_session_store_wall" for', True),
+            ('relation "jupyter_session_store_wall" does not exist', False),
+        ):
+            found = cure_of(OperationalError(None, None, Exception(said)), engine)
+            assert ("wall grant" in (found or "")) == cured, said
+
+
 @pytest.mark.only("postgresql", "mysql", **SERVERS)
 def test_a_role_that_may_not_change_the_schema(database: Database) -> None:
     name = urlsplit(database.url).path[1:]

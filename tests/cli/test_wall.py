@@ -11,7 +11,8 @@ import pytest
 
 from jupyter_session_store.config.namespaces import hub_namespace
 from jupyter_session_store.sql.doctor import Finding, Verdict, examine_wall
-from jupyter_session_store.sql.schema.versions import HEAD
+from jupyter_session_store.sql.schema.versions import HEAD, VERSION_TABLE
+from jupyter_session_store.sql.tables import META
 
 from ..databases import Database
 from ..migrations.support import engine_of
@@ -431,6 +432,20 @@ def test_a_role_that_may_not_read_the_policies(house: Walled, run: Run) -> None:
     for cure in found.cure:
         house.owner.execute(cure)
     assert answer(of_ada, SEEN) == [("hub:ada/",)]
+
+
+def test_a_role_that_may_not_look_is_told_what_it_takes(house: Walled, run: Run) -> None:
+    house.build()
+    eve = house.name("eve")
+    url = house.role(eve, "BYPASSRLS").url
+    for table in (META.name, VERSION_TABLE):
+        house.owner.execute(f"GRANT SELECT ON {table} TO {eve}")
+    done = run("wall", "check", "--json", url=url)
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert found["grants"]["verdict"] == "unknown"
+    assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON jupyter_servers TO {eve};" in str(
+        found["grants"]["cure"]
+    )
 
 
 def test_it_asks_on_a_terminal(house: Walled, home: Any) -> None:

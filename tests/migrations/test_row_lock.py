@@ -134,6 +134,30 @@ def test_one_that_is_dead_loses_it(database: Database, monkeypatch: pytest.Monke
         lose()
 
 
+def test_a_renewal_that_hangs_is_not_waited_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+    connect = Engine.connect
+
+    def hang(engine: Engine) -> Connection:
+        if threading.current_thread().name == "jupyter_session_store migration lock":
+            hangs.set()
+            goes_on.wait(_PATIENCE)
+        return connect(engine)
+
+    monkeypatch.setattr(row_lock, "_JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(Engine, "connect", hang)
+    with held(database.url):
+        assert hangs.wait(_PATIENCE)
+    # Until its count has stood still, the lock is still its own.
+    assert number_of_renewers() == 1
+    goes_on.set()
+    until(lambda: number_of_renewers() == 0, why="the thread has ended")
+    with held(database.url):
+        pass
+
+
 def number_of_renewers() -> int:
     names = [thread.name for thread in threading.enumerate()]
     return names.count("jupyter_session_store migration lock")

@@ -1,4 +1,4 @@
-"""Rows that a restore brings back half way: of creates and closes that nobody is at any more.
+"""Rows that a restore brings back half way: of creates and closes on which nobody works any more.
 
 In a snapshot of a busy database some sessions are being created, and some closed, by servers that
 live and have long finished. No eviction releases what a living server has left.
@@ -19,6 +19,7 @@ from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.kernels.gateway.api import Answer
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord, claim_of
+from jupyter_session_store.sessions.shared import SharedSessions
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.sql.tables import SERVERS, SESSIONS
@@ -53,7 +54,7 @@ async def at_work(manager: PersistentSessionManager) -> None:
 
 
 def half(maker: PersistentSessionManager, **values: Any) -> SessionRecord:
-    """Return the row of a create, or of a close, that a server is at."""
+    """Return the row of a create, or of a close, on which a server works."""
     path = values.pop("path", "a")
     claim = None if path is None else claim_of(maker.scope, path)
     values = {"state": STARTING, "kernel_id": "k", **values}
@@ -291,3 +292,23 @@ async def test_a_move_that_was_lost_is_found_by_the_new_kernel(
     with pytest.raises(web.HTTPError, match="404"):
         await one.get_session(kernel_id=session["kernel"]["id"])
     assert await settled(one, gateway) == ["a"]
+
+
+async def test_a_close_that_another_manager_begins_meanwhile_keeps_its_mark(
+    replicas: Replicas, engine: Engine
+) -> None:
+    """Session managers over one kernel manager know of each other's closes, and share its turns."""
+    one, _ = replicas
+    await at_work(one)
+    marked = half(one, state=CLOSING)
+    restore(engine, marked)
+    assert isinstance(one.sessions, SharedSessions)
+    usage, recovery = one._context.usage, one.sessions.recovery
+    await usage.counting().acquire()
+    recovery.on_renewed([marked])
+    # Time to look at the mark, of which nobody knows anything yet.
+    await asyncio.sleep(0.2)
+    with usage.in_progress(marked.session_id):
+        usage.counting().release()
+        await settle(one)
+        assert [row.state for row in await stored(one)] == [CLOSING]

@@ -77,7 +77,7 @@ def examine_wall(engine: Engine) -> Iterator[Finding]:
     made. Only for a database that can have a wall, with its tables.
     """
     for name, look in wall.EXAMINATIONS.items():
-        yield _examine(name, engine, look)
+        yield _examine(name, engine, look, grants=True)
         with cutting.connected(engine) as connection:
             if not schema_wall.exists(connection) or overloads.find(connection):
                 return
@@ -126,21 +126,28 @@ def _tables(engine: Engine, examinations: Examinations) -> Iterator[Finding]:
         yield _examine(name, engine, look)
 
 
-def _examine(name: str, engine: Engine, look: Callable[[Connection], Outcome]) -> Finding:
+def _examine(
+    name: str, engine: Engine, look: Callable[[Connection], Outcome], *, grants: bool = False
+) -> Finding:
     try:
         # One of its own: the last examination may have broken its connection.
         with cutting.connected(engine) as connection:
             outcome = look(connection)
     except Exception as error:
-        outcome = _not_examined(error, engine)
+        outcome = _not_examined(error, engine, grants=grants)
     return Finding(name, *outcome)
 
 
-def _not_examined(error: Exception, engine: Engine) -> Outcome:
+def _not_examined(error: Exception, engine: Engine, *, grants: bool = False) -> Outcome:
+    """Say why something was not examined, with the grants it takes if no other finding has them."""
     text = f"It could not be examined: {reason(error, engine.url)}."
     if cure := backend_of(engine).cure_of(error):
         return unknown(text, cure)
-    return unknown(f"{text} {_SEE_RIGHTS}" if _lacks_rights(error, engine) else text)
+    if not _lacks_rights(error, engine):
+        return unknown(text)
+    if grants:
+        return unknown(text, rights.find_missing_grants(engine))
+    return unknown(f"{text} {_SEE_RIGHTS}")
 
 
 def _lacks_rights(error: Exception, engine: Engine) -> bool:

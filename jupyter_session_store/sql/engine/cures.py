@@ -24,8 +24,8 @@ _CURES: Final[Mapping[str, str]] = {
     r"peer authentication failed|ident authentication failed": (
         "Name the server's host in the URL, or the user that this process runs as."
     ),
-    # The name of the policy: a server says the rest in its own language.
-    r'"jupyter_session_store_wall"': (
+    # The name of the policy: a server says the rest in its own language. A table has it, too.
+    r'(?<!relation )"jupyter_session_store_wall"': (
         "The role has not been granted this namespace. As the owner of the tables: "
         "jupyter session-store wall grant NAMESPACE --role ROLE"
     ),

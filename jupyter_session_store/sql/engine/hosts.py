@@ -1,4 +1,6 @@
-"""Trying the hosts of a URL in turn: each has its own time, and one that hangs is asked first.
+"""Trying the hosts of a URL in turn: each has its own time.
+
+One that has hung is tried last, and only once it has answered a question.
 
 libpq begins with the first at each connect. Where that one hangs, every connect of a server that
 was idle would take a time-out, and a request has no time for more than one or two of these. After a
@@ -22,7 +24,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Engine
 
 from . import timeouts
-from .places import Place
+from .places import USUAL_PORT, Place
 from .speaking import Questions
 
 #: For so many seconds a host that has hung is tried last. Later it is where the URL has it, unless
@@ -32,7 +34,6 @@ _HUNG_SECONDS: Final = 30.0
 _PAUSE: Final = 0.5
 #: With these of `target_session_attrs` it does not matter in which order hosts are tried.
 _ONE_ANSWERS: Final = frozenset({"primary", "read-write"})
-_USUAL_PORT: Final = "5432"
 _TIMED_OUT: Final = re.compile(r"time-?out|timed out")
 #: Before what a server says itself, such as a pooler whose own server hangs: it does not hang.
 _TOLD: Final = "FATAL:"
@@ -200,7 +201,7 @@ def _places_of(named: Mapping[str, Any]) -> list[Place]:
         for name, variable in (("host", "PGHOST"), ("port", "PGPORT"), ("hostaddr", "PGHOSTADDR"))
     )
     if any(hosts):
-        ports = [one or environment.get("PGPORT") or _USUAL_PORT for one in ports]
+        ports = [one or environment.get("PGPORT") or USUAL_PORT for one in ports]
     number = max(len(hosts), len(addresses))
     lists = [one * number if len(one) == 1 else one for one in (hosts, ports, addresses)]
     if {*map(len, lists)} != {number}:

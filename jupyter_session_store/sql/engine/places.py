@@ -17,6 +17,8 @@ from ...errors import ConfigurationError
 from ...locations import TRAIT
 from .backend import backend_of, fault_of_port
 
+#: PostgreSQL's.
+USUAL_PORT: Final = "5432"
 #: How several hosts are written.
 SEVERAL_FORM: Final = (
     "postgresql://USER@A:5432,B:5432/DATABASE?target_session_attrs=read-write, each host with its "

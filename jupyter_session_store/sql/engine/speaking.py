@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
-from .places import Place
+from .places import USUAL_PORT, Place
 
 #: What a client of PostgreSQL asks first: whether the connection may be encrypted. PgBouncer,
 #: Pgpool and a server that is starting answer it too.
@@ -28,7 +28,6 @@ _UNDER_WAY: Final = frozenset({0, errno.EINPROGRESS, getattr(errno, "WSAEWOULDBL
 _NOBODY: Final = frozenset(
     {errno.EAGAIN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT}
 )
-_USUAL_PORT: Final = "5432"
 
 
 class Questions:
@@ -108,7 +107,7 @@ class Questions:
 
 
 def _address_of(place: Place) -> tuple[int, str | tuple[object, ...]]:
-    port = place.port or _USUAL_PORT
+    port = place.port or USUAL_PORT
     if place.host.startswith(("/", "@")) and not place.address:
         path = f"{place.host}/.s.PGSQL.{port}"
         return socket.AF_UNIX, f"\0{path[1:]}" if path[0] == "@" else path

@@ -252,8 +252,10 @@ class _Holder:
     def end(self) -> None:
         """Give the lock up. What cannot be given up now goes when its count stands still."""
         self._ended.set()
-        # A renewal that hangs is not waited for.
         self._thread.join(_JOIN_SECONDS)
+        if self._thread.is_alive():
+            # A renewal that hangs has the turn. Who waits for it waits as long as it hangs.
+            return
         with suppress(Exception):
             self._execute(_RELEASE)
 
