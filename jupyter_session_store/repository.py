@@ -437,7 +437,7 @@ class SessionRepository(ABC):
     def describe(self) -> StoreDescription:
         """Return what may be shown of the store, and what it has counted.
 
-        Called after each renewal, too: where :attr:`.StoreDescription.unfinished` is not zero,
+        Called after each renewal, too: where ``unfinished`` of it is not zero,
         :meth:`evict` follows. Asks nobody, never fails, and is called from any thread. A repository
         that does not override it is shown by the name of its class, and its evictions are not
         counted: the conformance suite does not accept that.
