@@ -16,6 +16,7 @@ global
 defaults
     mode http
     timeout connect 2s
+    timeout check 10s
     timeout client 120s
     timeout server 120s
     timeout tunnel 1h
