@@ -175,7 +175,7 @@ def verbs() -> dict[str, Verb]:
         before = one.replace(version=changed.get(one, one.version))
         after = before.replace(name=f"{random.random()}", version=before.version + 1)
         changed[one] = after.version
-        done = mirroring.try_change_one(connection, before, after)
+        done = mirroring.try_overwrite(connection, before, after)
         assert done
         return done
 

@@ -214,7 +214,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         self, before: SessionRecord, after: SessionRecord
     ) -> SessionRecord | None:
         """One statement; more where the row is not as `before` has it, or the claim is taken."""
-        if await self._run(lambda c: mirroring.try_change_one(c, before, after)):
+        if await self._run(lambda c: mirroring.try_overwrite(c, before, after)):
             return after
         return await super().mirror_change(before, after)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import Connection, case, insert, literal, update
+from sqlalchemy import Connection, bindparam, case, insert, literal, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from ...errors import InvalidValue, SessionConflict, SessionStoreError
@@ -20,8 +20,21 @@ from .rows import to_row
 #: Sessions that one statement names, two parameters for each of their columns: SQLite before
 #: 3.32 takes 999.
 _BATCH: Final = 30
-_KEY: Final = frozenset({"namespace", "authority", "session_id"})
+_SCOPE: Final = frozenset({"namespace", "authority"})
+_KEY: Final = _SCOPE | {"session_id"}
 _NO_CLAIM: Final = MappingProxyType({"claim": None})
+#: The whole row, so that nothing stays of what somebody has changed by hand.
+_OVERWRITE: Final = (
+    update(SESSIONS)
+    .where(
+        session_queries.IN_SCOPE,
+        session_queries.THIS,
+        SESSIONS.c.version == bindparam("was_version"),
+    )
+    .values(
+        {key: bindparam(f"new_{key}") for key, _ in SESSIONS.columns.items() if key not in _SCOPE}
+    )
+)
 
 
 def mirror(
@@ -116,18 +129,17 @@ def _make_equal(
     return stored
 
 
-def try_change_one(connection: Connection, before: SessionRecord, after: SessionRecord) -> bool:
-    """Write what differs in one statement; return whether a row had the version of `before`."""
-    stored = to_row(before)
-    values = {name: value for name, value in to_row(after).items() if value != stored[name]}
-    expected = {"version": before.version}
+def try_overwrite(connection: Connection, before: SessionRecord, after: SessionRecord) -> bool:
+    """Write a whole row in one statement, if it has the version of `before`; return whether."""
+    parameters = {f"new_{name}": value for name, value in to_row(after).items()}
+    for name in _SCOPE:
+        del parameters[f"new_{name}"]
+    parameters["was_version"] = before.version
+    this = session_queries.scoped(before.scope, this_id=before.session_id, **parameters)
     try:
-        result = session_queries.execute_update(
-            connection, before.scope, before.session_id, values, expected, returning=False
-        )
+        return connection.execute(_OVERWRITE, this).rowcount == 1
     except IntegrityError:
         return False
-    return result.rowcount == 1
 
 
 def newer_than(version: int, record: SessionRecord) -> SessionRecord:

@@ -22,7 +22,6 @@ from uuid import uuid4
 
 from sqlalchemy import (
     Connection,
-    CursorResult,
     Delete,
     Select,
     Update,
@@ -195,24 +194,6 @@ def claim_if_free(unit: Callable[[Mapping[str, Any]], T], values: Mapping[str, A
     return unit({**values, "claim": None})
 
 
-def execute_update(
-    connection: Connection,
-    scope: Scope,
-    session_id: str,
-    values: Mapping[str, Any],
-    expected: Mapping[str, str | int],
-    *,
-    returning: bool,
-) -> CursorResult[Any]:
-    """Update a session as :func:`change`, and return what the database has answered."""
-    parameters = {f"new_{name}": value for name, value in values.items()}
-    parameters |= {f"was_{name}": value for name, value in expected.items()}
-    return connection.execute(
-        _update(tuple(values), tuple(expected), returning),
-        scoped(scope, this_id=session_id, **parameters),
-    )
-
-
 def change(
     connection: Connection,
     scope: Scope,
@@ -222,7 +203,12 @@ def change(
 ) -> SessionRecord | None:
     """Update a session as `values` say, its version too if they name it, if it is as `expected`."""
     returning = connection.dialect.update_returning
-    result = execute_update(connection, scope, session_id, values, expected, returning=returning)
+    parameters = {f"new_{name}": value for name, value in values.items()}
+    parameters |= {f"was_{name}": value for name, value in expected.items()}
+    result = connection.execute(
+        _update(tuple(values), tuple(expected), returning),
+        scoped(scope, this_id=session_id, **parameters),
+    )
     if returning:
         row = result.first()
         return None if row is None else to_record(row)
