@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,16 +166,32 @@ def test_a_front_end_has_one_connection_to_its_kernel(scene: Scene) -> None:
         return int(scene.gateway.api.get(f"/api/kernels/{kernel_id}").json()["connections"])
 
     def are_closed() -> bool:
-        # The gateway mixes up what one front end connects while it still closes the last.
         return connections() == 0
+
+    def opened() -> int:
+        return scene.gateway.log.count(f"Connecting to kernel {kernel_id}.")
+
+    @contextmanager
+    def given_up() -> Iterator[None]:
+        """Wait until the gateway has closed what it opens for a websocket.
+
+        It mixes up what one front end connects while it still opens or closes the last. What is
+        given up at once is opened there a moment later, if at all.
+        """
+        before, end = opened(), time.monotonic() + 3
+        yield
+        until(lambda: opened() > before or time.monotonic() > end, why="it is opened, or never")
+        until(are_closed, why="what is given up is closed")
 
     for _ in range(5):
         offered = ["v1.kernel.websocket.jupyter.org"]
-        with pytest.raises(websocket.WebSocketException, match="Invalid WebSocket Header"):
+        with (
+            given_up(),
+            pytest.raises(websocket.WebSocketException, match="Invalid WebSocket Header"),
+        ):
             websocket.create_connection(address, subprotocols=offered, timeout=BOUND)
-        until(are_closed, why="what is given up for its protocol is closed")
-        websocket.create_connection(address, timeout=BOUND).close()
-        until(are_closed, why="what is given up as soon is closed")
+        with given_up():
+            websocket.create_connection(address, timeout=BOUND).close()
     with Channels(address) as channels:
         assert channels.execute("print('heard')") == "heard\n"
         until(lambda: connections() == 1, why="there is one connection")
