@@ -110,20 +110,23 @@ class Recovery:
     async def recover(self) -> None:
         """Finish what can be finished now; the rest is tried after the next renewal."""
         with suppress(SessionStoreError):
+            for session_id in tuple(self._left_marked):
+                # A turn for each: who would close or attach waits for one look at most.
+                async with self._context.usage.counting():
+                    await self._look_at_left_mark(session_id)
+                    # Within the same turn: what another manager begins to close has its mark.
+                    await self.uncertain_closes.take_back()
             async with self._context.usage.counting():
-                # Within the same turn: what another manager begins to close has its mark.
-                await self._look_at_left_marks()
                 await self.uncertain_closes.take_back()
         for session_id, start in list(self._unfinished_starts.items()):
             await self._try(session_id, start)
 
-    async def _look_at_left_marks(self) -> None:
-        for session_id in tuple(self._left_marked):
-            # A look deletes again what was deleted, and whose mark the store has brought back.
-            await self._context.repository.find(self._context.scope, session_id=session_id)
-            if not self._context.usage.is_in_progress(session_id):
-                self.uncertain_closes.track(session_id)
-            self._left_marked.discard(session_id)
+    async def _look_at_left_mark(self, session_id: str) -> None:
+        # A look deletes again what was deleted, and whose mark the store has brought back.
+        await self._context.repository.find(self._context.scope, session_id=session_id)
+        if not self._context.usage.is_in_progress(session_id):
+            self.uncertain_closes.track(session_id)
+        self._left_marked.discard(session_id)
 
     def is_unfinished(self, session_id: str) -> bool:
         """Return whether a create of this session is to be rolled back, or finished."""

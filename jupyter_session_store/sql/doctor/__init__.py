@@ -145,8 +145,8 @@ def _not_examined(error: Exception, engine: Engine, *, grants: bool = False) -> 
         return unknown(text, cure)
     if not _lacks_rights(error, engine):
         return unknown(text)
-    if grants:
-        return unknown(text, rights.find_missing_grants(engine))
+    if grants and (missing := rights.find_missing_grants(engine)):
+        return unknown(text, missing)
     return unknown(f"{text} {_SEE_RIGHTS}")
 
 
