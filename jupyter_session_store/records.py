@@ -459,6 +459,8 @@ def check_text(field: str, value: object) -> None:
         )
     if "\0" in value:
         raise InvalidValue(field, "contains a NUL character", "text without NUL characters")
+    if value.isascii():
+        return
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from jupyter_client.jsonutil import json_default
 
 from ..records import LIMITS, SessionRecord
+
+#: Made once: ``json.dumps`` with a default makes one for each text.
+_ENCODER: Final = json.JSONEncoder(default=json_default)
 
 
 def rest_model(record: SessionRecord, kernel_model: Any) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def last_known_model(record: SessionRecord) -> dict[str, Any]:
 def stored_of_kernel(kernel_model: Any) -> dict[str, str | None]:
     """Return what is stored of a kernel besides its id; an over-long model is not."""
     name = kernel_model.get("name") if isinstance(kernel_model, dict) else None
-    text = json.dumps(kernel_model, default=json_default) if kernel_model else None
+    text = _ENCODER.encode(kernel_model) if kernel_model else None
     if text is not None and len(text) > LIMITS["kernel_model"]:
         text = None
     return {"kernel_name": name, "kernel_model": text}

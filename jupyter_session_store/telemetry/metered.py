@@ -6,8 +6,7 @@ import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -45,31 +44,38 @@ def _measured(verb: VerbT) -> VerbT:
     took = metrics.durations.labels(name).observe
     ended = {outcome: metrics.operations.labels(name, outcome).inc for outcome in metrics.OUTCOMES}
 
-    @contextmanager
-    def measuring(meter: metrics.Meter) -> Iterator[None]:
-        began = perf_counter()
+    def note(meter: metrics.Meter, began: float, error: BaseException | None = None) -> None:
         outcome = metrics.OK
-        try:
-            yield
-        except BaseException as error:
+        if error is not None:
             kinds = _OUTCOMES.items()
             outcome = next((name for kind, name in kinds if isinstance(error, kind)), metrics.ERROR)
-            raise
-        finally:
-            took(perf_counter() - began)
-            ended[outcome]()
-            if outcome not in _SILENT:
-                meter.up = outcome not in _DOWN
+        took(perf_counter() - began)
+        ended[outcome]()
+        if outcome not in _SILENT:
+            meter.up = outcome not in _DOWN
 
+    # Each without a context manager: a request waits for what is done here.
     @functools.wraps(verb)
     async def ask(self: MeteredRepository, *args: Any, **kwargs: Any) -> Any:
-        with measuring(self._meter):
-            return await getattr(self._measured, name)(*args, **kwargs)
+        began = perf_counter()
+        try:
+            answer = await getattr(self._measured, name)(*args, **kwargs)
+        except BaseException as error:
+            note(self._meter, began, error)
+            raise
+        note(self._meter, began)
+        return answer
 
     @functools.wraps(verb)
     def ask_blocking(self: MeteredRepository, *args: Any, **kwargs: Any) -> Any:
-        with measuring(self._meter):
-            return getattr(self._measured, name)(*args, **kwargs)
+        began = perf_counter()
+        try:
+            answer = getattr(self._measured, name)(*args, **kwargs)
+        except BaseException as error:
+            note(self._meter, began, error)
+            raise
+        note(self._meter, began)
+        return answer
 
     return cast("VerbT", ask if inspect.iscoroutinefunction(verb) else ask_blocking)
 

@@ -15,6 +15,7 @@ from ..engine.transactions import transaction
 from ..engine.url import reason_of
 from ..tables import SESSIONS
 from . import session_queries
+from .compiled import CompiledStatement
 from .rows import to_row
 
 #: Sessions that one statement names, two parameters for each of their columns: SQLite before
@@ -24,7 +25,7 @@ _SCOPE: Final = frozenset({"namespace", "authority"})
 _KEY: Final = _SCOPE | {"session_id"}
 _NO_CLAIM: Final = MappingProxyType({"claim": None})
 #: The whole row, so that nothing stays of what somebody has changed by hand.
-_OVERWRITE: Final = (
+_OVERWRITE: Final = CompiledStatement(
     update(SESSIONS)
     .where(
         session_queries.IN_SCOPE,
@@ -137,7 +138,7 @@ def try_overwrite(connection: Connection, before: SessionRecord, after: SessionR
     parameters["was_version"] = before.version
     this = session_queries.scoped(before.scope, this_id=before.session_id, **parameters)
     try:
-        return connection.execute(_OVERWRITE, this).rowcount == 1
+        return _OVERWRITE.execute(connection, this) == 1
     except IntegrityError:
         return False
 

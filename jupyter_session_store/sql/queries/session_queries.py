@@ -22,7 +22,6 @@ from uuid import uuid4
 
 from sqlalchemy import (
     Connection,
-    Delete,
     Select,
     Update,
     and_,
@@ -42,6 +41,7 @@ from ...records import STARTING, Scope, SessionRecord, path_digest
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..tables import SESSIONS
+from .compiled import CompiledStatement
 from .rows import COLUMNS, SCOPED_COLUMNS, to_record, to_records, to_row
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def find(
     return to_records(scope, rows.all())
 
 
-_INSERT: Final = insert(SESSIONS)
+_INSERT: Final = CompiledStatement(insert(SESSIONS))
 _RIVALS: Final = select(*COLUMNS).where(
     SESSIONS.c.namespace == bindparam("in_namespace"),
     or_(THIS, SESSIONS.c.claim == bindparam("is_claim")),
@@ -134,7 +134,7 @@ def try_write(connection: Connection, scope: Scope, server_id: str) -> None:
     with transaction(connection):
         if limit := backend_of(connection).lock_wait_limit:
             connection.exec_driver_sql(limit)
-        connection.execute(_INSERT, to_row(record))
+        _INSERT.execute(connection, to_row(record))
         connection.execute(
             delete(SESSIONS).where(IN_SCOPE, THIS), scoped(scope, this_id=record.session_id)
         )
@@ -143,7 +143,7 @@ def try_write(connection: Connection, scope: Scope, server_id: str) -> None:
 def add(connection: Connection, record: SessionRecord) -> Added:
     """Insert a session; one that is there already, with the same kernel, is a success."""
     try:
-        connection.execute(_INSERT, to_row(record))
+        _INSERT.execute(connection, to_row(record))
     except IntegrityError:
         parameters = {
             "in_namespace": record.namespace,
@@ -218,12 +218,12 @@ def change(
     return found[0] if found else None
 
 
-@lru_cache(maxsize=2)
-def _remove_one(with_kernel: bool) -> Delete:
-    kernel = SESSIONS.c.kernel_id
-    condition = kernel == bindparam("is_kernel_id") if with_kernel else kernel.is_(None)
-    return delete(SESSIONS).where(IN_SCOPE, THIS, condition)
-
+_REMOVE: Final = CompiledStatement(
+    delete(SESSIONS).where(IN_SCOPE, THIS, SESSIONS.c.kernel_id == bindparam("is_kernel_id"))
+)
+_REMOVE_WITHOUT_KERNEL: Final = CompiledStatement(
+    delete(SESSIONS).where(IN_SCOPE, THIS, SESSIONS.c.kernel_id.is_(None))
+)
 
 _REMOVE_MANY: Final = delete(SESSIONS).where(
     IN_SCOPE,
@@ -237,10 +237,9 @@ def remove(connection: Connection, scope: Scope, records: Collection[SessionReco
     pairs = [(r.session_id, r.kernel_id) for r in records if r not in single]
     count = 0
     for record in single:
-        parameters = scoped(scope, this_id=record.session_id)
-        if record.kernel_id is not None:
-            parameters["is_kernel_id"] = record.kernel_id
-        count += connection.execute(_remove_one(record.kernel_id is not None), parameters).rowcount
+        statement = _REMOVE_WITHOUT_KERNEL if record.kernel_id is None else _REMOVE
+        parameters = scoped(scope, this_id=record.session_id, is_kernel_id=record.kernel_id)
+        count += statement.execute(connection, parameters)
     rest = iter(pairs)
     while batch := list(islice(rest, _BATCH)):
         count += connection.execute(_REMOVE_MANY, scoped(scope, pairs=batch)).rowcount
