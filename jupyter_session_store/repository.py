@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import entry_points
 from logging import Logger
 from types import MappingProxyType
@@ -519,8 +520,11 @@ def garbage_kept() -> Iterator[None]:
         gc.enable()
 
 
+@cache
 def load_repository(name: str) -> type[SessionRepository]:
     """Return the repository class that an entry point names, in the group of repositories.
+
+    It is looked for once in a process, in all that is installed.
 
     Raises
     ------
