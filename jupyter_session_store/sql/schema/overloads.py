@@ -40,11 +40,13 @@ FROM (
     p.pronamespace AS place, p.proowner AS owner
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_proc own ON own.proname = p.proname
   WHERE own.pronamespace = CAST(CAST('pg_catalog' AS regnamespace) AS oid)
+    AND p.pronamespace <> own.pronamespace
   UNION
   SELECT CAST(CAST('pg_catalog.pg_operator' AS regclass) AS oid), p.oid,
     p.oprnamespace, p.oprowner
   FROM pg_catalog.pg_operator p JOIN pg_catalog.pg_operator own ON own.oprname = p.oprname
   WHERE own.oprnamespace = CAST(CAST('pg_catalog' AS regnamespace) AS oid)
+    AND p.oprnamespace <> own.oprnamespace
   UNION
   SELECT CAST(CAST('pg_catalog.pg_class' AS regclass) AS oid), c.oid, c.relnamespace, c.relowner
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r
