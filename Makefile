@@ -110,7 +110,7 @@ test-oldest: ## Test on Python 3.10 and the oldest declared release of each depe
 .PHONY: upstream
 upstream: ## Run jupyter_server's own tests of sessions and gateways on this package
 	@$(PYTHON) tools/servers.py
-	$(PYTHON) tools/upstream.py --releases $(RELEASES) $(ARGS)
+	$(PYTHON) tools/upstream.py --releases $(RELEASES) --on $(VENV) $(ARGS)
 
 .PHONY: lint
 lint: install ## Check style, types, the doors between the modules, and the files for containers

@@ -96,17 +96,29 @@ def _requests(requests: Sequence[str]) -> list[str]:
     return [part for r in requests for part in (["-e", r] if r.startswith(".") else [r])]
 
 
-def _with_uv(venv: Path, python: Path, requests: Sequence[str]) -> bool:
+def _lay(venv: Path, on: Path | None) -> None:
+    """Let an environment find what another has, and it has not."""
+    if on is None:
+        return
+    for ours in venv.glob("lib/python*/site-packages"):
+        theirs = on.absolute() / ours.relative_to(venv)
+        # Not the folder alone: what is installed as a link is in a file of the same kind there.
+        line = f"import site; site.addsitedir({str(theirs)!r})\n"
+        (ours / "on_another.pth").write_text(line, encoding="utf-8")
+
+
+def _with_uv(venv: Path, python: Path, requests: Sequence[str], on: Path | None) -> bool:
     uv = shutil.which("uv")
     if uv is None:
         return False
     if not _works(venv) and not _run([uv, "venv", "--quiet", "--python", python, venv]):
         return False
+    _lay(venv, on)
     options = ["--quiet", "--compile-bytecode", "--python", str(bin_python(venv))]
     return _run([uv, "pip", "install", *options, *_requests(requests)])
 
 
-def _with_pip(venv: Path, python: Path, requests: Sequence[str]) -> bool:
+def _with_pip(venv: Path, python: Path, requests: Sequence[str], on: Path | None) -> bool:
     pip = [str(bin_python(venv)), "-m", "pip"]
     if not _works(venv) or not _run([*pip, "--version"]):
         shutil.rmtree(venv, ignore_errors=True)
@@ -117,10 +129,16 @@ def _with_pip(venv: Path, python: Path, requests: Sequence[str]) -> bool:
                 file=sys.stderr,
             )
             return False
+    _lay(venv, on)
     return _run([*pip, "install", "-qq", "--disable-pip-version-check", *_requests(requests)])
 
 
-def ensure(venv: Path, requests: Sequence[str], python: Path = Path(sys.executable)) -> Path:
+def ensure(
+    venv: Path,
+    requests: Sequence[str],
+    python: Path = Path(sys.executable),
+    on: Path | None = None,
+) -> Path:
     """Return the interpreter of a virtual environment that holds what is asked.
 
     Parameters
@@ -131,6 +149,8 @@ def ensure(venv: Path, requests: Sequence[str], python: Path = Path(sys.executab
         Requirements as for pip; one that starts with ``.`` is the project.
     python : Path
         The interpreter to make it with.
+    on : Path, optional
+        An environment of the same Python, what is in which is not installed again.
     """
     version = subprocess.run(
         [python, "-c", "import sys; print(sys.version_info[:2] >= (3, 10), sys.version)"],
@@ -146,12 +166,12 @@ def ensure(venv: Path, requests: Sequence[str], python: Path = Path(sys.executab
     made_with = venv / ".made-with"
     if not made_with.exists() or made_with.read_text() != version or not _works(venv):
         shutil.rmtree(venv, ignore_errors=True)
-    wanted = "\n".join([version, project_metadata(), *requests])
+    wanted = "\n".join([version, project_metadata(), *requests, *([] if on is None else [str(on)])])
     done = venv / ".installed" / hashlib.sha256(wanted.encode()).hexdigest()
     if done.exists():
         return bin_python(venv)
     print(f"Filling {venv} with what is needed: this takes a minute or two.", flush=True)
-    if not (_with_uv(venv, python, requests) or _with_pip(venv, python, requests)):
+    if not any(fill(venv, python, requests, on) for fill in (_with_uv, _with_pip)):
         raise SystemExit(f"The virtual environment {venv} could not be filled; see above.")
     made_with.write_text(version)
     done.parent.mkdir(exist_ok=True)

@@ -72,6 +72,20 @@ def fetch(requirement: str) -> tuple[str, Path]:
     return name.removeprefix("jupyter_server-"), target / name
 
 
+def fits(venv: Path | None, python: Path, release: str) -> bool:
+    """Return whether an environment has this release of jupyter_server, for this Python."""
+    if venv is None or not environment.bin_python(venv).exists():
+        return False
+    has = "from importlib.metadata import version; print(version('jupyter_server'))"
+    found = says(environment.bin_python(venv), f"import sys; print(sys.version); {has}")
+    return found == f"{says(python, 'import sys; print(sys.version)')}{release}\n"
+
+
+def says(python: Path, code: str) -> str:
+    """Return what a program prints."""
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout
+
+
 @dataclass(frozen=True)
 class Suite:
     """Some of the tests, and what they need."""
@@ -171,6 +185,11 @@ def main() -> None:
     )
     parser.add_argument("--databases", nargs="+", default=list(DATABASES), choices=DATABASES)
     parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=SUITES)
+    parser.add_argument(
+        "--on",
+        type=Path,
+        help="an environment with all that the tests of this package need: what fits is taken",
+    )
     parser.add_argument("--python-version", help="take this Python, from pyenv or the PATH")
     arguments, rest = parser.parse_known_args()
     version = arguments.python_version
@@ -180,7 +199,11 @@ def main() -> None:
         pinned = f"jupyter_server=={oldest if release == 'oldest' else release}"
         found, folder = fetch(requirement if release == "newest" else pinned)
         venv = WORK / f"upstream-{found}{f'-{version}' if version else ''}"
-        python = environment.ensure(venv, [".[test]", f"jupyter_server[test]=={found}"], base)
+        wanted = [f"jupyter_server[test]=={found}"]
+        on = arguments.on if fits(arguments.on, base, found) else None
+        if on is None:
+            wanted.append(".[test]")
+        python = environment.ensure(venv, wanted, base, on)
         runs += [
             Run(found, suite, database, python, folder, tuple(rest))
             for suite in arguments.suites
