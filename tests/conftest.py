@@ -8,6 +8,7 @@ import random
 import re
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,13 @@ def pytest_configure() -> None:
 
 
 _SEED = "JSS_TEST_SEED"
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test run see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture

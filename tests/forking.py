@@ -160,7 +160,8 @@ class Forker:
         Parameters
         ----------
         command : sequence of str
-            The path of an installed command, or ``-m`` and a module; and its arguments.
+            The path of an installed command, ``-m`` and a module, or ``-c`` and code; and its
+            arguments.
         cwd, env, stdin, stdout, stderr
             As :class:`subprocess.Popen` has them.
         """
@@ -234,18 +235,16 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], 
     sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     program, *words = request["command"]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    if program == "-m":
-        name, *words = words
+    if program in ("-m", "-c"):
+        what, *words = words
         sys.path[0] = request["folder"]
-        sys.argv = [name, *words]
+        sys.argv = [program if program == "-c" else what, *words]
         for text in (sys.stdout, sys.stderr):
-            # As with PYTHONUNBUFFERED.
-            text.reconfigure(write_through=True)
-
-        def run() -> None:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-        return run
+            # Nearly as with PYTHONUNBUFFERED: the two may go to one file.
+            text.reconfigure(line_buffering=True, write_through=True)
+        if program == "-c":
+            return lambda: exec(what, {"__name__": "__main__"})
+        return lambda: runpy.run_module(what, run_name="__main__", alter_sys=True) and None
     sys.path[0] = os.path.dirname(program)
     sys.argv = [program, *words]
     [command] = entry_points(group="console_scripts", name=os.path.basename(program))

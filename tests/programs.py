@@ -1,9 +1,10 @@
-"""Programs that tests run to their end."""
+"""Programs that tests run to their end, and what they make once for all tests."""
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -26,3 +27,13 @@ def run_to_end(
         timeout=timeout,
         check=False,
     )
+
+
+def once(folder: Path, make: Callable[[], object]) -> None:
+    """Make something once for all the processes of a test run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make()
+            (folder / "made").touch()

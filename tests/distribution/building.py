@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,16 +106,6 @@ def only(folder: Path, pattern: str) -> Path:
     """Return the one path of a pattern."""
     [path] = folder.glob(pattern)
     return path
-
-
-def once(folder: Path, make: Callable[[], object]) -> None:
-    """Make something once for all the processes of a test run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "made").exists():
-            make()
-            (folder / "made").touch()
 
 
 def _check(command: list[str | Path], cwd: Path = ROOT) -> None:

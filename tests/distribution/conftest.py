@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ..programs import once
 from ..system.server import JupyterServer
-from .building import Distribution, Environment, build, install, once, only
+from .building import Distribution, Environment, build, install, only
 
 PLUGIN = Path(__file__).parent / "plugin"
 EXTRAS = "[postgresql,mysql]"
@@ -20,16 +20,9 @@ _INSTEAD = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of a test run see."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session")
-def distribution(shared: Path) -> Distribution:
+def distribution(run_folder: Path) -> Distribution:
     """The sdist and the wheels, built from this checkout."""
-    folder = shared / "distribution"
+    folder = run_folder / "distribution"
     once(folder, lambda: build(folder))
     return Distribution(
         only(folder / "dist", "*.tar.gz"),
@@ -42,13 +35,13 @@ def distribution(shared: Path) -> Distribution:
 class Installer:
     """Makes environments, each once for all the processes of a test run."""
 
-    shared: Path
+    folder: Path
 
     def __call__(
         self, name: str, *requirements: str, like: Environment | None = None
     ) -> Environment:
         """Return an environment with some requirements, on top of what another one has."""
-        folder = self.shared / "environments" / name / "venv"
+        folder = self.folder / "environments" / name / "venv"
 
         def make() -> None:
             if like is not None:
@@ -61,9 +54,9 @@ class Installer:
 
 
 @pytest.fixture(scope="session")
-def installer(shared: Path) -> Installer:
+def installer(run_folder: Path) -> Installer:
     """What installs."""
-    return Installer(shared)
+    return Installer(run_folder)
 
 
 def from_file(wheel: Path) -> str:

@@ -13,6 +13,7 @@ from playwright.sync_api import Page
 
 from jupyter_session_store import __version__
 
+from ..programs import once
 from ..system.browsing import chromium
 from .blocks import ROOT
 
@@ -37,12 +38,12 @@ _TOO_WIDE = """
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built pages."""
-    folder = tmp_path_factory.mktemp("built")
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
-    subprocess.run(command, check=True)
-    return folder
+def built(run_folder: Path) -> Path:
+    """The folder of the built pages: that of ``make docs``, whose pages are not built again."""
+    pages = ROOT / "docs" / "_build" / "html"
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", str(ROOT / "docs"), str(pages)]
+    once(run_folder / "documentation", lambda: subprocess.run(command, check=True))
+    return pages
 
 
 def test_the_first_page_says_which_version_it_is_and_where_the_code_is(built: Path) -> None:

@@ -193,17 +193,27 @@ def surroundings(home: Path, **variables: str) -> dict[str, str]:
 def run_python(
     *arguments: str, home: Path, cwd: Path = ROOT, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run this Python as a process of its own; standard output and errors come as one."""
+    """Run this Python as a process of its own; standard output and errors come as one.
+
+    It may be one that was forked, and has imported the package already.
+    """
+    if USABLE and not any(one.startswith("PYTHON") for one in variables):
+        return _forked(arguments, cwd, surroundings(home, **variables))
+    return run_new_python(*arguments, home=home, cwd=cwd, **variables)
+
+
+def run_new_python(
+    *arguments: str, home: Path, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Do as :func:`run_python` with a process that has imported nothing."""
     surrounding = surroundings(home, **variables)
-    if USABLE and arguments[0] == "-m" and not any(one.startswith("PYTHON") for one in variables):
-        return _forked(arguments, cwd, surrounding)
     return run_to_end([sys.executable, *arguments], cwd=cwd, env=surrounding, timeout=100)
 
 
 def _forked(
     arguments: tuple[str, ...], cwd: Path, surrounding: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module to its end in a process that need not import it."""
+    """Run a module or code to its end in a process that need not import it."""
     with TemporaryFile("w+") as output:
         process = forker().fork(arguments, cwd=cwd, env=surrounding, stdout=output, stderr=output)
         try:

@@ -60,9 +60,7 @@ def alembic_in_turn(
                 traceback.print_exc()
                 print("exit 1")
     """
-    done = run_python(
-        *("-u", "-c", code, json.dumps(commands), answers), home=home, cwd=cwd, **variables
-    )
+    done = run_python("-c", code, json.dumps(commands), answers, home=home, cwd=cwd, **variables)
     assert done.returncode == 0, done.stdout
     outputs = done.stdout.split("=====\n")[1:]
     assert len(outputs) == len(commands)

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import cache
@@ -25,6 +24,7 @@ from jupyter_session_store.sql.schema.versions import State
 from jupyter_session_store.sql.tables import METADATA
 
 from ..databases import Database, parameters
+from ..forking import start
 from .shape import is_mariadb, shape
 from .support import ROOT, status, surroundings
 
@@ -60,19 +60,21 @@ EXPECTED: Final = {
 def printed(scheme: str, *words: str) -> str:
     """Return what Alembic prints on its standard output; its log goes elsewhere."""
     with TemporaryDirectory() as home:
-        done = subprocess.run(
-            [sys.executable, "-m", "alembic", *words, "--sql"],
+        process = start(
+            ["-m", "alembic", *words, "--sql"],
             cwd=ROOT,
             env=surroundings(Path(home), JUPYTER_SESSION_STORE_URL=URLS[scheme]),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-    assert done.returncode == 0, done.stderr
-    assert "Generating static SQL" in done.stderr
-    return done.stdout
+        try:
+            sql, log = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 0, log
+    assert "Generating static SQL" in log
+    return sql
 
 
 def ordered(sql: str) -> str:

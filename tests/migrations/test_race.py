@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -189,10 +188,11 @@ def test_the_command_waits_for_a_server(database: Database, engine: Engine, tmp_
     log = tmp_path / "log"
     with log.open("w") as output, migrating.migration_connection(engine) as connection:
         with locks.migration_lock(connection):
-            command = subprocess.Popen(
-                [sys.executable, "-m", "alembic", "upgrade", "head"],
+            command = start(
+                ["-m", "alembic", "upgrade", "head"],
                 cwd=ROOT,
                 env=surroundings(tmp_path, JUPYTER_SESSION_STORE_URL=database.url),
+                stdout=subprocess.DEVNULL,
                 stderr=output,
             )
             until(lambda: WAITING in log.read_text() or command.poll() is not None, log.read_text)

@@ -32,6 +32,7 @@ from .support import (
     opened,
     record,
     release,
+    run_new_python,
     run_python,
     status,
 )
@@ -374,7 +375,7 @@ def test_a_repository_does_not_import_alembic_to_make_its_tables(
             print(*(name for name in sys.modules if name.partition(".")[0] == "alembic"))
     """
     for _ in ("makes them", "finds them"):
-        done = run_python("-c", code, home=tmp_path, DATABASE=database.url)
+        done = run_new_python("-c", code, home=tmp_path, DATABASE=database.url)
         assert done.stdout == "\n"
         assert status(engine).state is State.CURRENT
 
