@@ -132,8 +132,9 @@ def test_a_standby(own_server: Instance, run: Run) -> None:
     database = own_server.create_database()
     upgraded(database.url)
     if own_server.kind == "postgresql":
-        # Its working directory is that of the data.
-        database.execute("COPY (SELECT 1) TO PROGRAM 'touch standby.signal'")
+        # Its working directory is that of the data. It reads what it is sent: PostgreSQL refuses
+        # to go on with a program that may have ended before.
+        database.execute("COPY (SELECT 1) TO PROGRAM 'cat > standby.signal'")
         own_server.restart()
     else:
         database.execute("SET GLOBAL read_only = 1")

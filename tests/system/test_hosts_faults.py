@@ -283,7 +283,7 @@ async def test_two_clusters(
     )
     with open_on(there.url):
         pass
-    stranger.admin.execute("COPY (SELECT 1) TO PROGRAM 'touch standby.signal'")
+    stranger.admin.execute("COPY (SELECT 1) TO PROGRAM 'cat > standby.signal'")
     stranger.restart()
     url = pair.url(f"postgresql://jupyter@db1:5432,{stranger.place}/jupyter")
     with open_on(url) as repository:
