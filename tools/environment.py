@@ -2,9 +2,10 @@
 
     python tools/environment.py .venv ".[test]" jupyterlab
 
-A second run with the same requests installs nothing. uv is used where it is
-installed, since it is several times as fast; where it is not, or fails (it does
-not read pip's configuration), ``python -m venv`` and pip do the same.
+A second run with the same requests installs nothing. uv is used, since it is several times as
+fast: the one that is installed, or one in .venvs. Of pip's configuration it is given what it has
+a setting for. Where there is more, where it fails, or where there is none for this system,
+``python -m venv`` and pip do the same.
 """
 
 from __future__ import annotations
@@ -16,11 +17,31 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from ast import literal_eval
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 10)
+#: What uv calls a setting of pip's, and what it puts between two values.
+UV_SETTINGS = {
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "constraint": ("UV_CONSTRAINT", " "),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
+    "no-index": ("UV_NO_INDEX", " "),
+    "cert": ("SSL_CERT_FILE", " "),
+}
+#: Settings of pip's that do not decide what is installed.
+INDIFFERENT = {
+    *("break-system-packages", "cache-dir", "compile", "config-file", "default-timeout"),
+    *("no-cache-dir", "no-warn-script-location", "user", "verbose"),
+    *("disable-pip-version-check", "no-color", "no-input", "no-python-version-warning"),
+    *("progress-bar", "quiet", "require-virtualenv", "retries", "root-user-action", "timeout"),
+}
 
 
 def bin_python(venv: Path) -> Path:
@@ -79,10 +100,11 @@ def find_python(version: str) -> Path:
     )
 
 
-def _run(command: Sequence[str | Path]) -> bool:
+def _run(command: Sequence[str | Path], environ: Mapping[str, str] | None = None) -> bool:
     print("+", *command, flush=True)
     # Bytecode that is not written at the install is compiled at each start.
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environ = {**os.environ, **(environ or {})}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode == 0
 
 
@@ -107,15 +129,77 @@ def _lay(venv: Path, on: Path | None) -> None:
         (ours / "on_another.pth").write_text(line, encoding="utf-8")
 
 
+def pip_configuration(python: Path) -> dict[str, str]:
+    """Return pip's settings, by their names without the part that they stand in."""
+    listed = subprocess.run(
+        [python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    found: dict[str, tuple[int, str]] = {}
+    # The environment wins over what is for one command, and that over what is for all.
+    ranks = {":env:": 2, "install": 1, "global": 0}
+    for line in listed.splitlines():
+        name, equals, value = line.partition("=")
+        part, _, key = name.partition(".")
+        if equals and part in ranks and ranks[part] >= found.get(key, (-1, ""))[0]:
+            found[key] = (ranks[part], str(literal_eval(value)))
+    return {key: value for key, (_, value) in found.items()}
+
+
+def uv_environment(settings: Mapping[str, str]) -> dict[str, str] | None:
+    """Return pip's settings as uv takes them; ``None`` if it has no such setting.
+
+    It asks all indexes alike, as pip does. What the user has set for uv itself wins.
+    """
+    if settings.keys() - UV_SETTINGS.keys() - INDIFFERENT:
+        return None
+    environ = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+    for key, (name, separator) in UV_SETTINGS.items():
+        if key in settings:
+            environ[name] = separator.join(settings[key].split())
+    return {name: value for name, value in environ.items() if name not in os.environ}
+
+
+def _uv() -> str | None:
+    """Return a uv: the one that is installed, or one of the project's own, made here."""
+    if (installed := shutil.which("uv")) is not None:
+        return installed
+    own = ROOT / ".venvs" / "uv"
+    if not own.exists():
+        own.parent.mkdir(exist_ok=True)
+        options = ["-qq", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        with tempfile.TemporaryDirectory(dir=own.parent) as folder:
+            made = Path(folder) / "uv"
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                *options,
+                "--target",
+                str(made),
+                "uv",
+            ]
+            if not _run(command):
+                return None
+            # Another process may have made one meanwhile.
+            with suppress(OSError):
+                made.rename(own)
+    return str(own / "bin" / "uv")
+
+
 def _with_uv(venv: Path, python: Path, requests: Sequence[str], on: Path | None) -> bool:
-    uv = shutil.which("uv")
-    if uv is None:
+    # uv does not see what is in the other one.
+    uv = None if on is not None else _uv()
+    settings = pip_configuration(python)
+    environ = uv_environment(settings)
+    if uv is None or environ is None:
         return False
-    if not _works(venv) and not _run([uv, "venv", "--quiet", "--python", python, venv]):
+    if not _works(venv) and not _run([uv, "venv", "--quiet", "--seed", "--python", python, venv]):
         return False
-    _lay(venv, on)
-    options = ["--quiet", "--compile-bytecode", "--python", str(bin_python(venv))]
-    return _run([uv, "pip", "install", *options, *_requests(requests)])
+    options = ["--quiet", "--python", str(bin_python(venv))]
+    if settings.get("compile", "1").lower() not in ("0", "false", "no", "off"):
+        options.append("--compile-bytecode")
+    return _run([uv, "pip", "install", *options, *_requests(requests)], environ)
 
 
 def _with_pip(venv: Path, python: Path, requests: Sequence[str], on: Path | None) -> bool:
