@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from traitlets import TraitError, Unicode
 from traitlets.config import Config, Configurable
 
+from jupyter_session_store import repository
 from jupyter_session_store.config.settings import Settings
 from jupyter_session_store.config.traits import StoreSettings
 from jupyter_session_store.errors import ConfigurationError
@@ -87,6 +89,18 @@ def test_an_unknown_repository_is_refused_with_the_known_ones() -> None:
         TraitError, match=r"'nonsense'; the installed ones are .*memory, sqlalchemy"
     ):
         make_manager(repository="nonsense")
+
+
+def test_this_packages_repositories_are_known_without_a_look_at_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries = distribution("jupyter_session_store").entry_points
+    installed = entries.select(group=repository.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(repository, "entry_points", None)
+    repository.load_repository.cache_clear()
+    assert {one.name for one in installed} == {"memory", "sqlalchemy"}
+    for one in installed:
+        assert repository.load_repository(one.name) is one.load()
 
 
 def test_the_repository_validates_its_url() -> None:
