@@ -113,20 +113,22 @@ def _create(connection: Connection, log: logging.Logger | None) -> None:
     is_there = inspector.has_table(_VERSION.name)
     if is_there and connection.scalar(select(func.count()).select_from(_VERSION)):
         return
-    for table in METADATA.sorted_tables:
-        if not inspector.has_table(table.name):
-            continue
+    half_made = [one for one in METADATA.sorted_tables if inspector.has_table(one.name)]
+    for table in half_made:
         if set(table.columns.keys()) - {one["name"] for one in inspector.get_columns(table.name)}:
             # An upgrade was killed in its first revision, where DDL survives: Alembic goes on.
             return
     if backend_of(connection).is_embedded:
         backup.back_up(connection, None, log)
     # First: without it, what is half made would be taken for another program's.
-    _VERSION.create(connection, checkfirst=True)
+    if not is_there:
+        _VERSION.create(connection)
     for table in METADATA.sorted_tables:
-        table.create(connection, checkfirst=True)
+        if table not in half_made:
+            table.create(connection)
+            continue
         for index in sorted(table.indexes, key=lambda one: str(one.name)):
-            # A table that was there is not looked at.
+            # To look for one takes PostgreSQL as long as to make a table.
             index.create(connection, checkfirst=True)
     floor = {"name": versions.OLDEST_COMPATIBLE_CODE, "value": str(versions.FLOOR)}
     connection.execute(delete(META).where(META.c.name == floor["name"]))
