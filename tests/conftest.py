@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import random
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +49,28 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def jp_nbconvert_templates() -> None:
     """Have no server of a test begin with a copy of the templates: nothing here converts."""
+
+
+@pytest.fixture(autouse=True)
+def jp_server_cleanup(jp_asyncio_loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """End the server of a test that has made one.
+
+    As pytest_jupyter's fixture of this name, which makes one for each test to end it.
+    """
+    # Not before what is taken away above.
+    from jupyter_server.serverapp import ServerApp
+
+    yield
+    if not ServerApp.initialized():
+        return
+    app: Any = ServerApp.instance()
+    try:
+        jp_asyncio_loop.run_until_complete(app._cleanup())
+    except (RuntimeError, SystemExit) as error:
+        print(f"The server's end failed: {error}")
+    if hasattr(app, "kernel_manager"):
+        app.kernel_manager.context.destroy()
+    ServerApp.clear_instance()
 
 
 @pytest.fixture
