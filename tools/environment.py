@@ -169,17 +169,8 @@ def _uv() -> str | None:
         options = ["-qq", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
         with tempfile.TemporaryDirectory(dir=own.parent) as folder:
             made = Path(folder) / "uv"
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                *options,
-                "--target",
-                str(made),
-                "uv",
-            ]
-            if not _run(command):
+            pip = [sys.executable, "-m", "pip", "install", *options, "--target", str(made)]
+            if not _run([*pip, "uv"]):
                 return None
             # Another process may have made one meanwhile.
             with suppress(OSError):
@@ -188,11 +179,13 @@ def _uv() -> str | None:
 
 
 def _with_uv(venv: Path, python: Path, requests: Sequence[str], on: Path | None) -> bool:
-    # uv does not see what is in the other one.
-    uv = None if on is not None else _uv()
+    if on is not None:
+        # uv does not see what is in the other one.
+        return False
     settings = pip_configuration(python)
     environ = uv_environment(settings)
-    if uv is None or environ is None:
+    uv = None if environ is None else _uv()
+    if uv is None:
         return False
     if not _works(venv) and not _run([uv, "venv", "--quiet", "--seed", "--python", python, venv]):
         return False
