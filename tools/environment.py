@@ -22,6 +22,7 @@ from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 10)
@@ -105,7 +106,12 @@ def _run(command: Sequence[str | Path], environ: Mapping[str, str] | None = None
     # Bytecode that is not written at the install is compiled at each start.
     environ = {**os.environ, **(environ or {})}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode == 0
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode == 0
+    except OSError as error:
+        # Such as a program for another system, of a checkout that both share.
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)
+        return False
 
 
 def _works(venv: Path) -> bool:
@@ -129,15 +135,25 @@ def _lay(venv: Path, on: Path | None) -> None:
         (ours / "on_another.pth").write_text(line, encoding="utf-8")
 
 
-def pip_configuration(python: Path) -> dict[str, str]:
-    """Return pip's settings, by their names without the part that they stand in."""
-    listed = subprocess.run(
-        [python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    ).stdout
+def _contents(on: Path | None) -> list[str]:
+    """Return what tells an environment that another lies on from what it was before."""
+    return [] if on is None else [str(on), *sorted(p.name for p in on.glob(".installed/*"))]
+
+
+def pip_configuration(python: Path) -> dict[str, str] | None:
+    """Return pip's settings, by their names without the part that they stand in.
+
+    ``None`` if they cannot be told: without pip, or where it refuses its file.
+    """
+    # Aloud, since a setting can make it quiet.
+    command = [python, "-m", "pip", "-vvvvvvvvv", "config", "list"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        return None
     found: dict[str, tuple[int, str]] = {}
     # The environment wins over what is for one command, and that over what is for all.
     ranks = {":env:": 2, "install": 1, "global": 0}
-    for line in listed.splitlines():
+    for line in asked.stdout.splitlines():
         name, equals, value = line.partition("=")
         part, _, key = name.partition(".")
         if equals and part in ranks and ranks[part] >= found.get(key, (-1, ""))[0]:
@@ -145,17 +161,30 @@ def pip_configuration(python: Path) -> dict[str, str]:
     return {key: value for key, (_, value) in found.items()}
 
 
+def _is_index(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return "://" in url and parts.port != 0
+    except ValueError:
+        return False
+
+
 def uv_environment(settings: Mapping[str, str]) -> dict[str, str] | None:
     """Return pip's settings as uv takes them; ``None`` if it has no such setting.
 
     It asks all indexes alike, as pip does. What the user has set for uv itself wins.
     """
-    if settings.keys() - UV_SETTINGS.keys() - INDIFFERENT:
+    given = {key: value.split() for key, value in settings.items() if value.strip()}
+    if given.keys() - UV_SETTINGS.keys() - INDIFFERENT:
+        return None
+    indexes = [*given.get("index-url", ()), *given.get("extra-index-url", ())]
+    if not all(map(_is_index, indexes)):
+        # uv shows a malformed one whole, with its password.
         return None
     environ = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     for key, (name, separator) in UV_SETTINGS.items():
-        if key in settings:
-            environ[name] = separator.join(settings[key].split())
+        if key in given:
+            environ[name] = separator.join(given[key])
     return {name: value for name, value in environ.items() if name not in os.environ}
 
 
@@ -183,11 +212,12 @@ def _with_uv(venv: Path, python: Path, requests: Sequence[str], on: Path | None)
         # uv does not see what is in the other one.
         return False
     settings = pip_configuration(python)
-    environ = uv_environment(settings)
+    environ = None if settings is None else uv_environment(settings)
     uv = None if environ is None else _uv()
-    if uv is None:
+    if settings is None or uv is None:
         return False
-    if not _works(venv) and not _run([uv, "venv", "--quiet", "--seed", "--python", python, venv]):
+    make = [uv, "venv", "--quiet", "--seed", "--python", str(python), str(venv)]
+    if not _works(venv) and not _run(make, environ):
         return False
     options = ["--quiet", "--python", str(bin_python(venv))]
     if settings.get("compile", "1").lower() not in ("0", "false", "no", "off"):
@@ -202,7 +232,7 @@ def _with_pip(venv: Path, python: Path, requests: Sequence[str], on: Path | None
         if not _run([python, "-m", "venv", venv]):
             print(
                 "No virtual environment could be made. On Debian and Ubuntu: "
-                "apt install python3-venv. Or install uv.",
+                "apt install python3-venv.",
                 file=sys.stderr,
             )
             return False
@@ -243,11 +273,11 @@ def ensure(
     made_with = venv / ".made-with"
     if not made_with.exists() or made_with.read_text() != version or not _works(venv):
         shutil.rmtree(venv, ignore_errors=True)
-    wanted = "\n".join([version, project_metadata(), *requests, *([] if on is None else [str(on)])])
+    wanted = "\n".join([version, project_metadata(), *requests, *_contents(on)])
     done = venv / ".installed" / hashlib.sha256(wanted.encode()).hexdigest()
     if done.exists():
         return bin_python(venv)
-    print(f"Filling {venv} with what is needed: this takes a minute or two.", flush=True)
+    print(f"Filling {venv} with what is needed: this can take a minute or two.", flush=True)
     if not any(fill(venv, python, requests, on) for fill in (_with_uv, _with_pip)):
         raise SystemExit(f"The virtual environment {venv} could not be filled; see above.")
     made_with.write_text(version)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Delete, Dialect, Insert, Update
+from sqlalchemy.exc import StatementError
 from sqlalchemy.sql.compiler import SQLCompiler
+
+#: The attribute of a dialect that keeps its texts. They hold the dialect, by the converters of
+#: its types: a dictionary of this module's would keep each one, and its engine's password.
+_TEXTS: Final = "session_store_texts"
 
 
 class _Text(NamedTuple):
@@ -36,7 +40,6 @@ class CompiledStatement:
     """
 
     statement: Insert | Update | Delete
-    _texts: WeakKeyDictionary[Dialect, _Text] = field(default_factory=WeakKeyDictionary)
 
     def execute(self, connection: Connection, parameters: Mapping[str, Any]) -> int:
         """Execute the statement, and return how many rows it has found.
@@ -47,17 +50,24 @@ class CompiledStatement:
             If a parameter is missing.
         sqlalchemy.exc.DBAPIError
             As ``Connection.execute`` does.
+        sqlalchemy.exc.StatementError
+            If a value is none that its column takes.
         """
-        text = self._texts.get(connection.dialect)
+        texts = vars(connection.dialect).setdefault(_TEXTS, {})
+        text = texts.get(self)
         if text is None:
-            text = self._texts[connection.dialect] = _compile(self.statement, connection.dialect)
+            text = texts[self] = _compile(self.statement, connection.dialect)
         values = dict(parameters)
         for name, convert in text.converters:
-            values[name] = convert(values[name])
-        given: Any = values
+            try:
+                values[name] = convert(values[name])
+            except Exception as error:
+                problem = f"the value of {name} cannot be stored: {type(error).__name__}: {error}"
+                raise StatementError(problem, text.sql, None, error) from error
+        arranged: Any = values
         if text.order is not None:
-            given = tuple([values[name] for name in text.order])
-        return connection.exec_driver_sql(text.sql, given).rowcount
+            arranged = tuple([values[name] for name in text.order])
+        return connection.exec_driver_sql(text.sql, arranged).rowcount
 
 
 def _compile(statement: Insert | Update | Delete, dialect: Dialect) -> _Text:

@@ -237,9 +237,11 @@ def remove(connection: Connection, scope: Scope, records: Collection[SessionReco
     pairs = [(r.session_id, r.kernel_id) for r in records if r not in single]
     count = 0
     for record in single:
-        statement = _REMOVE_WITHOUT_KERNEL if record.kernel_id is None else _REMOVE
-        parameters = scoped(scope, this_id=record.session_id, is_kernel_id=record.kernel_id)
-        count += statement.execute(connection, parameters)
+        this = scoped(scope, this_id=record.session_id)
+        if record.kernel_id is None:
+            count += _REMOVE_WITHOUT_KERNEL.execute(connection, this)
+        else:
+            count += _REMOVE.execute(connection, {**this, "is_kernel_id": record.kernel_id})
     rest = iter(pairs)
     while batch := list(islice(rest, _BATCH)):
         count += connection.execute(_REMOVE_MANY, scoped(scope, pairs=batch)).rowcount
