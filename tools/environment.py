@@ -146,7 +146,7 @@ def pip_configuration(python: Path) -> dict[str, str] | None:
     ``None`` if they cannot be told: without pip, or where it refuses its file.
     """
     # Aloud, since a setting can make it quiet.
-    command = [python, "-m", "pip", "-vvvvvvvvv", "config", "list"]
+    command = [str(python), "-m", "pip", "-vvvvvvvvv", "config", "list"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode != 0:
         return None
