@@ -26,7 +26,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import IO, Any, Final, TypeAlias
+from typing import IO, Any, Final, NoReturn, TypeAlias
 
 #: All modules of these are imported, but for what only tests import.
 _PACKAGES: Final = ("jupyter_session_store", "jupyter_server", "kernel_gateway")
@@ -252,8 +252,40 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], 
     return main
 
 
-def serve(number: int) -> object:
-    """Fork for each request until they end; return what the program that was forked returns."""
+def _run_to_end(run: Callable[[], object]) -> NoReturn:
+    """Run a program, and end as an interpreter does that has run it, but for its last step.
+
+    It would take apart all that was imported: each page of that would be copied before, which
+    takes as long as most of the programs.
+    """
+    interrupted = False
+    try:
+        returned = run()
+    except SystemExit as asked:
+        returned = asked.code
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        returned, interrupted = 1, isinstance(error, KeyboardInterrupt)
+    if not isinstance(returned, int | None):
+        print(returned, file=sys.stderr)
+        returned = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            # Closed, or a pipe that nobody reads: as an interpreter says it.
+            returned = returned or 120
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit((returned or 0) & 0xFF)
+
+
+def serve(number: int) -> None:
+    """Fork for each request until they end."""
     _import_all()
     # What is here stays: no collection in a process that was forked has to copy it.
     gc.collect()
@@ -262,7 +294,7 @@ def serve(number: int) -> object:
         while True:
             message, streams, _, _ = socket.recv_fds(requests, _LARGEST, 3)
             if not message:
-                return 0
+                return
             request = json.loads(message)
             if "ended" in request:
                 _, status = os.waitpid(request["ended"], 0)
@@ -274,8 +306,8 @@ def serve(number: int) -> object:
                 for stream in streams:
                     os.close(stream)
             requests.send(str(answer).encode())
-    return _become(request, streams)()
+    _run_to_end(_become(request, streams))
 
 
 if __name__ == "__main__":
-    sys.exit(serve(int(sys.argv[1])) or 0)  # type: ignore[arg-type]
+    serve(int(sys.argv[1]))
