@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import make_url
 from tornado import web
 
-from jupyter_session_store.records import claim_of, digest
+from jupyter_session_store.paths import claim_of, digest
 
 from .ported import SCOPE, PortedSessionManager, values_of
 from .worker import Worker

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session as ORMSession
 from sqlalchemy.orm import sessionmaker
 from tornado import web
 
-from jupyter_session_store.records import claim_of, digest
+from jupyter_session_store.paths import claim_of, digest
 from jupyter_session_store.sql.models import Session
 
 from .ported import SCOPE, PortedSessionManager, values_of

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
-from jupyter_session_store.records import READY, Scope, claim_of, digest
+from jupyter_session_store.paths import claim_of, digest
+from jupyter_session_store.records import READY, Scope
 
 from .worker import Worker
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert
 
-from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of, digest
+from jupyter_session_store.paths import claim_of, digest
+from jupyter_session_store.records import READY, Scope, SessionRecord
 from jupyter_session_store.sql.admin import admin_connection, copying, importing
 from jupyter_session_store.sql.admin.bulk_insert import NAMES
 from jupyter_session_store.sql.engine import factory as engines

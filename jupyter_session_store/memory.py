@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import ConfigurationError, PathClaimed, SessionConflict, StoreUnavailable
+from .paths import claim_of, path_digest
 from .records import (
     CLOSING,
     READY,
@@ -24,8 +25,6 @@ from .records import (
     SessionRecord,
     StoreDescription,
     authority_kind,
-    claim_of,
-    path_digest,
     server_of,
 )
 from .repository import SessionRepository

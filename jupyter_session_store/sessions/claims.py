@@ -11,7 +11,8 @@ from typing import Any, Final
 from jupyter_core.utils import ensure_async
 
 from ..errors import PathClaimed, WaitTimedOut
-from ..records import STARTING, path_digest
+from ..paths import path_digest
+from ..records import STARTING
 from ..telemetry import metrics
 from .context import NewSession, SessionContext
 from .hooks import Hooks

@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import PathClaimed, SessionConflict
-from ..records import SessionRecord, claim_of, path_key
+from ..paths import claim_of, path_key
+from ..records import SessionRecord
 
 
 class LocalRecords:
@@ -39,21 +40,20 @@ class LocalRecords:
         if None in criteria.values():
             return []
         try:
-            if "session_id" in criteria:
-                record = self._by_id.get(criteria["session_id"])
-                found = [] if record is None else [record]
-            elif "path" in criteria:
+            if "path" in criteria:
                 on_path = self._by_path.get(path_key(criteria["path"]), {})
                 found = sorted(on_path.values(), key=_order)
+            elif "session_id" in criteria:
+                record = self._by_id.get(criteria["session_id"])
+                found = [] if record is None else [record]
             else:
                 found = self._ordered()
         except TypeError:
             # A list, or a dict, equals no text.
             return []
-        if len(criteria) == 1 and "path" in criteria:
-            return found
         for name, value in criteria.items():
-            found = [record for record in found if getattr(record, name) == value]
+            if name != "path":
+                found = [record for record in found if getattr(record, name) == value]
         return found
 
     def _ordered(self) -> list[SessionRecord]:

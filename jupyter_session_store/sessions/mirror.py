@@ -15,7 +15,8 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from ..errors import InvalidValue, PathClaimed, SessionConflict, SessionStoreError
-from ..records import Mirrored, Scope, SessionRecord, claim_of, printable
+from ..paths import claim_of
+from ..records import Mirrored, Scope, SessionRecord, printable
 from ..repository import SessionRepository
 from ..servers.registered_store import RegisteredStore
 from .local_records import LocalRecords

@@ -11,12 +11,12 @@ from tornado import web
 from ..records import Liveness, SessionRecord
 from .claimed_starts import ClaimedStarts
 from .claims import PathLeaders
-from .closing import SessionCloser
 from .context import NewSession, SessionContext
 from .interface import Sessions
 from .models import stored_of_kernel
 from .moving import SessionMover
 from .recovery import Recovery, UncertainCloses
+from .shared_closing import SessionCloser
 from .views import SharedViews
 
 

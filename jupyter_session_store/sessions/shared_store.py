@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from ..errors import PathClaimed, SessionConflict
 from ..kernels.authority import KernelAuthority
+from ..paths import claim_of
 from ..records import (
     READY,
     Closing,
@@ -17,12 +18,11 @@ from ..records import (
     Move,
     Scope,
     SessionRecord,
-    claim_of,
     printable,
 )
 from ..repository import SessionRepository, changed_columns
 from ..servers.registered_store import RegisteredStore
-from .remembered import Differences, RememberedSessions, is_older
+from .lost_sessions import Differences, RememberedSessions, is_older
 
 T = TypeVar("T")
 

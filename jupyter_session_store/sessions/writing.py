@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PathClaimed
-from ..records import STOCK_COLUMNS, SessionRecord, claim_of
+from ..paths import claim_of
+from ..records import STOCK_COLUMNS, SessionRecord
 from ..telemetry.events import CLOSED, MOVED
 from .claims import PathLeaders
 from .context import SessionContext, check_texts, is_storable, not_found

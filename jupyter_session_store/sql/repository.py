@@ -24,6 +24,7 @@ from ..errors import (
     StoreUnavailable,
     StoreUnusable,
 )
+from ..paths import claim_of, path_digest
 from ..records import (
     CLOSING,
     Closing,
@@ -34,8 +35,6 @@ from ..records import (
     ServerRecord,
     SessionRecord,
     StoreDescription,
-    claim_of,
-    path_digest,
     server_of,
 )
 from ..repository import SessionRepository

@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY, Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..records import Scope, StoreDescription, digest
+from ..paths import digest
+from ..records import Scope, StoreDescription
 from ..repository import SessionRepository
 
 #: The verbs of the storage contract that are measured.

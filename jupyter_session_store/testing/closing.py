@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ..errors import ConfigurationError, StoreUnavailable
-from ..records import CLOSING, READY, STARTING, Scope, claim_of
+from ..paths import claim_of
+from ..records import CLOSING, READY, STARTING, Scope
 from ..repository import SessionRepository as Repository
 from .samples import OTHER_SCOPES, SCOPE, add, in_event_loops, record, run, there
 

@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 
 from ..errors import SessionConflict
-from ..records import Mirrored, SessionRecord, claim_of
+from ..paths import claim_of
+from ..records import Mirrored, SessionRecord
 from ..repository import SessionRepository as Repository
 from .samples import OTHER_SCOPES, SCOPE, add, in_event_loops, record, run, server
 

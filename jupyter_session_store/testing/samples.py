@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timezone
 from typing import Any, Final, TypeVar
 
-from ..records import READY, Scope, ServerRecord, SessionRecord, claim_of
+from ..paths import claim_of
+from ..records import READY, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository
 
 T = TypeVar("T")

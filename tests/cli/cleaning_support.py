@@ -12,7 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from jupyter_session_store.records import CLOSING, STARTING, Scope, SessionRecord, claim_of
+from jupyter_session_store.paths import claim_of
+from jupyter_session_store.records import CLOSING, STARTING, Scope, SessionRecord
 from jupyter_session_store.sql.engine.url import describe, parse
 
 from ..databases import Database

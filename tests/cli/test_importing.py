@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from jupyter_session_store.records import READY, Scope, claim_of, digest
+from jupyter_session_store.paths import claim_of, digest
+from jupyter_session_store.records import READY, Scope
 from jupyter_session_store.sql.admin.bulk_insert import NAMES
 
 from ..databases import Database

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_session_store.records import Scope, claim_of
+from jupyter_session_store.paths import claim_of
+from jupyter_session_store.records import Scope
 
 from ..databases import Database
 from ..system.waiting import until

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from jupyter_session_store.records import path_digest
+from jupyter_session_store.paths import path_digest
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.schema import tenants, wall
 from jupyter_session_store.sql.schema.tenants import Grant

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from sqlalchemy import Engine
 
-from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
+from jupyter_session_store.paths import claim_of
+from jupyter_session_store.records import READY, Scope, SessionRecord
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import migrating, versions

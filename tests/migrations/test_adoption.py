@@ -13,7 +13,8 @@ from typing import Final
 import pytest
 from jupyter_server.services.sessions.sessionmanager import SessionManager
 
-from jupyter_session_store.records import READY, Scope, SessionRecord, claim_of
+from jupyter_session_store.paths import claim_of
+from jupyter_session_store.records import READY, Scope, SessionRecord
 from jupyter_session_store.sql.schema import migrating, stock
 
 from .support import SCOPE, TABLES, engine_of, opened, record

@@ -15,7 +15,7 @@ from jupyter_session_store.errors import (
     StoreUnavailable,
 )
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.records import claim_of
+from jupyter_session_store.paths import claim_of
 from jupyter_session_store.sessions import mirror as mirrors
 from jupyter_session_store.sessions.local import LocalSessions
 from jupyter_session_store.sessions.mirror import mirror_of

@@ -18,7 +18,8 @@ from tornado import web
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.kernels.gateway.api import Answer
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord, claim_of
+from jupyter_session_store.paths import claim_of
+from jupyter_session_store.records import CLOSING, READY, STARTING, SessionRecord
 from jupyter_session_store.sessions.shared import SharedSessions
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.queries.rows import to_row

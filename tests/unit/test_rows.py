@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from jupyter_session_store import records
-from jupyter_session_store.records import Scope, claim_of, path_digest
+from jupyter_session_store import paths
+from jupyter_session_store.paths import claim_of, path_digest
+from jupyter_session_store.records import Scope
+from jupyter_session_store.sessions import local_records
+from jupyter_session_store.sessions.local_records import LocalRecords
 from jupyter_session_store.sql.engine.backend import Backend, backend_of
 from jupyter_session_store.testing import AWKWARD
+from jupyter_session_store.testing import record as known_record
 from tests.programs import run_to_end
 from tests.unit.dummies import DummyKernelManager, make_manager
 
@@ -77,14 +81,14 @@ def test_paths_are_the_same_if_every_code_point_is() -> None:
 
 
 def test_one_function_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "path_key", str.casefold)
+    monkeypatch.setattr(paths, "path_key", str.casefold)
     scope = Scope("bob", "gateway:g")
     assert path_digest("A.ipynb") == path_digest("a.ipynb")
     assert claim_of(scope, "A.ipynb") == claim_of(scope, "a.ipynb")
 
 
 async def test_requests_for_equal_paths_share_one_create(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "path_key", str.casefold)
+    monkeypatch.setattr(paths, "path_key", str.casefold)
     kernels = DummyKernelManager()
     manager = make_manager(":memory:", kernels)
     models = await asyncio.gather(
@@ -123,3 +127,14 @@ def test_a_column_may_have_another_name_in_the_database() -> None:
         [sys.executable, "-m", "pytest", *options, suite], timeout=100, cwd=suite.parents[2]
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_a_local_session_is_found_by_its_path_and_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_records, "path_key", str.casefold)
+    known = LocalRecords()
+    stored = known_record("one", path="A.ipynb")
+    known.add(stored)
+    assert known.find({"path": "a.ipynb"}) == [stored]
+    assert known.find({"session_id": "one", "path": "a.ipynb"}) == [stored]
+    assert known.find({"path": "a.ipynb", "session_id": "two"}) == []
+    assert known.find({"path": "b.ipynb", "session_id": "one"}) == []

@@ -11,7 +11,8 @@ from jupyter_client.kernelspec import NoSuchKernel
 
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.manager import PersistentSessionManager
-from jupyter_session_store.records import READY, STARTING, Liveness, SessionRecord, claim_of
+from jupyter_session_store.paths import claim_of
+from jupyter_session_store.records import READY, STARTING, Liveness, SessionRecord
 from jupyter_session_store.testing import record, server
 from tests.databases.database import Database
 from tests.unit.dummies import (

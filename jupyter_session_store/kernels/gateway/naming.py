@@ -8,7 +8,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ...errors import ConfigurationError
-from ...records import LIMITS, digest
+from ...paths import digest
+from ...records import LIMITS
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _LOOPBACK: Final = re.compile(r"^(localhost|.*\.localhost|127\.[\d.]+|::1|0\.0\.0\.0|::)$")

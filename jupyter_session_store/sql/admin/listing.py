@@ -17,7 +17,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy.exc import DBAPIError
 
-from ...records import ServerRecord, SessionRecord, path_digest
+from ...paths import path_digest
+from ...records import ServerRecord, SessionRecord
 from ..queries.leases import to_server
 from ..queries.rows import COLUMNS, readable, to_record
 from ..tables import SERVERS, SESSIONS

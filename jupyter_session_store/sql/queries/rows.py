@@ -11,7 +11,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from ...records import Scope, SessionRecord, path_digest
+from ...paths import path_digest
+from ...records import Scope, SessionRecord
 from ..engine.backend import backend_of
 from ..tables import SESSIONS, UTCDateTime, to_utc
 

@@ -37,7 +37,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import ColumnElement
 
 from ...errors import SessionConflict
-from ...records import STARTING, Scope, SessionRecord, path_digest
+from ...paths import path_digest
+from ...records import STARTING, Scope, SessionRecord
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..tables import SESSIONS

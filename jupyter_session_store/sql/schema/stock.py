@@ -13,7 +13,8 @@ from sqlalchemy import Connection, insert, text
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import InvalidValue
-from ...records import READY, Scope, SessionRecord, check_text, claim_of
+from ...paths import claim_of
+from ...records import READY, Scope, SessionRecord, check_text
 from ..engine.transactions import transaction
 from ..queries.rows import to_row
 from ..tables import META, SESSIONS

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..records import STARTING, SessionRecord, path_key
+from ..paths import path_key
+from ..records import STARTING, SessionRecord
 from ..servers.heartbeat import now
 
 #: Seconds for which a deleted session is remembered.
