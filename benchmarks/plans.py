@@ -23,10 +23,18 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, event, insert, literal, select
 
-from jupyter_session_store.records import CLOSING, READY, Scope, SessionRecord, authority_of
+from jupyter_session_store.authorities import (
+    authority_of,
+)
+from jupyter_session_store.records import (
+    CLOSING,
+    READY,
+    Scope,
+    SessionRecord,
+)
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine.transactions import transaction
-from jupyter_session_store.sql.queries import last_session, leases, mirroring, session_queries
+from jupyter_session_store.sql.queries import last_on_kernel, leases, mirroring, session_queries
 from jupyter_session_store.sql.queries.rows import to_row
 from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.sql.tables import SERVERS, SESSIONS
@@ -185,12 +193,12 @@ def verbs() -> dict[str, Verb]:
 
     def begin_close(connection: Connection, scope: Scope) -> object:
         values = {"state": CLOSING}
-        return last_session.begin_close(connection, scope, a_session(scope).session_id, values)
+        return last_on_kernel.begin_close(connection, scope, a_session(scope).session_id, values)
 
     def move(connection: Connection, scope: Scope) -> object:
         one = a_session(scope)
         values = {"kernel_id": str(one.kernel_id), "state": READY}
-        return last_session.move(connection, scope, one.session_id, str(one.kernel_id), values)
+        return last_on_kernel.move(connection, scope, one.session_id, str(one.kernel_id), values)
 
     def remove(connection: Connection, scope: Scope) -> object:
         return session_queries.remove(connection, scope, [_session(scope.namespace, EACH)])

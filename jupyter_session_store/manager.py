@@ -19,7 +19,7 @@ from traitlets import TraitError
 from .config.traits import StoreSettings
 from .errors import ConfigurationError, SchemaMismatch, SessionStoreError
 from .kernels.authority import server_id_of
-from .kernels.processes import authority_for
+from .kernels.choose_authority import authority_for
 from .kernels.usage import usage_of
 from .records import Scope, SessionRecord
 from .repository import SessionRepository

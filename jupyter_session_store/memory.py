@@ -11,6 +11,10 @@ from logging import Logger
 from types import MappingProxyType
 from typing import Any
 
+from .authorities import (
+    authority_kind,
+    server_of,
+)
 from .errors import ConfigurationError, PathClaimed, SessionConflict, StoreUnavailable
 from .paths import claim_of, path_digest
 from .records import (
@@ -24,8 +28,6 @@ from .records import (
     ServerRecord,
     SessionRecord,
     StoreDescription,
-    authority_kind,
-    server_of,
 )
 from .repository import SessionRepository
 

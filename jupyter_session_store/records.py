@@ -10,11 +10,13 @@ from datetime import datetime, timezone
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, get_args, get_type_hints
-
-from .errors import InvalidValue, SessionStoreError
+from typing import Any, Final, NamedTuple, get_args, get_type_hints
 
 # Plugins find them here, as they did when they stood here.
+from .authorities import authority_kind as authority_kind  # noqa: PLC0414
+from .authorities import authority_of as authority_of  # noqa: PLC0414
+from .authorities import server_of as server_of  # noqa: PLC0414
+from .errors import InvalidValue, SessionStoreError
 from .paths import claim_of as claim_of  # noqa: PLC0414
 from .paths import path_digest as path_digest  # noqa: PLC0414
 
@@ -22,11 +24,6 @@ STARTING: Final = "starting"
 READY: Final = "ready"
 CLOSING: Final = "closing"
 STATES: Final = frozenset({STARTING, READY, CLOSING})
-
-#: What the authority of local kernels begins with; the server's id follows.
-SERVER_AUTHORITY: Final = "server:"
-#: What the authority of a gateway begins with.
-GATEWAY_AUTHORITY: Final = "gateway"
 
 #: The most characters (code points, as ``len`` counts them) that a text may have.
 LIMITS: Final[Mapping[str, int]] = MappingProxyType(
@@ -522,22 +519,3 @@ def check_namespace(value: str) -> None:
     if value != value.strip():
         raise InvalidValue("namespace", "has white space at its edges", expected)
     check_text("namespace", value)
-
-
-def authority_of(server_id: str) -> str:
-    """Return the authority over the local kernels of a server."""
-    return f"{SERVER_AUTHORITY}{server_id}"
-
-
-def server_of(authority: str) -> str | None:
-    """Return the id of the server that is an authority; ``None`` where that is no server."""
-    if not authority.startswith(SERVER_AUTHORITY):
-        return None
-    return authority.removeprefix(SERVER_AUTHORITY)
-
-
-def authority_kind(authority: str) -> Literal["server", "gateway"] | None:
-    """Return what an authority is; ``None`` where no server would have written it."""
-    if server_of(authority) is not None:
-        return "server"
-    return "gateway" if authority.startswith(GATEWAY_AUTHORITY) else None

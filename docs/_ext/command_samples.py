@@ -20,17 +20,12 @@ from unittest.mock import patch
 
 from sqlalchemy import insert
 
+from jupyter_session_store.authorities import GATEWAY_AUTHORITY, SERVER_AUTHORITY
 from jupyter_session_store.cli import removal
 from jupyter_session_store.cli.app import SessionStoreApp
 from jupyter_session_store.cli.command import StoreCommand
 from jupyter_session_store.cli.serve import Serve
-from jupyter_session_store.records import (
-    GATEWAY_AUTHORITY,
-    READY,
-    SERVER_AUTHORITY,
-    Liveness,
-    ServerRecord,
-)
+from jupyter_session_store.records import READY, Liveness, ServerRecord
 from jupyter_session_store.sql import doctor
 from jupyter_session_store.sql.doctor import Finding, Verdict
 from jupyter_session_store.sql.engine import factory

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ..records import Liveness, authority_kind, server_of
+from ..authorities import (
+    authority_kind,
+    server_of,
+)
+from ..records import (
+    Liveness,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

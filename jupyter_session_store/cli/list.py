@@ -10,7 +10,8 @@ from traitlets import Bool, Int
 
 from .attendance import Attendance
 from .command import JSON_FLAG, ExitCode, StoreCommand
-from .selection import SESSION_COLUMNS, SelectingCommand, session_row
+from .selection import SelectingCommand
+from .session_columns import SESSION_COLUMNS, session_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,8 @@ from ..records import Liveness
 from .command import JSON_FLAG, YES_FLAGS, ExitCode, StoreCommand
 from .observation import observe
 from .output import format_value
-from .selection import SESSION_COLUMNS, NamespaceCommand, session_row
+from .selection import NamespaceCommand
+from .session_columns import SESSION_COLUMNS, session_row
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

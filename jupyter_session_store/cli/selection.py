@@ -1,10 +1,8 @@
-"""What subcommands share that choose namespaces and sessions, and the rows of these."""
+"""What subcommands share that choose namespaces and sessions."""
 
 from __future__ import annotations
 
-import json
 import re
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,22 +16,11 @@ from .command import StoreCommand
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from ..records import SessionRecord
     from ..sql.admin.listing import Criteria
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-
-
-SESSION_COLUMNS: Final = {
-    "namespace": "NAMESPACE",
-    "path": "PATH",
-    "state": "STATE",
-    "kernel_id": "KERNEL",
-    "updated_at": "CHANGED (UTC)",
-    "session_id": "SESSION",
-}
 
 
 def parse_age(text: str, option: str) -> datetime:
@@ -48,15 +35,6 @@ def parse_age(text: str, option: str) -> datetime:
     raise ConfigurationError(
         f"{option} is {text!r}; expected a number and a unit, for example 90s, 15m, 12h, 30d or 2w."
     )
-
-
-def session_row(record: SessionRecord) -> dict[str, Any]:
-    """Return all fields of a session, with the kernel's model decoded."""
-    row = record._asdict()
-    # A model that is not JSON, because an operator edited it, is shown as it is.
-    with suppress(ValueError, RecursionError):
-        row["kernel_model"] = json.loads(record.kernel_model or "null")
-    return row
 
 
 class NamespaceCommand(StoreCommand):

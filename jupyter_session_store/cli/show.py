@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..errors import ConfigurationError
 from ..records import check_text
 from .command import JSON_FLAG, ExitCode, StoreCommand
-from .selection import SelectingCommand, session_row
+from .selection import SelectingCommand
+from .session_columns import session_row
 
 
 class Show(SelectingCommand):

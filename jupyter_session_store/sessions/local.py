@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jupyter_server.services.sessions.sessionmanager import KernelSessionRecord
@@ -11,7 +11,8 @@ from tornado import web
 from ..records import READY, SessionRecord
 from ..servers.registered_store import RegisteredStore
 from .claims import PathLeaders
-from .context import NewSession, SessionContext, being_deleted, kernel_gone, not_found
+from .closing import LocalCloser, find_by_id, has_others
+from .context import NewSession, SessionContext, being_deleted
 from .interface import Sessions
 from .kernels import StoredMove
 from .mirror import Mirror
@@ -39,6 +40,7 @@ class LocalSessions(Sessions):
         self._views = views
         self._mirror = mirror
         self._registered = registered
+        self._closer = LocalCloser(context, self._writer, self.kernels)
 
     async def create(self, pending: KernelSessionRecord, wanted: NewSession) -> dict[str, Any]:
         """Use a kernel that is there, or start one, and store the session."""
@@ -110,18 +112,7 @@ class LocalSessions(Sessions):
 
     async def close(self, session_id: str) -> None:
         """Count, shut down, remove."""
-        context, usage = self._context, self._context.usage
-        shutdown = None
-        async with usage.counting():
-            records = await context.find()
-            record = find_by_id(records, session_id)
-            kernel_id = record.kernel_id
-            if kernel_id is not None and not has_others(records, kernel_id):
-                shutdown = usage.begin_shutdown(kernel_id)
-            else:
-                await context.remove(record)
-        if await self._writer.finish_close(record, shutdown, self.kernels.shut_down):
-            raise kernel_gone(record)
+        await self._closer.close(session_id)
 
     def live_local_sessions(self) -> list[SessionRecord]:
         """Return the sessions on kernels that still run."""
@@ -156,16 +147,3 @@ class LocalSessions(Sessions):
     def unsynchronized(self) -> int:
         """How many sessions the store does not have as they are; from any thread."""
         return self._mirror.unsynchronized
-
-
-def find_by_id(records: Sequence[SessionRecord], session_id: str) -> SessionRecord:
-    """Return the session of this id; raises 404 if there is none."""
-    for record in records:
-        if record.session_id == session_id:
-            return record
-    raise not_found(session_id)
-
-
-def has_others(records: Sequence[SessionRecord], kernel_id: str | None) -> bool:
-    """Return whether more than one of some sessions is on a kernel."""
-    return sum(record.kernel_id == kernel_id for record in records) > 1

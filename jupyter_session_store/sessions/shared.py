@@ -11,12 +11,12 @@ from tornado import web
 from ..records import Liveness, SessionRecord
 from .claimed_starts import ClaimedStarts
 from .claims import PathLeaders
+from .closing import SharedCloser
 from .context import NewSession, SessionContext
 from .interface import Sessions
 from .models import stored_of_kernel
 from .moving import SessionMover
 from .recovery import Recovery, UncertainCloses
-from .shared_closing import SessionCloser
 from .views import SharedViews
 
 
@@ -27,7 +27,7 @@ class SharedSessions(Sessions):
         uncertain_closes = UncertainCloses(context)
         super().__init__(context, leaders, SharedViews(context), uncertain_closes)
         self.recovery = Recovery(context, uncertain_closes, self.kernels)
-        self._closer = SessionCloser(context, self._writer, self.kernels, uncertain_closes)
+        self._closer = SharedCloser(context, self._writer, self.kernels, uncertain_closes)
         parts = (context, self.reader, self._writer, self.kernels, self.attacher, self.recovery)
         self._starts = ClaimedStarts(*parts)
         self._mover = SessionMover(*parts, self._runner)

@@ -16,6 +16,9 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
+from ..authorities import (
+    server_of,
+)
 from ..errors import (
     ConfigurationError,
     PathClaimed,
@@ -35,13 +38,12 @@ from ..records import (
     ServerRecord,
     SessionRecord,
     StoreDescription,
-    server_of,
 )
 from ..repository import SessionRepository
 from .database import Database
 from .engine import factory as engines
 from .engine import timeouts
-from .queries import last_session, leases, mirroring, session_queries
+from .queries import last_on_kernel, leases, mirroring, session_queries
 from .schema import versions
 from .worker import Worker, WorkerTimeout
 
@@ -171,7 +173,7 @@ class SQLAlchemySessionRepository(SessionRepository):
     async def begin_close(self, scope: Scope, session_id: str, server_id: str) -> Closing | None:
         """One statement, or two where RETURNING is missing."""
         values = {"state": CLOSING, "updated_at": _now(), "server_id": server_id}
-        return await self._run(lambda c: last_session.begin_close(c, scope, session_id, values))
+        return await self._run(lambda c: last_on_kernel.begin_close(c, scope, session_id, values))
 
     async def move(
         self,
@@ -182,7 +184,9 @@ class SQLAlchemySessionRepository(SessionRepository):
     ) -> Move | None:
         """One statement; one more where the path is claimed, or RETURNING is missing."""
         values = _values(scope, changes)
-        return await self._run(lambda c: last_session.move(c, scope, session_id, kernel_id, values))
+        return await self._run(
+            lambda c: last_on_kernel.move(c, scope, session_id, kernel_id, values)
+        )
 
     async def remove(self, scope: Scope, records: Collection[SessionRecord]) -> int:
         """One statement for each 500 sessions."""

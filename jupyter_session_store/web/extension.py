@@ -25,8 +25,10 @@ from tornado import web
 from traitlets.config import Config
 
 from .._version import __version__
+from ..authorities import (
+    authority_kind,
+)
 from ..config import SECTION
-from ..records import authority_kind
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jupyter_session_store.cli.selection import session_row
+from jupyter_session_store.cli.session_columns import session_row
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.sessions.models import last_known_model
 from jupyter_session_store.testing import record

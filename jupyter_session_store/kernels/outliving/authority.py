@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..authority import FoundSessions
-from ..processes import ProcessAuthority
+from ..process_authority import ProcessAuthority
 
 if TYPE_CHECKING:
     from .manager import PersistentKernelManager

@@ -1,4 +1,4 @@
-"""What :func:`.records.authority_kind` and :func:`.records.server_of` say, as conditions."""
+"""What :func:`.authority_kind` and :func:`.server_of` say, as conditions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, not_
 
-from ...records import GATEWAY_AUTHORITY, SERVER_AUTHORITY
+from ...authorities import (
+    GATEWAY_AUTHORITY,
+    SERVER_AUTHORITY,
+)
 from ..tables import SERVERS, SESSIONS
 
 

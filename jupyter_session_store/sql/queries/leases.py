@@ -38,6 +38,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DataError, IntegrityError
 
+from ...authorities import (
+    authority_of,
+)
 from ...records import (
     CLOSING,
     READY,
@@ -46,7 +49,6 @@ from ...records import (
     Scope,
     ServerRecord,
     SessionRecord,
-    authority_of,
 )
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction

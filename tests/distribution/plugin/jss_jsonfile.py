@@ -18,6 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from jupyter_session_store.authorities import (
+    authority_kind,
+    authority_of,
+)
 from jupyter_session_store.errors import (
     ConfigurationError,
     InvalidValue,
@@ -37,8 +41,6 @@ from jupyter_session_store.records import (
     SessionRecord,
     StoreContents,
     StoreDescription,
-    authority_kind,
-    authority_of,
     claim_of,
 )
 from jupyter_session_store.repository import SessionRepository

@@ -1,20 +1,47 @@
-"""Closing a session on a shared kernel: mark, count, shut down, remove."""
+"""Closing a session: on this server's own kernel, and on one that other servers use too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
 from ..errors import SessionStoreError
-from ..records import Closing
+from ..records import Closing, SessionRecord
 from .context import SessionContext, is_storable, kernel_gone, not_found
 from .kernels import SessionKernels
 from .recovery import UncertainCloses
 from .writing import SessionWriter
 
 
-class SessionCloser:
-    """Closes sessions, and shuts down the kernel of the last. For the tasks of one event loop."""
+class LocalCloser:
+    """Counts, shuts down, and removes: no other server uses the kernel. For one event loop."""
+
+    def __init__(
+        self, context: SessionContext, writer: SessionWriter, kernels: SessionKernels
+    ) -> None:
+        self._context = context
+        self._writer = writer
+        self._kernels = kernels
+
+    async def close(self, session_id: str) -> None:
+        """Close a session; its kernel is shut down if no other session uses it."""
+        context, usage = self._context, self._context.usage
+        shutdown = None
+        async with usage.counting():
+            records = await context.find()
+            record = find_by_id(records, session_id)
+            kernel_id = record.kernel_id
+            if kernel_id is not None and not has_others(records, kernel_id):
+                shutdown = usage.begin_shutdown(kernel_id)
+            else:
+                await context.remove(record)
+        if await self._writer.finish_close(record, shutdown, self._kernels.shut_down):
+            raise kernel_gone(record)
+
+
+class SharedCloser:
+    """Marks, counts, shuts down, and removes. For the tasks of one event loop."""
 
     def __init__(
         self,
@@ -78,3 +105,16 @@ class SessionCloser:
                 async with self._context.usage.counting():
                     await self._uncertain_closes.take_back()
             raise
+
+
+def find_by_id(records: Sequence[SessionRecord], session_id: str) -> SessionRecord:
+    """Return the session of this id; raises 404 if there is none."""
+    for record in records:
+        if record.session_id == session_id:
+            return record
+    raise not_found(session_id)
+
+
+def has_others(records: Sequence[SessionRecord], kernel_id: str | None) -> bool:
+    """Return whether more than one of some sessions is on a kernel."""
+    return sum(record.kernel_id == kernel_id for record in records) > 1
