@@ -104,7 +104,7 @@ class SessionRecord(NamedTuple):
     state : str
         ``starting``, ``ready`` or ``closing``.
     claim : str or None
-        :func:`claim_of` the path while the session holds it, else ``None``.
+        :func:`.claim_of` the path while the session holds it, else ``None``.
     created_at, updated_at : datetime
         Aware, in UTC, to the microsecond, read from the writing server's clock.
         For people and for the order of a list; no decision rests on them.
