@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 def path_key(path: str) -> str:
     """Return what two paths have in common if, and only if, they are the same path.
 
-    This alone says when they are: if every code point is equal.
+    This alone says when they are: if every code point is equal. Digests and claims are stored,
+    so another rule needs a revision that makes them anew.
     """
     return path
 

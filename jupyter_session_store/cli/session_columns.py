@@ -1,4 +1,4 @@
-"""What a list shows of each session."""
+"""What the lists of the command line show of each session."""
 
 from __future__ import annotations
 
