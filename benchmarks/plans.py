@@ -23,15 +23,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Table, event, insert, literal, select
 
-from jupyter_session_store.authorities import (
-    authority_of,
-)
-from jupyter_session_store.records import (
-    CLOSING,
-    READY,
-    Scope,
-    SessionRecord,
-)
+from jupyter_session_store.authorities import authority_of
+from jupyter_session_store.records import CLOSING, READY, Scope, SessionRecord
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.queries import last_on_kernel, leases, mirroring, session_queries

@@ -11,10 +11,7 @@ from logging import Logger
 from types import MappingProxyType
 from typing import Any
 
-from .authorities import (
-    authority_kind,
-    server_of,
-)
+from .authorities import authority_kind, server_of
 from .errors import ConfigurationError, PathClaimed, SessionConflict, StoreUnavailable
 from .paths import claim_of, path_digest
 from .records import (

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ..authorities import (
-    authority_kind,
-    server_of,
-)
-from ..records import (
-    Liveness,
-)
+from ..authorities import authority_kind, server_of
+from ..records import Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,13 +8,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from ..authorities import (
-    server_of,
-)
+from ..authorities import server_of
 from ..errors import ConfigurationError
-from ..records import (
-    check_text,
-)
+from ..records import check_text
 from .command import ExitCode, StoreCommand
 from .removal import RemovingCommand, describe_api, describe_names, describe_server
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from ..authorities import (
-    authority_of,
-)
-from ..records import (
-    Liveness,
-)
+from ..authorities import authority_of
+from ..records import Liveness
 from .authority import KernelAuthority, server_id_of
 
 if TYPE_CHECKING:

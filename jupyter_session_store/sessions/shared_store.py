@@ -11,15 +11,7 @@ from typing import Any, Final, TypeVar
 from ..errors import PathClaimed, SessionConflict
 from ..kernels.authority import KernelAuthority
 from ..paths import claim_of
-from ..records import (
-    READY,
-    Closing,
-    Liveness,
-    Move,
-    Scope,
-    SessionRecord,
-    printable,
-)
+from ..records import READY, Closing, Liveness, Move, Scope, SessionRecord, printable
 from ..repository import SessionRepository, changed_columns
 from ..servers.registered_store import RegisteredStore
 from .lost_sessions import Differences, RememberedSessions, is_older

@@ -16,9 +16,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from ..authorities import (
-    server_of,
-)
+from ..authorities import server_of
 from ..errors import (
     ConfigurationError,
     PathClaimed,

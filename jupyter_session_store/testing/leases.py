@@ -7,18 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from ..authorities import (
-    authority_of,
-)
+from ..authorities import authority_of
 from ..errors import StoreUnavailable
-from ..records import (
-    CLOSING,
-    READY,
-    STARTING,
-    Scope,
-    ServerRecord,
-    SessionRecord,
-)
+from ..records import CLOSING, READY, STARTING, Scope, ServerRecord, SessionRecord
 from ..repository import SessionRepository as Repository
 from .samples import SCOPE, add, in_event_loops, record, run, server, there
 

@@ -10,13 +10,7 @@ import pytest
 
 from ..errors import PathClaimed, SessionConflict
 from ..paths import claim_of
-from ..records import (
-    CLOSING,
-    LIMITS,
-    READY,
-    STARTING,
-    Scope,
-)
+from ..records import CLOSING, LIMITS, READY, STARTING, Scope
 from ..repository import SessionRepository as Repository
 from .samples import AWKWARD, NOW, OTHER_SCOPES, SCOPE, add, in_event_loops, record, there
 

@@ -25,9 +25,7 @@ from tornado import web
 from traitlets.config import Config
 
 from .._version import __version__
-from ..authorities import (
-    authority_kind,
-)
+from ..authorities import authority_kind
 from ..config import SECTION
 
 if TYPE_CHECKING:

@@ -12,13 +12,8 @@ import logging
 import sys
 from datetime import datetime, timezone
 
-from jupyter_session_store.authorities import (
-    authority_of,
-)
-from jupyter_session_store.records import (
-    Scope,
-    SessionRecord,
-)
+from jupyter_session_store.authorities import authority_of
+from jupyter_session_store.records import Scope, SessionRecord
 from jupyter_session_store.servers import heartbeat
 from jupyter_session_store.servers.heartbeat import Heartbeat, this_server
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository

@@ -18,15 +18,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from sqlalchemy import insert
 
-from jupyter_session_store.authorities import (
-    SERVER_AUTHORITY,
-)
+from jupyter_session_store.authorities import SERVER_AUTHORITY
 from jupyter_session_store.paths import claim_of
-from jupyter_session_store.records import (
-    READY,
-    Scope,
-    SessionRecord,
-)
+from jupyter_session_store.records import READY, Scope, SessionRecord
 from jupyter_session_store.sql.engine import factory as engines
 from jupyter_session_store.sql.engine.transactions import transaction
 from jupyter_session_store.sql.models import Server, Session

@@ -12,16 +12,8 @@ from math import ceil
 import pytest
 from sqlalchemy import Connection, event, insert
 
-from jupyter_session_store.authorities import (
-    authority_of,
-)
-from jupyter_session_store.records import (
-    CLOSING,
-    STARTING,
-    Scope,
-    ServerRecord,
-    SessionRecord,
-)
+from jupyter_session_store.authorities import authority_of
+from jupyter_session_store.records import CLOSING, STARTING, Scope, ServerRecord, SessionRecord
 from jupyter_session_store.sql.admin import listing, pruning
 from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.queries import leases

@@ -23,13 +23,7 @@ from jupyter_session_store.errors import (
 )
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.memory import MemorySessionRepository
-from jupyter_session_store.records import (
-    READY,
-    STARTING,
-    Departure,
-    Scope,
-    StoreDescription,
-)
+from jupyter_session_store.records import READY, STARTING, Departure, Scope, StoreDescription
 from jupyter_session_store.repository import SessionRepository
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import versions

@@ -16,15 +16,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, not_, or_, select
 
-from ...authorities import (
-    authority_kind,
-    server_of,
-)
-from ...records import (
-    STARTING,
-    ServerRecord,
-    SessionRecord,
-)
+from ...authorities import authority_kind, server_of
+from ...records import STARTING, ServerRecord, SessionRecord
 from ..queries import leases
 from ..queries.authorities import GATEWAY, IS_AUTHORITY, LOCAL, UNKNOWN_AUTHORITY
 from ..queries.leases import IS_OWNER, no_registered_server

@@ -10,12 +10,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
 
-from ...authorities import (
-    server_of,
-)
-from ...records import (
-    STATES,
-)
+from ...authorities import server_of
+from ...records import STATES
 from ..queries.authorities import GATEWAY, LOCAL
 from ..queries.rows import ReadableDate
 from ..tables import SERVERS, SESSIONS, to_utc

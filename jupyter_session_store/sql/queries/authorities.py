@@ -6,10 +6,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, not_
 
-from ...authorities import (
-    GATEWAY_AUTHORITY,
-    SERVER_AUTHORITY,
-)
+from ...authorities import GATEWAY_AUTHORITY, SERVER_AUTHORITY
 from ..tables import SERVERS, SESSIONS
 
 

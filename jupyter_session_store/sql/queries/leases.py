@@ -38,18 +38,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DataError, IntegrityError
 
-from ...authorities import (
-    authority_of,
-)
-from ...records import (
-    CLOSING,
-    READY,
-    STARTING,
-    Departure,
-    Scope,
-    ServerRecord,
-    SessionRecord,
-)
+from ...authorities import authority_of
+from ...records import CLOSING, READY, STARTING, Departure, Scope, ServerRecord, SessionRecord
 from ..engine.backend import backend_of
 from ..engine.transactions import transaction
 from ..tables import SERVERS, SESSIONS, to_utc

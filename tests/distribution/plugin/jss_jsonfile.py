@@ -18,10 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from jupyter_session_store.authorities import (
-    authority_kind,
-    authority_of,
-)
+from jupyter_session_store.authorities import authority_kind, authority_of
 from jupyter_session_store.errors import (
     ConfigurationError,
     InvalidValue,
