@@ -121,7 +121,7 @@ def test_what_is_not_used_is_not_imported() -> None:
     modules, with_sqlalchemy = done.stdout.splitlines()
     assert modules.split() == [
         f"jupyter_session_store.{name}"
-        for name in ("_version", "config", "errors", "records", "web", "web.extension")
+        for name in ("_version", "authorities", "config", "web", "web.extension")
     ]
     assert with_sqlalchemy == "False"
 
