@@ -12,13 +12,17 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, get_args, get_type_hints
 
-# Plugins find them here, as they did when they stood here.
-from .authorities import authority_kind as authority_kind  # noqa: PLC0414
-from .authorities import authority_of as authority_of  # noqa: PLC0414
-from .authorities import server_of as server_of  # noqa: PLC0414
+# Plugins may import them from here, as before they stood there.
+from .authorities import GATEWAY_AUTHORITY as GATEWAY_AUTHORITY
+from .authorities import SERVER_AUTHORITY as SERVER_AUTHORITY
+from .authorities import authority_kind as authority_kind
+from .authorities import authority_of as authority_of
+from .authorities import server_of as server_of
 from .errors import InvalidValue, SessionStoreError
-from .paths import claim_of as claim_of  # noqa: PLC0414
-from .paths import path_digest as path_digest  # noqa: PLC0414
+from .paths import claim_of as claim_of
+from .paths import digest as digest
+from .paths import path_digest as path_digest
+from .paths import path_key as path_key
 
 STARTING: Final = "starting"
 READY: Final = "ready"

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -154,6 +155,7 @@ class Forker:
         stdin: int | IO[Any] = subprocess.DEVNULL,
         stdout: int | IO[Any],
         stderr: int | IO[Any] = _STDERR,
+        whole: bool = False,
     ) -> Forked:
         """Start a process in a session of its own.
 
@@ -164,8 +166,15 @@ class Forker:
             arguments.
         cwd, env, stdin, stdout, stderr
             As :class:`subprocess.Popen` has them.
+        whole : bool
+            Whether its interpreter takes itself apart at its end, as all do that are not forked.
         """
-        request = {"command": list(command), "folder": str(cwd), "environment": dict(env)}
+        request = {
+            "command": list(command),
+            "folder": str(cwd),
+            "environment": dict(env),
+            "whole": whole,
+        }
         ours: list[int | None] = []
         with ExitStack() as stack:
             theirs = []
@@ -200,6 +209,7 @@ def start(command: Sequence[str], **how: Any) -> Process:
     """Start a process as :meth:`Forker.fork` does, where nothing can be forked in the usual way."""
     if USABLE:
         return forker().fork(command, **how)
+    how.pop("whole", None)
     return subprocess.Popen([sys.executable, *command], text=True, start_new_session=True, **how)
 
 
@@ -255,8 +265,8 @@ def _become(request: Mapping[str, Any], streams: Sequence[int]) -> Callable[[], 
 def _run_to_end(run: Callable[[], object]) -> NoReturn:
     """Run a program, and end as an interpreter does that has run it, but for its last step.
 
-    It would take apart all that was imported: each page of that would be copied before, which
-    takes as long as most of the programs.
+    An interpreter would then take apart all that was imported. That copies each page of it, which
+    takes as long as most commands do.
     """
     interrupted = False
     try:
@@ -269,23 +279,27 @@ def _run_to_end(run: Callable[[], object]) -> NoReturn:
     if not isinstance(returned, int | None):
         print(returned, file=sys.stderr)
         returned = 1
-    threading._shutdown()  # type: ignore[attr-defined]
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+    except BaseException:
+        # Such as a second Ctrl-C, which an interpreter tells of, too.
+        traceback.print_exc()
     atexit._run_exitfuncs()
-    gc.collect()
     for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
         try:
             stream.flush()
-        except (OSError, ValueError):
-            # Closed, or a pipe that nobody reads: as an interpreter says it.
-            returned = returned or 120
+        except Exception:
+            returned = 120
     if interrupted:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit((returned or 0) & 0xFF)
 
 
-def serve(number: int) -> None:
-    """Fork for each request until they end."""
+def serve(number: int) -> object:
+    """Fork for each request until they end; return what a program that takes itself apart does."""
     _import_all()
     # What is here stays: no collection in a process that was forked has to copy it.
     gc.collect()
@@ -294,7 +308,7 @@ def serve(number: int) -> None:
         while True:
             message, streams, _, _ = socket.recv_fds(requests, _LARGEST, 3)
             if not message:
-                return
+                return 0
             request = json.loads(message)
             if "ended" in request:
                 _, status = os.waitpid(request["ended"], 0)
@@ -306,8 +320,11 @@ def serve(number: int) -> None:
                 for stream in streams:
                     os.close(stream)
             requests.send(str(answer).encode())
-    _run_to_end(_become(request, streams))
+    run = _become(request, streams)
+    if request["whole"]:
+        return run()
+    _run_to_end(run)
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    sys.exit(serve(int(sys.argv[1])) or 0)  # type: ignore[arg-type]

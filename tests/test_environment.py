@@ -17,7 +17,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, where nothing is set for uv."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     for name in os.environ:
-        if name.startswith("UV_") or name == "SSL_CERT_FILE":
+        if name.startswith(("PIP_", "UV_")) or name == "SSL_CERT_FILE":
             monkeypatch.delenv(name)
     return importlib.import_module("environment")
 
@@ -61,7 +61,9 @@ def test_a_setting_that_uv_does_not_have_is_left_to_pip(environment: Any) -> Non
     }
 
 
-@pytest.mark.parametrize("url", ["https://u:secret@host:port/simple", "u:secret"])
+@pytest.mark.parametrize(
+    "url", ["https://u:secret@host:port/simple", "https://u:secret@/simple", "u:secret"]
+)
 def test_a_malformed_index_is_left_to_pip(environment: Any, url: str) -> None:
     assert environment.uv_environment({"index-url": url}) is None
     assert environment.uv_environment({"extra-index-url": f"https://a.test {url}"}) is None
@@ -114,18 +116,31 @@ def test_each_command_of_uv_has_the_settings(
 
 
 def test_a_uv_that_does_not_run_is_one_that_has_failed(
-    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    environment: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     program(tmp_path / "bin", "\x7fELF of another system", monkeypatch)
     assert not environment._with_uv(tmp_path / "made", Path(sys.executable), ["wheel"], None)
+    assert str(tmp_path / "bin" / "uv") in capfd.readouterr().err
 
 
 def test_an_environment_on_another_is_made_anew_when_that_has_changed(
-    environment: Any, tmp_path: Path
+    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / ".installed").mkdir()
-    before = environment._contents(tmp_path)
-    (tmp_path / ".installed" / "more").touch()
-    assert environment._contents(tmp_path) != before
-    assert environment._contents(None) == []
+    def make(venv: Path, python: Path, requests: object, on: object) -> bool:
+        subprocess.run([python, "-m", "venv", "--without-pip", venv], check=True)
+        return True
+
+    monkeypatch.setattr(environment, "_with_uv", make)
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    (lower / ".installed").mkdir(parents=True)
+    environment.ensure(upper, ["wheel"], on=lower)
+    (upper / "there").touch()
+    environment.ensure(upper, ["wheel"], on=lower)
+    assert (upper / "there").exists()
+    (lower / ".installed" / "more").touch()
+    environment.ensure(upper, ["wheel"], on=lower)
+    assert not (upper / "there").exists()

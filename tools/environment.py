@@ -161,10 +161,10 @@ def pip_configuration(python: Path) -> dict[str, str] | None:
     return {key: value for key, (_, value) in found.items()}
 
 
-def _is_index(url: str) -> bool:
+def _is_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return "://" in url and parts.port != 0
+        return "://" in url and parts.port != 0 and bool(parts.hostname or parts.scheme == "file")
     except ValueError:
         return False
 
@@ -177,8 +177,9 @@ def uv_environment(settings: Mapping[str, str]) -> dict[str, str] | None:
     given = {key: value.split() for key, value in settings.items() if value.strip()}
     if given.keys() - UV_SETTINGS.keys() - INDIFFERENT:
         return None
-    indexes = [*given.get("index-url", ()), *given.get("extra-index-url", ())]
-    if not all(map(_is_index, indexes)):
+    urls = [url for key in ("index-url", "extra-index-url") for url in given.get(key, ())]
+    urls += [place for place in given.get("find-links", ()) if "://" in place]
+    if not all(map(_is_url, urls)):
         # uv shows a malformed one whole, with its password.
         return None
     environ = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
@@ -277,6 +278,9 @@ def ensure(
     done = venv / ".installed" / hashlib.sha256(wanted.encode()).hexdigest()
     if done.exists():
         return bin_python(venv)
+    if on is not None:
+        # What it has of the other's as that was before would win over what that has now.
+        shutil.rmtree(venv, ignore_errors=True)
     print(f"Filling {venv} with what is needed: this can take a minute or two.", flush=True)
     if not any(fill(venv, python, requests, on) for fill in (_with_uv, _with_pip)):
         raise SystemExit(f"The virtual environment {venv} could not be filled; see above.")

@@ -14,7 +14,7 @@ from ..paths import claim_of
 from ..records import READY, Closing, Liveness, Move, Scope, SessionRecord, printable
 from ..repository import SessionRepository, changed_columns
 from ..servers.registered_store import RegisteredStore
-from .lost_sessions import Differences, RememberedSessions, is_older
+from .remembered import Differences, RememberedSessions, is_older
 
 T = TypeVar("T")
 

@@ -144,7 +144,7 @@ class JupyterProcess:
         with open(self.directory / "log", "ab") as log:
             if self._can_fork():
                 self._process = forker().fork(
-                    command[1:], cwd=home, env=environment, stdout=log, stderr=log
+                    command[1:], cwd=home, env=environment, stdout=log, stderr=log, whole=True
                 )
             else:
                 self._process = subprocess.Popen(

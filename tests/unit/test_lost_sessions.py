@@ -16,7 +16,7 @@ from jupyter_session_store.kernels.gateway.api import Answer
 from jupyter_session_store.manager import PersistentSessionManager
 from jupyter_session_store.records import READY, SessionRecord
 from jupyter_session_store.servers.heartbeat import now
-from jupyter_session_store.sessions.lost_sessions import RememberedSessions
+from jupyter_session_store.sessions.remembered import RememberedSessions
 from jupyter_session_store.sessions.shared_store import SharedStore
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.tables import SESSIONS
@@ -286,7 +286,7 @@ async def test_a_deletion_is_remembered_for_a_while(
     await one.delete_session(session["id"])
     assert len(memory_of(one)) == 1
     later = now() + 601
-    monkeypatch.setattr("jupyter_session_store.sessions.lost_sessions.now", lambda: later)
+    monkeypatch.setattr("jupyter_session_store.sessions.remembered.now", lambda: later)
     await one.list_sessions()
     assert len(memory_of(one)) == 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from jupyter_session_store import paths
+from jupyter_session_store import authorities, paths, records
 from jupyter_session_store.paths import claim_of, path_digest
 from jupyter_session_store.records import Scope
 from jupyter_session_store.sessions import local_records
@@ -78,6 +78,15 @@ def test_paths_are_the_same_if_every_code_point_is() -> None:
     scope = Scope("bob", "gateway:g")
     assert len({claim_of(scope, path) for path in AWKWARD}) == len(AWKWARD)
     assert path_digest(None) is claim_of(scope, None) is None
+
+
+def test_what_stood_in_records_is_still_imported_from_there() -> None:
+    for module, names in (
+        (paths, ("claim_of", "digest", "path_digest", "path_key")),
+        (authorities, ("authority_kind", "authority_of", "server_of")),
+        (authorities, ("GATEWAY_AUTHORITY", "SERVER_AUTHORITY")),
+    ):
+        assert all(getattr(records, name) is getattr(module, name) for name in names)
 
 
 def test_one_function_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

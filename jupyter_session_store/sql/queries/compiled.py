@@ -59,8 +59,9 @@ class CompiledStatement:
             text = texts[self] = _compile(self.statement, connection.dialect)
         values = dict(parameters)
         for name, convert in text.converters:
+            given = values[name]
             try:
-                values[name] = convert(values[name])
+                values[name] = convert(given)
             except Exception as error:
                 problem = f"the value of {name} cannot be stored: {type(error).__name__}: {error}"
                 raise StatementError(problem, text.sql, None, error) from error

@@ -26,6 +26,7 @@ from jupyter_session_store.errors import (
     SessionConflict,
     StoreUnavailable,
 )
+from jupyter_session_store.paths import claim_of
 from jupyter_session_store.records import (
     CLOSING,
     READY,
@@ -38,7 +39,6 @@ from jupyter_session_store.records import (
     SessionRecord,
     StoreContents,
     StoreDescription,
-    claim_of,
 )
 from jupyter_session_store.repository import SessionRepository
 
