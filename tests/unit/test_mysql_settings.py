@@ -14,6 +14,7 @@ from tests.cli.doctor_support import another_user, look, mend
 from tests.databases import Database, Instance
 from tests.databases.mysql import LocalMySQL
 from tests.migrations.support import engine_of, opened, status
+from tests.system.waiting import until
 
 pytestmark = pytest.mark.only("mysql", reason="the others have no such settings")
 
@@ -53,6 +54,9 @@ async def test_more_connections_than_a_user_may_have(database: Database) -> None
         database.execute(f"GRANT ALL ON {name}.* TO {user}@'%' WITH MAX_USER_CONNECTIONS 1")
         with opened(url) as repository, engine_of(url) as other:
             repository._database.release()
+            connections = f"SELECT 1 FROM information_schema.processlist WHERE user = '{user}'"
+            # The server counts one that was closed for a moment more.
+            until(lambda: not database.rows(connections), why="the connection is there")
             holder = other.connect()
             with pytest.raises(StoreUnavailable, match="MAX_USER_CONNECTIONS 0"):
                 await repository.find(SCOPE)
