@@ -6,6 +6,8 @@ import asyncio
 import fcntl
 import gc
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +104,21 @@ async def test_who_cannot_hold_a_kernel_does_not_take_the_way_to_it_along(
     assert read_connection(left)
     manager._adopt([take(folder, left)])
     assert manager.list_kernel_ids() == ["k"]
+
+
+async def test_the_way_to_a_kernel_stays_while_it_runs(
+    folder: KernelFolder, left: KernelRecord, begin: Callable[[], Any]
+) -> None:
+    """Jupyter Client removes it whenever a kernel's manager is collected."""
+    manager = begin()
+    manager._adopt([take(folder, left)])
+    kernel = manager.get_kernel("k")
+    kernel.cleanup_connection_file()
+    assert read_connection(left) == CONNECTION
+    os.kill(kernel.provisioner.process.pid, signal.SIGKILL)
+    kernel.provisioner.process.wait()
+    kernel.cleanup_connection_file()
+    assert not Path(left.connection_file).exists()
 
 
 @pytest.mark.parametrize("pending", [False, True])
