@@ -23,7 +23,7 @@ from jupyter_session_store.kernels.authority import RecordedSession
 from jupyter_session_store.kernels.outliving.adoption import FoundKernel, Search, read_connection
 from jupyter_session_store.kernels.outliving.folder import KernelFolder
 from jupyter_session_store.kernels.outliving.kernel_lock import KernelLock
-from jupyter_session_store.kernels.outliving.kernel_record import KernelRecord
+from jupyter_session_store.kernels.outliving.kernel_record import BadRecord, KernelRecord
 from jupyter_session_store.kernels.outliving.manager import place_of
 from jupyter_session_store.local import PersistentKernelManager
 from tests.unit.dummies import in_memory, make_manager
@@ -118,7 +118,8 @@ async def test_the_way_to_a_kernel_stays_while_it_runs(
     os.kill(kernel.provisioner.process.pid, signal.SIGKILL)
     kernel.provisioner.process.wait()
     kernel.cleanup_connection_file()
-    assert not Path(left.connection_file).exists()
+    with pytest.raises(BadRecord, match="its connection file is gone"):
+        read_connection(left)
 
 
 @pytest.mark.parametrize("pending", [False, True])
