@@ -92,7 +92,7 @@ test-all: ## Run `make test`, what it leaves out, and the tests of and on other 
 	done; exit $$failed
 
 .PHONY: test-extended
-test-extended: install ## Run what `make test` leaves out: browsers, hubs, a tenth of all rounds
+test-extended: install ## Run what `make test` leaves out: browsers, hubs, a twentieth of all rounds
 	@$(PYTHON) tools/servers.py
 	$(BIN)/pytest $(PYTEST_OPTIONS) --extended $(ARGS)
 

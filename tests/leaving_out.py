@@ -25,7 +25,7 @@ T = TypeVar("T")
 #: The part of its rounds that a test runs which names a number of them.
 _FRACTION: Final = 0.02
 #: The same with ``--extended``.
-_LARGER_FRACTION: Final = 0.1
+_LARGER_FRACTION: Final = 0.05
 _ROUNDS: Final = "--rounds-fraction"
 #: The part of a run in which the tests that may take long begin.
 _SPREAD_OVER: Final = 0.9
