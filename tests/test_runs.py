@@ -69,7 +69,7 @@ def test_the_last_line_says_what_was_left_out(way: str, pytester: pytest.Pyteste
     )
     others = pytester.runpytest(*plugin, "--extended")
     others.assert_outcomes(passed=3, deselected=0 if way == "-n1" else 2)
-    others.stdout.fnmatch_lines("of 100 rounds: 10")
+    others.stdout.fnmatch_lines("of 100 rounds: 5")
     assert "Left out" not in others.stdout.str()
 
 
