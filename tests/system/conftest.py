@@ -125,6 +125,7 @@ def new_server() -> Iterator[Callable[..., JupyterServer]]:
 def server(database: Database, new_server: Callable[..., JupyterServer]) -> JupyterServer:
     """A running server that the test may stop, kill and start again."""
     server = new_server(stored_in(database))
+    server.whole = True
     server.start()
     return server
 

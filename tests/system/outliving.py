@@ -65,6 +65,9 @@ class OutlivingServer(JupyterServer):
         Jupyter's runtime folder, if it is one that servers share.
     """
 
+    #: What is collected then must not take the way to a kernel along.
+    whole = True
+
     def __init__(self, config: str = "", *, runtime: Path | None = None, **how: Any) -> None:
         self._runtime = runtime
         super().__init__(config, **how)

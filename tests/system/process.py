@@ -59,6 +59,8 @@ class JupyterProcess:
     CONFIG_FILE: ClassVar[str]
     #: Whether the process that forks imports it.
     FORKED: ClassVar[bool] = False
+    #: Whether its interpreter takes itself apart at its end, also where it was forked.
+    whole: bool = False
     #: How many connections a client keeps for its next requests.
     KEPT: ClassVar[int] = 200
 
@@ -144,7 +146,12 @@ class JupyterProcess:
         with open(self.directory / "log", "ab") as log:
             if self._can_fork():
                 self._process = forker().fork(
-                    command[1:], cwd=home, env=environment, stdout=log, stderr=log, whole=True
+                    command[1:],
+                    cwd=home,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    whole=self.whole,
                 )
             else:
                 self._process = subprocess.Popen(
