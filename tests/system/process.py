@@ -19,6 +19,7 @@ from uuid import uuid4
 import httpx
 import psutil
 
+from .. import shared_clients
 from ..databases import keeper
 from ..databases.local import claimed_port
 from ..forking import USABLE, Forked, forker
@@ -250,6 +251,7 @@ class JupyterProcess:
         return list(kernels.values())
 
     def _client(self) -> httpx.Client:
+        shared_clients.mend()
         return httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"token {self.token}"},
