@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -186,7 +187,9 @@ def check_watched(server: UserServer, namespace: str) -> None:
     assert told["namespace"] == namespace
     assert told["backend"].startswith("postgresql")
     assert told["revision"] == HEAD
-    assert 'jupyter_session_store_operations_total{outcome="ok",verb="add"} 1.0' in metrics.text
+    # By which verb its session came into the store depends on how busy the machine is.
+    (shown,) = re.findall(r"^jupyter_session_store_sessions{.*} (.*)$", metrics.text, re.MULTILINE)
+    assert float(shown) == 1
 
 
 def last_used(hub: Hub) -> dict[str, str]:
