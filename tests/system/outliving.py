@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import psutil
 
+from jupyter_session_store.kernels.outliving.folder import KernelFolder
+
 from .parity import LIGHT_KERNEL
 from .process import PATIENCE
 from .server import JupyterServer
@@ -128,7 +130,7 @@ class OutlivingServer(JupyterServer):
 
     def record(self, kernel_id: str) -> dict[str, Any]:
         """Return the record of a kernel."""
-        found: dict[str, Any] = json.loads((self.records / f"{kernel_id}.json").read_text())
+        found: dict[str, Any] = json.loads(KernelFolder(self.records).read(kernel_id).to_json())
         return found
 
     def change_record(self, kernel_id: str, **changes: Any) -> None:

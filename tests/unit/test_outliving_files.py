@@ -20,6 +20,7 @@ from jupyter_session_store.kernels.outliving.folder import (
     KernelFolder,
     UnsafeFile,
     can_be_recorded,
+    read_safely,
     this_machine,
 )
 from jupyter_session_store.kernels.outliving.kernel_lock import KernelLock
@@ -95,6 +96,28 @@ def test_a_crash_at_any_step_of_writing_leaves_a_whole_record(
     assert folder.read("k") == RECORD
     folder.remove("k")
     assert folder.kernel_ids() == []
+
+
+def test_a_record_that_is_written_again_and_again_is_found(
+    folder: KernelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks may each time come when it has the other name."""
+    folder.write(RECORD)
+    looked: list[str] = []
+
+    def look(path: Path) -> bytes:
+        looked.append(path.name)
+        if len(looked) < 6:
+            raise FileNotFoundError(path)
+        return read_safely(folder.record_file("k"))
+
+    monkeypatch.setattr("jupyter_session_store.kernels.outliving.folder.read_safely", look)
+    assert folder.read("k") == RECORD
+    assert looked == ["k.json", "k.new"] * 3
+    monkeypatch.undo()
+    folder.remove("k")
+    with pytest.raises(FileNotFoundError):
+        folder.read("k")
 
 
 def test_a_disk_that_is_full_after_a_crash_leaves_the_only_record_whole(

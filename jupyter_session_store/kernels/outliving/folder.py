@@ -27,6 +27,8 @@ _PID_NAMESPACE: Final = "/proc/self/ns/pid"
 _RECORD: Final = ".json"
 #: Of a record that is being written; it counts where there is no other.
 _NEW: Final = ".new"
+#: How often a record is looked for under both names: it may be written several times meanwhile.
+_LOOKS: Final = 5
 #: More than a record with some hundred sessions takes.
 _LONGEST: Final = 4 * 2**20
 #: Ids of kernels that are names of files too.
@@ -121,18 +123,18 @@ class KernelFolder:
         OSError
             If it cannot be read; ``FileNotFoundError`` if it is not there.
         """
-        try:
-            text = read_safely(self.record_file(kernel_id))
-        except FileNotFoundError:
-            try:
-                text = read_safely(self._new_file(kernel_id))
-            except FileNotFoundError:
-                # It had been written anew between the two.
-                text = read_safely(self.record_file(kernel_id))
-        record = KernelRecord.from_json(text)
+        record = KernelRecord.from_json(self._read_either(kernel_id))
         if record.kernel_id != kernel_id:
             raise BadRecord(f"it is of another kernel, {record.kernel_id!r:.60}")
         return record
+
+    def _read_either(self, kernel_id: str) -> bytes:
+        # A record that is written anew between two looks is under the other name.
+        paths = [self.record_file(kernel_id), self._new_file(kernel_id)] * _LOOKS
+        for path in paths:
+            with suppress(FileNotFoundError):
+                return read_safely(path)
+        return read_safely(paths[0])
 
     def write(self, record: KernelRecord) -> None:
         """Write a kernel's record: whole, or not at all; raises :class:`OSError`.
