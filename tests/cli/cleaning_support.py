@@ -28,6 +28,12 @@ DEAD: Final = 3
 LIVING: Final = 12
 
 
+def without_delays(told: str) -> str:
+    """Return what a command said, without the lines that a busy machine is the reason of."""
+    lines = told.splitlines(keepends=True)
+    return "".join(line for line in lines if "it answered late" not in line)
+
+
 def aged(days: float = 60) -> dict[str, Any]:
     """Return what a session was changed so long ago has."""
     return {"updated_at": datetime.now(timezone.utc) - timedelta(days=days)}

@@ -17,7 +17,7 @@ from jupyter_session_store.records import CLOSING, SessionRecord
 
 from ..databases import Database
 from ..migrations.support import without_privileges
-from .cleaning_support import DEAD, living
+from .cleaning_support import DEAD, living, without_delays
 from .conftest import Run
 from .support import (
     COMMAND,
@@ -414,7 +414,8 @@ def test_who_is_alive_is_seen(database: Database, run: Run, home: Path) -> None:
     def liveness() -> dict[str, str]:
         done = run("servers", "--observe", "--json", url=database.url)
         assert done.returncode == 0, done.stderr
-        assert re.fullmatch(r"Watching \d server\(s\) for up to \d+ s\.\n", done.stderr)
+        told = without_delays(done.stderr)
+        assert re.fullmatch(r"Watching \d server\(s\) for up to \d+ s\.\n", told)
         return {one["server_id"]: one["liveness"] for one in json.loads(done.stdout)}
 
     with living(database.url, "b", "living") as process:

@@ -256,6 +256,7 @@ global
 defaults
     mode tcp
     timeout connect 2s
+    timeout check 10s
     timeout client 1h
     timeout server 1h
     option redispatch 1

@@ -20,7 +20,7 @@ from ..databases import Database, Server
 from ..system.cluster import KERNEL_MANAGER, LEASE
 from ..system.conftest import stored_in
 from ..system.gateway import Gateway, gateway
-from ..system.server import JupyterServer
+from ..system.server import PATIENT, JupyterServer
 from ..system.waiting import until
 from .blocks import blocks
 
@@ -59,7 +59,8 @@ def serve() -> Iterator[Callable[..., JupyterServer]]:
     made: list[JupyterServer] = []
 
     def start(database: Database, namespace: str, more: str = "") -> JupyterServer:
-        config = f"{stored_in(database)}\nc.PersistentSessionManager.namespace = {namespace!r}\n"
+        config = f"{stored_in(database)}{PATIENT}"
+        config += f"c.PersistentSessionManager.namespace = {namespace!r}\n"
         config += f"c.PersistentSessionManager.lease_seconds = {LEASE}\n"
         made.append(JupyterServer(config + more))
         made[-1].start()

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from jupyter_session_store.errors import StoreUnavailable
+from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.sql.schema.versions import HEAD
 
@@ -45,6 +46,9 @@ async def test_servers_go_on_behind_an_upgrade_that_waits(
         ThreadPoolExecutor(1) as operator,
     ):
         await repository.add(record("a"))
+        # An upgrade gives up before who waits behind it does; here much earlier, on a busy machine.
+        assert timeouts.BUSY_TIMEOUT < timeouts.STATEMENT_TIMEOUT
+        monkeypatch.setattr(timeouts, "BUSY_TIMEOUT", 2)
         with dumped(database):
             upgrade = operator.submit(migrating.upgrade, at_head)
             until(

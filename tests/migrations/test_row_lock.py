@@ -95,13 +95,14 @@ def test_of_many_one_at_a_time_holds_it(database: Database) -> None:
     assert most == [1] * 6
 
 
-def test_one_that_lives_keeps_it(database: Database) -> None:
+def test_one_that_lives_keeps_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than its count may stand still."""
+    monkeypatch.setattr(row_lock, "LOCK_LEASE_SECONDS", 5)
     tries: list[bool] = []
 
     def count() -> Iterator[None]:
         for _ in range(150):
-            tries.append(threading.Event().wait(0.02))
+            tries.append(threading.Event().wait(0.05))
             yield
         raise Gone
 

@@ -51,13 +51,13 @@ class Channels:
             self.close()
             assert time.monotonic() < deadline, "the kernel does not answer"
 
-    def _joined(self) -> bool:
+    def _joined(self, patience: float = _CONNECT_AGAIN) -> bool:
         """Ask who the kernel is until its channels are heard, as every front end does.
 
         What it publishes before the server has joined its channel is lost.
         """
         asked, answered, idle = set(), False, False
-        deadline = time.monotonic() + _CONNECT_AGAIN
+        deadline = time.monotonic() + patience
         self._socket.settimeout(_ASK_AGAIN)
         while not (answered and idle):
             if time.monotonic() >= deadline:
@@ -125,7 +125,7 @@ class Channels:
 
     def rejoin(self) -> None:
         """Wait until a kernel that was started anew answers on this websocket."""
-        assert self._joined(), "the kernel does not answer"
+        assert self._joined(_OPENING), "the kernel does not answer"
 
     def close(self) -> None:
         """Leave."""

@@ -13,7 +13,7 @@ from ..databases import Database
 from ..databases.plugin import Servers
 from .losing import LosingDatabase
 from .outliving import OutlivingServer
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 from .waiting import until
 
 
@@ -46,7 +46,7 @@ class Pool:
                 database = Database(kind, f"sqlite:///{folder}/sessions.db")
             else:
                 database = self._servers.get(kind).create_database()
-            server = JupyterServer(stored_in(database))
+            server = JupyterServer(stored_in(database) + PATIENT)
             self._running[kind] = Running(server, database)
             server.start()
         return self._running[kind]
@@ -124,7 +124,7 @@ def new_server() -> Iterator[Callable[..., JupyterServer]]:
 @pytest.fixture
 def server(database: Database, new_server: Callable[..., JupyterServer]) -> JupyterServer:
     """A running server that the test may stop, kill and start again."""
-    server = new_server(stored_in(database))
+    server = new_server(stored_in(database) + PATIENT)
     server.whole = True
     server.start()
     return server

@@ -9,7 +9,9 @@ the same ports: Jupyter Client forgets only ports that it did not choose before 
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import socket
 
 from jupyter_client.connect import LocalPortCache
@@ -17,13 +19,19 @@ from jupyter_client.connect import LocalPortCache
 #: Below those of the tests' servers (``tests/databases/local.py``), and of the system.
 _LOWEST = 10_000
 _HIGHEST = 20_000
+#: A process of tests has some of them for itself: the claims of a server end with it, and its
+#: kernels, which may not listen there yet, go on.
+_SHARES = 8
+_SHARE = (_HIGHEST - _LOWEST) // _SHARES
 #: One UDP socket for each port: as long as it is open, no process claims the same.
 _claims: dict[int, socket.socket] = {}
 
 
 def _find_available_port(cache: LocalPortCache, ip: str) -> int:
+    worker = re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or "0"
+    lowest = _LOWEST + int(worker) % _SHARES * _SHARE
     while True:
-        port = random.SystemRandom().randrange(_LOWEST, _HIGHEST)
+        port = random.SystemRandom().randrange(lowest, lowest + _SHARE)
         claim = socket.socket(type=socket.SOCK_DGRAM)
         try:
             claim.bind((ip, port))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from jupyter_core.paths import jupyter_config_path
 from jupyter_server.extension.config import ExtensionConfigManager
@@ -26,6 +26,17 @@ _UNCAUGHT = re.compile(
     # And one that is interrupted while it makes its event loop.
     r"(?! in: <function BaseEventLoop\.__del__ )"
 )
+
+#: Of a configuration: a server that ends says so to the store, however busy the machine is.
+TIME_TO_STOP: Final = """
+from jupyter_session_store.servers import registered_store
+registered_store.CLOSE_TIMEOUT = 60.0
+"""
+#: The same of a start, and of a request that waits for the store to take its change.
+PATIENT: Final = f"""{TIME_TO_STOP}
+from jupyter_session_store.sessions import mirror
+mirror.PATIENCE = registered_store.OPEN_TIMEOUT = 60.0
+"""
 
 _KERNEL_PORTS = Path(__file__).with_name("kernel_ports.py")
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import httpx
 
 from ..cli.support import COMMAND
-from .process import JupyterProcess
+from .process import PATIENCE, JupyterProcess
 
 
 class PageServer(JupyterProcess):
@@ -52,7 +52,7 @@ class PageServer(JupyterProcess):
 
     def stranger(self, **headers: str) -> httpx.Client:
         """Return a client without the token."""
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=PATIENCE)
 
     def _answers(self) -> bool:
         try:

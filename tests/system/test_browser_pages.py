@@ -110,6 +110,7 @@ def violations(page: Page) -> list[str]:
 def test_each_sees_what_is_theirs(
     database: Database, hub: Hub, browser: Browser, tmp_path: Path
 ) -> None:
+    expect.set_options(timeout=PATIENCE)
     errors: list[str] = []
     with ExitStack() as stack:
         for user in USERS:

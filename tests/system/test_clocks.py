@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,11 @@ def renewals_of(database: Database) -> dict[str, int]:
     return dict(database.rows("SELECT server_id, renewals FROM jupyter_servers"))
 
 
+def is_stored(database: Database, path: str) -> bool:
+    """Return whether a session has this path."""
+    return path in {row.path for row in rows_of(database)}
+
+
 def written_at(database: Database, session_id: str) -> float:
     """Return when a session was last written, by the clock of the server that did."""
     rows = database.rows("SELECT session_id, updated_at FROM jupyter_sessions")
@@ -163,6 +169,7 @@ def test_moved_clocks_evict_nobody(
             clock.check(date_of(server))
             path = f"{name}-{server.port}.ipynb"
             assert server.model(server.patch(session["id"], path=path), 200)["path"] == path
+            until(partial(is_stored, database, path), why="it is stored")
             clock.check(written_at(database, session["id"]))
             assert [(model["id"], model["path"]) for model in server.sessions()] == [
                 (session["id"], path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from .faults import (
 )
 from .process import OTHER_KERNEL
 from .rows import dump, rows_of
-from .server import JupyterServer
+from .server import TIME_TO_STOP, JupyterServer
 from .test_monitoring import HEALTH
 from .waiting import until
 
@@ -45,7 +46,7 @@ SHORTEST_WAIT = 3.5
 WITHOUT_WAITING = 1.0
 #: Seconds for a stop without kernels: 2 for the store, and the rest for a busy machine. Whoever
 #: waited for the database's own time-out would take 5 at least.
-STOP = 4.0
+STOP = 4.75
 #: The same with a kernel to shut down, against a network that holds everything back: whoever
 #: waited for that would take 10, and as long as the kernel takes.
 STOP_WITH_KERNEL = 10.0
@@ -75,7 +76,8 @@ def is_stored(server: JupyterServer, database: Database) -> bool:
 
 def test_a_server_starts_without_its_database(database: Database, new_server: NewServer) -> None:
     with Outage(database) as outage:
-        server = ticking(new_server, f"c.SessionManager.database_filepath = {outage.url!r}")
+        config = f"c.SessionManager.database_filepath = {outage.url!r}\n{TIME_TO_STOP}"
+        server = ticking(new_server, config)
         with outage.running():
             server.start()
             with Watch(server, "/api") as watch, ThreadPoolExecutor(6) as threads:
@@ -144,7 +146,7 @@ def test_a_running_server_loses_its_database(database: Database, new_server: New
         assert server.number_of_kernel_processes() == 3
         for session_id, *_ in wanted:
             assert server.delete(session_id).status_code == 204
-        assert rows_of(database) == []
+        until(lambda: rows_of(database) == [], why="all are removed")
         assert server.kernels() == []
         assert store_lines(server.log) == ["away", "back"]
         assert server.own_frames() == []
@@ -240,7 +242,8 @@ def test_a_lock_that_is_held_longer_than_the_lease(
             assert [model["id"] for model in server.sessions()] == made
             time.sleep(0.1)
     print(f"{len(seconds)} POSTs, the slowest took {max(seconds):.1f} s")
-    assert max(seconds) < SHORTEST_WAIT
+    # The machine may be slow once; who waits for the database does so each time.
+    assert max(map(min, pairwise(seconds))) < SHORTEST_WAIT
     assert watch.stall < STALL
     until(lambda: is_stored(server, database), why="it is back")
     assert [row.session_id for row in rows_of(database)] == made
@@ -274,8 +277,10 @@ def seconds_of_stop(server: JupyterServer) -> float:
 
 
 def test_a_locked_database_does_not_delay_an_orderly_stop(
-    server: JupyterServer, database: Database
+    database: Database, new_server: NewServer
 ) -> None:
+    server = new_server(stored_in(database))
+    server.start()
     session = server.create("a.ipynb")
     # How long a kernel takes to end is not the question; its session stays until somebody looks.
     assert server.api.delete(f"/api/kernels/{session['kernel']['id']}").status_code == 204
@@ -341,7 +346,7 @@ def test_the_database_server_is_stopped_and_started(
     own_server.restart()
     # The connection is dead, and the database is not: nobody notices.
     server.model(server.patch(session["id"], path="b.ipynb"), 200)
-    assert [row.path for row in rows_of(database)] == ["b.ipynb"]
+    until(lambda: [row.path for row in rows_of(database)] == ["b.ipynb"], why="it is stored")
     assert store_lines(server.log) == []
 
     own_server.kill()
@@ -355,7 +360,7 @@ def test_the_database_server_is_stopped_and_started(
     assert server.own_frames() == []
     assert server.delete(session["id"]).status_code == 204
     assert server.kernels() == []
-    assert rows_of(database) == []
+    until(lambda: rows_of(database) == [], why="it is removed")
 
 
 @pytest.mark.only("sqlite", reason="only SQLite is a file")

@@ -17,6 +17,7 @@ import pytest
 
 from ..databases.local import claimed_port
 from .channels import Channels
+from .process import PATIENCE
 from .waiting import until
 
 pytestmark = [
@@ -82,7 +83,8 @@ class FirstSteps:
             found = until(self._address, why="JupyterLab says where it is")
             assert found is not None
             url, token = found
-            with httpx.Client(base_url=url, headers={"Authorization": f"token {token}"}) as api:
+            headers = {"Authorization": f"token {token}"}
+            with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE) as api:
                 until(lambda: _answers(api), why="JupyterLab answers")
                 yield api
         finally:
@@ -119,7 +121,7 @@ def test_it_serves_a_folder_of_its_own_and_leaves_the_users_alone(
     with first_steps.running() as api:
         assert api.get("/api/contents/").json()["content"] == [], "not the checkout"
         body = {"path": "a.ipynb", "name": "a.ipynb", "type": "notebook", "kernel": {"name": ""}}
-        session = api.post("/api/sessions", json=body, timeout=60).json()
+        session = api.post("/api/sessions", json=body).json()
         kernel_id = session["kernel"]["id"]
         with _channels(api, kernel_id) as channels:
             channels.execute("x = 41")

@@ -305,11 +305,11 @@ def test_doctor_and_the_check_of_haproxy(
     )
     with check_of(node, tmp_path) as port:
         check = f"http://127.0.0.1:{port}/"
-        assert httpx.get(check, trust_env=False).status_code == 200
+        assert httpx.get(check, trust_env=False, timeout=60).status_code == 200
         node.admin.execute("SET GLOBAL wsrep_desync = ON")
         try:
             donor = look(ways[1].url)["cluster"]
-            assert httpx.get(check, trust_env=False).status_code == 503
+            assert httpx.get(check, trust_env=False, timeout=60).status_code == 503
         finally:
             node.admin.execute("SET GLOBAL wsrep_desync = OFF")
     assert donor.verdict is Verdict.WARNING

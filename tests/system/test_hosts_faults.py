@@ -16,6 +16,7 @@ import pytest
 from jupyter_session_store.errors import StoreUnavailable
 from jupyter_session_store.records import SessionRecord
 from jupyter_session_store.sql.doctor import Verdict
+from jupyter_session_store.sql.engine import timeouts
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.testing import SCOPE, record
 
@@ -36,7 +37,7 @@ NewServer = Callable[..., JupyterServer]
 #: Seconds that a request waits for the store, as the documentation says, and for a busy machine.
 BOUND: Final = 10.0 + 5.0
 #: The same with kernels beside the server.
-LOCAL_BOUND: Final = 1.0 + 2.5
+LOCAL_BOUND: Final = 1.0 + 4.0
 NO_RENEWAL: Final = "c.PersistentSessionManager.lease_seconds = 3600\n"
 ROLE: Final = "ada"
 
@@ -93,11 +94,13 @@ async def find(repository: SQLAlchemySessionRepository) -> list[SessionRecord]:
 
 
 async def test_a_first_host_that_hangs_costs_the_first_request_no_failure(
-    postgresql: Database, caplog: pytest.LogCaptureFixture
+    postgresql: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a pause, in which the connection was closed."""
     with HangingProxy(postgresql) as proxy, open_on(behind(proxy, postgresql), 0.3) as repository:
-        await repository.add(record("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(timeouts, "HOST_TIMEOUT", 30)
+            await repository.add(record("a"))
         assert repository.describe().host == f"127.0.0.1:{proxy.port}"
         for _ in range(2):
             until(lambda: number_of_connections(postgresql) == 0, why="it is idle")

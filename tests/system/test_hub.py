@@ -28,6 +28,7 @@ from .hub import Hub, UserServer, documented_command, documented_file
 from .outliving import CONFIG as OUTLIVING
 from .process import PATIENCE
 from .rows import rows_of
+from .server import PATIENT
 from .waiting import until
 
 pytestmark = [
@@ -61,7 +62,7 @@ _ENABLED: Final = Path("jupyter-config", "jupyter_session_store.json")
 
 #: On top of what an operator writes: neither a front end, nor a long wait for a lease. How
 #: Prometheus logs in the guide leaves open.
-_FASTER: Final = f"""
+_FASTER: Final = f"""{PATIENT}
 c.PersistentSessionManager.lease_seconds = {LEASE}
 c.ServerApp.authenticate_prometheus = False
 c.ServerApp.allow_root = {os.geteuid() == 0}
@@ -239,7 +240,10 @@ def test_each_user_has_sessions_of_their_own_until_the_server_ends(
     sessions = {key: server.create("same.ipynb") for key, server in running.items()}
     ada, gpu, bob, carol = running.values()
     everybody = Counter(NAMESPACES.values())
-    assert stored(database) == registered(database) == everybody
+    until(
+        lambda: stored(database) == registered(database) == everybody,
+        why="each is registered, and its session stored",
+    )
     for key, server in running.items():
         check_watched(server, NAMESPACES[key])
     check_scraped(hub, running, secret.parent / "prometheus-targets.json")

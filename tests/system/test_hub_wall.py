@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from ..cli.walls import Walled, answer, walled
 from ..databases import Database
 from .hub import Hub, UserServer, documented_file
 from .test_hub import localised, site, write_service
+from .waiting import until
 
 pytestmark = [
     pytest.mark.system,
@@ -64,6 +66,12 @@ def hub(house: Walled, tmp_path: Path) -> Iterator[Hub]:
         hub.close()
 
 
+def is_in_step(server: UserServer) -> bool:
+    """Return whether the store has what a server lists."""
+    status = server.api.get("/api/session-store/status").json()
+    return bool(status["unsynchronized_sessions"] == 0)
+
+
 def test_each_user_has_a_role(hub: Hub, house: Walled) -> None:
     with ExitStack() as stack:
         servers = {}
@@ -75,8 +83,7 @@ def test_each_user_has_a_role(hub: Hub, house: Walled) -> None:
         made = {key: server.create("same.ipynb") for key, server in servers.items()}
         for key, server in servers.items():
             assert [one["id"] for one in server.sessions()] == [made[key]["id"]]
-            status = server.api.get("/api/session-store/status").json()
-            assert status["unsynchronized_sessions"] == 0
+            until(partial(is_in_step, server), why="its session is stored")
         namespaces = "SELECT DISTINCT namespace FROM jupyter_sessions ORDER BY 1"
         stored = ["hub:ada/", "hub:ada/gpu", "hub:bob%40example.org/"]
         assert answer(house.owner, namespaces) == [(one,) for one in stored]

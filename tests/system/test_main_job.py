@@ -11,7 +11,7 @@ from ..databases import Database
 from .conftest import Running, stored_in
 from .process import OTHER_KERNEL
 from .rows import row_of, rows_of
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 from .waiting import until
 
 pytestmark = pytest.mark.system
@@ -133,7 +133,7 @@ def test_servers_of_two_namespaces_see_nothing_of_each_other(
     new_server: Callable[..., JupyterServer],
     tmp_path: Path,
 ) -> None:
-    other = new_server(stored_in(database), root=tmp_path)
+    other = new_server(stored_in(database) + PATIENT, root=tmp_path)
     other.start()
     mine = server.create("same.ipynb")
     theirs = other.create("same.ipynb")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from jupyter_session_store.kernels.outliving.folder import KernelFolder
+
 from ..databases import Database
 from .client import Model
 from .conftest import stored_in
@@ -207,7 +209,7 @@ def test_an_adopted_kernel_is_culled_after_a_full_time(
     database: Database, new_server: NewServer
 ) -> None:
     config = (
-        "c.MappingKernelManager.cull_idle_timeout = 3\nc.MappingKernelManager.cull_interval = 1\n"
+        "c.MappingKernelManager.cull_idle_timeout = 8\nc.MappingKernelManager.cull_interval = 1\n"
     )
     server = new_server(stored_in(database) + "\n")
     server.start()
@@ -235,7 +237,7 @@ def test_kernels_that_died_meanwhile_are_gone_once(
     assert known(server.sessions()) == known([alive])
     assert server.kernels() == [alive["kernel"]["id"]]
     until(lambda: stored(database) == known([alive]), why="its row goes")
-    assert sorted(path.stem for path in server.records.glob("*.json")) == [alive["kernel"]["id"]]
+    assert KernelFolder(server.records).kernel_ids() == [alive["kernel"]["id"]]
     server.restart()
     assert server.log.count(f"The kernel {dead['kernel']['id']} ended while it had no server") == 1
     check_no_faults(server)

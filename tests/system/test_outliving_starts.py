@@ -338,8 +338,8 @@ def test_a_kernel_that_is_interrupted_by_a_message(
     server.execute(kernel_id, "x = 5")
     server.restart()
     with server.channels(kernel_id) as channels:
-        request = channels.begin("import time\ntime.sleep(600)")
-        until(lambda: server.kernel_state(kernel_id) == "busy", why="it is busy")
+        request = channels.begin("import time\nprint('.')\ntime.sleep(600)")
+        channels.wait_for_output(request)
         assert server.api.post(f"/api/kernels/{kernel_id}/interrupt").status_code == 204
         with pytest.raises(AssertionError, match="KeyboardInterrupt"):
             channels.finish(request)

@@ -18,7 +18,7 @@ from .conftest import stored_in
 from .faults import store_lines
 from .passwords import PASSWORD, leaked, password_of, with_password
 from .rows import rows_of
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 from .waiting import until
 
 pytestmark = pytest.mark.system
@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_used(
 def test_somebody_elses_tables(database: Database, new_server: NewServer) -> None:
     database.execute("CREATE TABLE jupyter_sessions (id INTEGER)")
     database.execute("INSERT INTO jupyter_sessions VALUES (7)")
-    log = refusal(new_server(stored_in(database)))
+    log = refusal(new_server(stored_in(database) + PATIENT))
     for word in ["did not make", "expects revision", "Nothing was changed", URL_TRAIT]:
         assert word in log
     assert database.rows("SELECT * FROM jupyter_sessions") == [(7,)]
@@ -186,7 +186,7 @@ def test_somebody_elses_tables(database: Database, new_server: NewServer) -> Non
 def test_no_tables_where_the_server_may_not_make_them(
     database: Database, new_server: NewServer
 ) -> None:
-    config = f'{stored_in(database)}\nc.PersistentSessionManager.auto_upgrade = "never"'
+    config = f'{stored_in(database)}{PATIENT}c.PersistentSessionManager.auto_upgrade = "never"'
     log = refusal(new_server(config))
     for word in [
         "holds no session tables",
@@ -200,7 +200,7 @@ def test_no_tables_where_the_server_may_not_make_them(
 @pytest.mark.only("postgresql", "mysql", reason="a SQLite file is upgraded at start")
 def test_a_schema_that_is_behind(database: Database, new_server: NewServer) -> None:
     at_head(database)
-    log = refusal(new_server(stored_in(database) + _NEWER_CODE))
+    log = refusal(new_server(stored_in(database) + PATIENT + _NEWER_CODE))
     command = "jupyter session-store upgrade"
     for word in [f"at revision {HEAD}", "behind", "expects revision 9999", command]:
         assert word in log
@@ -212,7 +212,7 @@ def test_a_schema_that_needs_newer_code(database: Database, new_server: NewServe
     at_head(database)
     database.execute("UPDATE jupyter_session_store_version SET version_num = '9999'")
     database.execute("UPDATE jupyter_session_store_meta SET value = '2'")
-    log = refusal(new_server(stored_in(database)))
+    log = refusal(new_server(stored_in(database) + PATIENT))
     for word in ["at revision 9999", "generation 2", "pip install --upgrade"]:
         assert word in log
 

@@ -47,7 +47,7 @@ def gateway() -> Iterator[Gateway]:
 def local_config(url: str) -> str:
     return light_config(
         f"c.SessionManager.database_filepath = {url!r}\n"
-        f"c.PersistentSessionManager.lease_seconds = {LEASE}\n"
+        f"c.PersistentSessionManager.lease_seconds = {4 * LEASE}\n"
     )
 
 

@@ -21,7 +21,7 @@ from . import releases
 from .conftest import stored_in
 from .faults import is_refusal
 from .releases import Release
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 from .waiting import until
 
 pytestmark = [
@@ -262,9 +262,9 @@ def fleet(database: Database, new_server: NewServer, tmp_path: Path) -> Fleet:
         expanding,
         contracting,
         first=new_server(config + WITHOUT, root=root, environment=oldest.environment),
-        today=new_server(config, root=root),
-        next=new_server(config, root=root, environment=expanding.environment),
-        last=new_server(config, root=root, environment=contracting.environment),
+        today=new_server(PATIENT + config, root=root),
+        next=new_server(PATIENT + config, root=root, environment=expanding.environment),
+        last=new_server(PATIENT + config, root=root, environment=contracting.environment),
     )
 
 
@@ -281,7 +281,9 @@ def test_from_the_first_release_to_todays(
     olds = [
         new_server(config + WITHOUT, root=root, environment=oldest.environment) for _ in range(2)
     ]
-    news = [new_server(config, root=root, environment=current.environment) for _ in range(2)]
+    news = [
+        new_server(PATIENT + config, root=root, environment=current.environment) for _ in range(2)
+    ]
     for server in olds:
         server.start()
     assert revision_of(database) == "0001"

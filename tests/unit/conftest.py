@@ -9,6 +9,7 @@ from jupyter_server.gateway import managers as stock
 
 from jupyter_session_store.kernels.gateway import api
 from jupyter_session_store.manager import PersistentSessionManager
+from jupyter_session_store.servers import registered_store
 from jupyter_session_store.sessions import mirror
 from tests.unit.dummies import DummyKernelManager, make_manager
 from tests.unit.fake_gateway import FakeGateway
@@ -16,8 +17,10 @@ from tests.unit.fake_gateway import FakeGateway
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a request wait for the store until it answers, however busy the machine is."""
+    """Let requests and closes wait for the store until it answers, however busy the machine is."""
     monkeypatch.setattr(mirror, "PATIENCE", 60.0)
+    monkeypatch.setattr(registered_store, "CLOSE_TIMEOUT", 60.0)
+    monkeypatch.setattr(registered_store, "_HEARTBEAT_CLOSE_TIMEOUT", 60.0)
 
 
 @pytest.fixture

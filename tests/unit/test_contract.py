@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,12 +28,17 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nobody wait long for the lock of a SQLite file, which one takes after the other."""
-    monkeypatch.setattr(timeouts, "BUSY_TIMEOUT", 0.2)
-    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 1)
-    monkeypatch.setattr(repository, "REQUEST_TIMEOUT", 2)
+@contextmanager
+def briefly(unreachable: Unreachable) -> Iterator[None]:
+    """Have nobody wait long for the lock of a SQLite file, which one takes after the other.
+
+    Only while the store is away: a busy machine may need longer for an answer that comes.
+    """
+    with pytest.MonkeyPatch.context() as patch, unreachable():
+        patch.setattr(timeouts, "BUSY_TIMEOUT", 0.2)
+        patch.setattr(timeouts, "STATEMENT_TIMEOUT", 1)
+        patch.setattr(repository, "REQUEST_TIMEOUT", 2)
+        yield
 
 
 class TestMemory(RepositoryContract):
@@ -51,8 +58,8 @@ class TestSQLAlchemy(PersistentRepositoryContract):
         return lambda: SQLAlchemySessionRepository(outage.url, **SETTINGS)
 
     @pytest.fixture
-    def unreachable(self, outage: Outage, short_timeouts: None) -> Unreachable:
-        return outage.running
+    def unreachable(self, outage: Outage) -> Unreachable:
+        return partial(briefly, outage.running)
 
 
 class TestSQLAlchemyInMemory(RepositoryContract):
@@ -78,5 +85,6 @@ class TestSQLiteWithoutReturning(PersistentRepositoryContract):
         return lambda: SQLAlchemySessionRepository(str(tmp_path / "old.db"), **SETTINGS)
 
     @pytest.fixture
-    def unreachable(self, tmp_path: Any, short_timeouts: None) -> Unreachable:
-        return Outage(Database("sqlite", f"sqlite:///{tmp_path}/old.db")).running
+    def unreachable(self, tmp_path: Any) -> Unreachable:
+        outage = Outage(Database("sqlite", f"sqlite:///{tmp_path}/old.db"))
+        return partial(briefly, outage.running)

@@ -49,7 +49,7 @@ SLEEP = {"postgresql": "SELECT pg_sleep({})", "mysql": "SELECT SLEEP({})"}
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each statement less time than a server does: the tests wait for it."""
-    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 0.6)
+    monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 1.5)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def proxy(database: Database) -> Iterator[HangingProxy]:
 
 @pytest.fixture
 def repository(proxy: HangingProxy, brief: None) -> Iterator[SQLAlchemySessionRepository]:
-    options = {"connect_args": {"connect_timeout": 2}}
+    options = {"connect_args": {"connect_timeout": 5}}
     repository = SQLAlchemySessionRepository(
         proxy.url, options=options, auto_upgrade="safe", log=log
     )
@@ -141,7 +141,7 @@ async def test_a_first_start_whose_connection_hangs_does_not_hang(
     proxy: HangingProxy, brief: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it makes the tables: a migration of an empty database has no long statement."""
-    monkeypatch.setattr(timeouts, "SILENCE_TIMEOUT", 1)
+    monkeypatch.setattr(timeouts, "SILENCE_TIMEOUT", 2.5)
     repository = SQLAlchemySessionRepository(proxy.url, options={}, auto_upgrade="safe", log=log)
     hung = hang_at(repository, proxy, "CREATE TABLE jupyter_sessions")
     began = time.monotonic()
@@ -257,7 +257,7 @@ async def test_many_statements_may_take_long_together(
     def unit(connection: Connection) -> None:
         begun.append(1)
         for _ in range(4):
-            connection.exec_driver_sql(SLEEP[kind].format(0.3)).close()
+            connection.exec_driver_sql(SLEEP[kind].format(0.5)).close()
 
     await repository._run(unit)
     assert len(begun) == 1
@@ -265,9 +265,12 @@ async def test_many_statements_may_take_long_together(
 
 @needs_network
 async def test_what_takes_too_long_is_told_from_what_hangs(
-    kind: str, repository: SQLAlchemySessionRepository
+    kind: str, repository: SQLAlchemySessionRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL gives the statement up, and says so; MariaDB cannot."""
+    if kind == "postgresql":
+        # However late its answer comes.
+        monkeypatch.setattr(timeouts, "ANSWER_MARGIN", 10)
     attempts: list[int] = []
 
     def unit(connection: Connection) -> None:
@@ -287,9 +290,10 @@ def test_a_migration_is_not_cut(
     watch = cutting.StatementWatch(engine)
     # Of the class: MariaDB has an object of its own from the first connect on.
     driver = type(backend_of(engine).driver)
-    end_if_waiting, answers = driver.end_if_waiting, list[bool]()
+    end_if_waiting, begun, answers = driver.end_if_waiting, list[int](), list[bool]()
 
     def ask(*how: Any) -> bool:
+        begun.append(1)
         answers.append(end_if_waiting(*how))
         return answers[-1]
 
@@ -297,14 +301,14 @@ def test_a_migration_is_not_cut(
     with migration_connection(engine) as connection:
         watch.cut()
         # Nor where a statement takes longer than any of a server: the database works on it.
-        connection.exec_driver_sql(SLEEP[kind].format(3)).close()
+        connection.exec_driver_sql(SLEEP[kind].format(4)).close()
         connection.commit()
-        asked = len(answers)
+        asked = len(begun)
         # Nor where it is this program that takes long.
         time.sleep(3)
         assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
-    assert answers == [False] * asked
-    assert asked
+    assert asked == len(begun) > 0
+    assert not any(answers)
     with engine.connect() as connection:
         watch.cut()
         with pytest.raises(Exception, match=r"closed|[Ll]ost|gone away"):

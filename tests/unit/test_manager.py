@@ -261,7 +261,7 @@ async def test_a_dropped_manager_leaves_no_thread(tmp_path: Any) -> None:
     assert len(new()) == 2, "the store's, and the heartbeat"
     gone = weakref.ref(manager)
     del manager
-    for _ in range(100):
+    for _ in range(1500):
         gc.collect()
         if gone() is None and not new():
             break

@@ -57,6 +57,8 @@ async def test_a_slow_write_that_was_refused_does_not_happen_later(
         return
     shorten(monkeypatch, "max_statement_time")
     monkeypatch.setattr(timeouts, "STATEMENT_TIMEOUT", 1)
+    # However late its answer comes.
+    monkeypatch.setattr(timeouts, "ANSWER_MARGIN", 10)
     with opened(database.url) as repository:
         for statement in _SLOW_INSERTS[database.kind]:
             database.execute(statement)

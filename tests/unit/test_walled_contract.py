@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -13,9 +14,7 @@ from jupyter_session_store.testing.outages import Unreachable
 from tests.cli.walls import walled
 from tests.databases.database import Database
 from tests.system.faults import Outage
-from tests.unit.test_contract import SETTINGS, short_timeouts
-
-__all__ = ["short_timeouts"]
+from tests.unit.test_contract import SETTINGS, briefly
 
 pytestmark = [
     pytest.mark.only("postgresql", reason="others have no policies for rows"),
@@ -45,5 +44,5 @@ class TestBehindTheWall(PersistentRepositoryContract):
         return lambda: SQLAlchemySessionRepository(outage.url, **SETTINGS)
 
     @pytest.fixture
-    def unreachable(self, outage: Outage, short_timeouts: None) -> Unreachable:
-        return outage.running
+    def unreachable(self, outage: Outage) -> Unreachable:
+        return partial(briefly, outage.running)

@@ -135,7 +135,7 @@ async def test_a_dropped_repository_leaves_neither_thread_nor_connection(
     await repository.find(SCOPE)
     (mine,) = threads() - before
     del repository
-    for _ in range(200):
+    for _ in range(1500):
         gc.collect()
         if not mine.is_alive():
             break
