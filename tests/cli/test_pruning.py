@@ -23,6 +23,7 @@ from ..databases import Database, Instance
 from ..forking import Process
 from ..migrations.support import engine_of
 from ..system.conftest import stored_in
+from ..system.faults import suspend
 from ..system.server import JupyterServer
 from ..system.waiting import until
 from .cleaning_support import (
@@ -194,14 +195,18 @@ def test_a_real_server_keeps_its_sessions_until_it_is_killed(
 @pytest.mark.usefixtures("hurried")
 def test_a_suspended_server_comes_back_with_its_sessions(run: Run, database: Database) -> None:
     with living(database.url, "laptop", "sleeps", lease=DEAD, held=range(5)) as laptop:
-        os.kill(laptop.pid, signal.SIGSTOP)
+        suspend(laptop.pid, database)
         try:
             done = run("prune", "--dead-servers", *OLD, "--yes", "--json", url=database.url)
         finally:
             os.kill(laptop.pid, signal.SIGCONT)
         assert pruned(done) == (5, 1, 1)
-        until(lambda: numbers(database) == list(range(5)), why="it puts its sessions back")
-        assert servers_of(database) == {("laptop", "sleeps")}
+        # Before and after it registers.
+        until(
+            lambda: servers_of(database) == {("laptop", "sleeps")} and len(numbers(database)) == 5,
+            why="it registers, and puts its sessions back",
+        )
+        assert numbers(database) == list(range(5))
 
 
 @pytest.mark.usefixtures("hurried")

@@ -345,14 +345,10 @@ def test_forged_rows_and_kernels_beside_their_servers(
         )
 
     # Neither to another's kernel nor to another of the user's own.
+    change = "UPDATE jupyter_sessions SET kernel_id = ? WHERE session_id = ?"
     for forged in (trap, other["kernel"]["id"]):
-        execute_sql(
-            database,
-            "UPDATE jupyter_sessions SET kernel_id = ? WHERE session_id = ?",
-            forged,
-            session["id"],
-        )
-        assert (session["id"], forged) in stored()
+        with closing(database.connect()) as connection:
+            assert connection.execute(change, (forged, session["id"])).rowcount == 1
         assert shown(ada) == wanted
     execute_sql(database, "DELETE FROM jupyter_sessions WHERE session_id = ?", session["id"])
     execute_sql(

@@ -47,6 +47,9 @@ def alembic_in_turn(
     code = """if True:
         import json, os, pty, sys, traceback
         from alembic.config import main
+        from jupyter_session_store.sql.engine import postgresql
+        # Who finds nobody else behind a pooler takes it for one of sessions, after this long.
+        postgresql._LOOK_SECONDS = 60.0
         if sys.argv[2]:
             terminal, end = pty.openpty()
             os.write(terminal, sys.argv[2].encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -15,6 +15,9 @@ from .losing import LosingDatabase
 from .outliving import OutlivingServer
 from .server import PATIENT, JupyterServer
 from .waiting import until
+
+#: A renewal writes how kernels are: the tests compare rows with what they were.
+_NO_RENEWAL: Final = "c.PersistentSessionManager.lease_seconds = 3600\n"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Pool:
                 database = Database(kind, f"sqlite:///{folder}/sessions.db")
             else:
                 database = self._servers.get(kind).create_database()
-            server = JupyterServer(stored_in(database) + PATIENT)
+            server = JupyterServer(f"{stored_in(database)}{PATIENT}{_NO_RENEWAL}")
             self._running[kind] = Running(server, database)
             server.start()
         return self._running[kind]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final
 
 import httpx
+import psutil
 
 from ..databases import Database
 from ..wire import WireTap
 from . import ticks
 from .server import JupyterServer
+from .waiting import until
 
 _LOCK: Final = {
     "sqlite": ["BEGIN EXCLUSIVE"],
@@ -45,6 +49,15 @@ def locked(database: Database, *tables: str) -> Iterator[None]:
             cursor.execute(statement.format(names))
         yield
         cursor.execute(_UNLOCK[database.kind])
+
+
+def suspend(pid: int, database: Database) -> None:
+    """Suspend a process, and not while it has the lock of a SQLite file."""
+    with ExitStack() as stack:
+        if database.kind == "sqlite":
+            stack.enter_context(locked(database))
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, why="it is suspended")
 
 
 class Outage:

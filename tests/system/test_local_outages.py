@@ -18,7 +18,7 @@ import pytest
 
 from ..databases import Database
 from ..wire import WireTap
-from .faults import store_lines
+from .faults import store_lines, suspend
 from .light import Known, LightUser
 from .losing import LosingDatabase
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config
@@ -202,7 +202,7 @@ def test_a_server_that_is_suspended_for_longer_than_its_lease(
     ids = [one["id"] for one in sessions]
     until(lambda: [one.session_id for one in stored(database)] == ids, why="they are stored")
     before = stored(database)
-    os.kill(suspended.pid, signal.SIGSTOP)
+    suspend(suspended.pid, database)
     try:
         until(lambda: f"(process {suspended.pid} on" in witness.log, why="it is evicted")
         until(lambda: stored(database) == [], why="so are its sessions")
