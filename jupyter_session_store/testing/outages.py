@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -29,7 +29,9 @@ Verb = Callable[[Repository], Coroutine[Any, Any, object]]
 _LONGEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE_AWAY: Final = 0.25
 #: How often a verb is tried: what only a busy machine holds up is not held up each time.
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 8
+#: Seconds between the first two; each further pause is longer by as many.
+_PAUSE: Final = 0.1
 #: Seconds in which a verb says that the store is away, by far.
 _BOUND: Final = 30
 
@@ -126,7 +128,8 @@ class OutageContract:
         self, repository: Repository, verb: str
     ) -> None:
         await add(repository, *map(record, "abc"))
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            await asyncio.sleep(_PAUSE * attempt)
             asked = _Waiting(_VERBS[verb](repository))
             (result,), longest = await _watched([asked])
             assert not isinstance(result, BaseException), result
@@ -149,7 +152,8 @@ class OutageContract:
             "renew": lambda one: asyncio.to_thread(one.renew, server("one"), [], timeout=1),
             "evict": lambda one: asyncio.to_thread(one.evict, SCOPE, [dead], "one", timeout=1),
         }
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            sleep(_PAUSE * attempt)
             results, longest = _while_away(
                 unreachable, lambda: _watched(verb(repository) for verb in verbs.values())
             )

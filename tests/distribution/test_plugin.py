@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ..system.server import JupyterServer
+from ..system.server import PATIENT, JupyterServer
 from .building import Environment
 from .conftest import PLUGIN
 
@@ -43,7 +43,7 @@ def test_a_server_keeps_its_sessions_in_it(
 ) -> None:
     file = tmp_path / "sessions.json"
     url = f"jsonfile://{file}"
-    server = serve(with_plugin, f"{CHOSEN}c.SessionManager.database_filepath = {url!r}")
+    server = serve(with_plugin, f"{CHOSEN}c.SessionManager.database_filepath = {url!r}{PATIENT}")
     server.start()
     session = server.create("a.ipynb")
     [kept] = kept_in(file)
@@ -73,7 +73,7 @@ def test_a_server_keeps_its_sessions_in_it(
 def test_its_default_is_its_own(
     with_plugin: Environment, serve: Callable[..., JupyterServer]
 ) -> None:
-    server = serve(with_plugin, CHOSEN)
+    server = serve(with_plugin, CHOSEN + PATIENT)
     server.start()
     session = server.create("a.ipynb")
     [kept] = kept_in(server.data_dir / "sessions.json")

@@ -13,7 +13,7 @@ from jupyter_session_store.sql.schema import migrating
 from ..databases import Database
 from ..system.cluster import LEASE
 from ..system.conftest import new_server, stored_in
-from ..system.server import JupyterServer
+from ..system.server import PATIENT, JupyterServer
 from ..system.waiting import until
 
 __all__ = ["new_server"]
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 def served(database: Database, new_server: Callable[..., JupyterServer]) -> JupyterServer:
     server = new_server(
-        f"{stored_in(database)}\nc.PersistentSessionManager.lease_seconds = {LEASE}\n"
+        f"{stored_in(database)}{PATIENT}c.PersistentSessionManager.lease_seconds = {LEASE}\n"
         'c.PersistentSessionManager.auto_upgrade = "never"\n'
     )
     server.start()
@@ -41,9 +41,12 @@ def stored(database: Database) -> list[tuple[object, ...]]:
 def restore(database: Database, rows: list[tuple[object, ...]]) -> None:
     mark = "?" if database.kind == "sqlite" else "%s"
     with closing(database.connect()) as connection, closing(connection.cursor()) as cursor:
+        # At one moment: a renewal in between would write what is written here.
+        cursor.execute("BEGIN")
         cursor.execute("DELETE FROM jupyter_sessions")
         marks = ", ".join([mark] * len(rows[0]))
         cursor.executemany(f"INSERT INTO jupyter_sessions VALUES ({marks})", rows)
+        cursor.execute("COMMIT")
 
 
 def test_servers_write_back_what_a_database_has_lost(

@@ -97,18 +97,18 @@ def test_of_many_one_at_a_time_holds_it(database: Database) -> None:
 
 def test_one_that_lives_keeps_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """For longer than its count may stand still."""
-    monkeypatch.setattr(row_lock, "LOCK_LEASE_SECONDS", 5)
+    monkeypatch.setattr(row_lock, "LOCK_LEASE_SECONDS", 8)
     tries: list[bool] = []
 
     def count() -> Iterator[None]:
-        for _ in range(150):
+        for _ in range(200):
             tries.append(threading.Event().wait(0.05))
             yield
         raise Gone
 
     with held(database.url), pytest.raises(Gone), held(database.url, count()):
         raise AssertionError("two held it")
-    assert len(tries) == 150
+    assert len(tries) == 200
 
 
 def test_one_that_is_dead_loses_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +195,7 @@ def test_who_would_be_refused_waits_for_it(
     database: Database, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "ask_cluster_node", lambda _connection: True)
+    monkeypatch.setattr(row_lock, "LOCK_LEASE_SECONDS", 30)
     with engine.connect() as looking:
         # There is no table yet.
         locks.wait_for_migration(looking, timeout=0)
@@ -202,6 +203,7 @@ def test_who_would_be_refused_waits_for_it(
             locks.wait_for_migration(looking, timeout=0.3)
         locks.wait_for_migration(looking, timeout=0)
         # A holder that was killed leaves its row.
+        monkeypatch.setattr(row_lock, "LOCK_LEASE_SECONDS", 1.5)
         database.execute(f"INSERT INTO {row_lock.LOCK_TABLE} VALUES ('migration', 'dead', 0, 0)")
         locks.wait_for_migration(looking, timeout=_PATIENCE)
 

@@ -23,6 +23,7 @@ from jupyter_session_store.sql.schema import migrating, starting, versions
 from jupyter_session_store.sql.schema.versions import HEAD, State
 
 from ..databases import Database, parameters
+from ..system.waiting import until
 from .shape import shape
 from .support import (
     LATER,
@@ -332,7 +333,7 @@ def test_a_refused_server_leaves_neither_thread_nor_connection(
     with pytest.raises(SchemaMismatch), opened(database.url, auto_upgrade="never"):
         pass
     # Not their number: one that an earlier test has left may end meanwhile.
-    assert set(threading.enumerate()) <= before
+    until(lambda: set(threading.enumerate()) <= before, why="its thread ends")
     # A server of databases sees a moment later that its client has gone.
     deadline = time.monotonic() + 30
     while (left := connections(database)) and time.monotonic() < deadline:

@@ -44,8 +44,12 @@ class Channels:
         deadline = time.monotonic() + _OPENING + 2 * _CONNECT_AGAIN
         while True:
             self._socket = websocket.create_connection(url, timeout=_OPENING, header=header)
-            if self._joined():
-                break
+            try:
+                if self._joined():
+                    break
+            except BaseException:
+                self.close()
+                raise
             # A kernel that ended before it listened is started once more; a connection that was
             # made to the first one stays there.
             self.close()

@@ -287,6 +287,8 @@ class Pair:
 
         def kill(server: JupyterServer) -> bool:
             wanted = self._labels[server is self.ours].id_of(kernel)
+            # One that has just been started has none for a moment.
+            until(partial(_have_commands, server.pid), why="each has its command")
             found = [
                 process
                 for process in server.kernel_processes()
@@ -352,6 +354,10 @@ class Asker(RuleBasedStateMachine):
         self._listed = {model["id"]: model for model in models}
         self._paths |= {model["id"]: model["path"] for model in models}
         self._running = [kernel["id"] for kernel in self._pair.ask("GET", KERNELS).body]
+
+
+def _have_commands(pid: int) -> bool:
+    return all(is_dead(one) or one.cmdline() for one in psutil.Process(pid).children())
 
 
 def is_dead(process: psutil.Process) -> bool:

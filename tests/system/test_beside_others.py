@@ -17,7 +17,7 @@ from .conftest import stored_in
 from .passwords import leaked, password_of
 from .process import OTHER_KERNEL
 from .rows import rows_of
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 
 pytestmark = [pytest.mark.system, pytest.mark.spread]
 
@@ -104,7 +104,7 @@ def _beside(new_server: NewServer, config: str) -> JupyterServer:
 
 def test_a_class_of_both_runs(database: Database, new_server: NewServer) -> None:
     both = _BOTH.format(module=_OTHER, name="Documents")
-    server = _beside(new_server, f"{stored_in(database)}\n{both}")
+    server = _beside(new_server, f"{stored_in(database)}{PATIENT}{both}")
     assert "has set c.ServerApp.session_manager_class to Documents; it is Both again" in server.log
     session = server.create("a.ipynb")
     assert server.execute(session["kernel"]["id"], "6 * 7") == "42"

@@ -183,7 +183,9 @@ def check_looks(hub: Hub, browser: Browser, folder: Path) -> None:
 
 def check_strangers(hub: Hub) -> None:
     """Ask without a log-in, with a forged token, and from another site."""
-    with httpx.Client(base_url=f"{hub.url}/services/sessions", trust_env=False) as client:
+    with httpx.Client(
+        base_url=f"{hub.url}/services/sessions", trust_env=False, timeout=60
+    ) as client:
         answer = client.get("/sessions")
         assert answer.status_code == 302
         assert "/hub/api/oauth2/authorize" in answer.headers["Location"]

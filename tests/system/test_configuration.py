@@ -27,7 +27,10 @@ def keeps_its_sessions_in(server: JupyterServer, database: Database) -> None:
     """Check that a running server's sessions are in a database."""
     session = server.create("a.ipynb")
     assert server.execute(session["kernel"]["id"], "1 + 1") == "2"
-    assert [row.session_id for row in rows_of(database)] == [session["id"]]
+    until(
+        lambda: [row.session_id for row in rows_of(database)] == [session["id"]],
+        why="it is stored",
+    )
     assert [model["id"] for model in server.sessions()] == [session["id"]]
 
 

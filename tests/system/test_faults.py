@@ -29,7 +29,7 @@ from .faults import (
 )
 from .process import OTHER_KERNEL
 from .rows import dump, rows_of
-from .server import TIME_TO_STOP, JupyterServer
+from .server import PATIENT, TIME_TO_STOP, JupyterServer
 from .test_monitoring import HEALTH
 from .waiting import until
 
@@ -160,6 +160,7 @@ def test_nobody_waits_for_a_lock(database: Database, new_server: NewServer) -> N
     kernel_id = first["kernel"]["id"]
     others = [server.create(path, kernel={"id": kernel_id}) for path in ("b.ipynb", "c.ipynb")]
     ids = [one["id"] for one in (first, *others)]
+    until(lambda: is_stored(server, database), why="they are stored")
     before = dump(database)
     with locked(database), Watch(server) as watch, ThreadPoolExecutor(3) as threads:
         began = time.monotonic()
@@ -280,25 +281,34 @@ def test_a_locked_database_does_not_delay_an_orderly_stop(
     database: Database, new_server: NewServer
 ) -> None:
     server = new_server(stored_in(database))
-    server.start()
-    session = server.create("a.ipynb")
-    # How long a kernel takes to end is not the question; its session stays until somebody looks.
-    assert server.api.delete(f"/api/kernels/{session['kernel']['id']}").status_code == 204
-    before = dump(database)
-    assert len(before) == 1
-    with locked(database):
-        assert seconds_of_stop(server) < STOP
-        # Else what the server has sent may be carried out when the lock is gone.
-        until(lambda: number_of_waiting_statements(database) == 0, why="the database gives it up")
-    assert "The sessions of this server stay in the store: " in server.log
-    assert dump(database) == before
+    left: list[str] = []
+
+    def seconds_under_a_lock() -> float:
+        server.start()
+        session = server.create("a.ipynb")
+        until(lambda: session["id"] in ids_of(database), why="it is stored")
+        # How long a kernel takes to end is not the question; its session stays until one looks.
+        kernel_id = session["kernel"]["id"]
+        assert server.api.delete(f"/api/kernels/{kernel_id}").status_code == 204
+        left.append(session["id"])
+        before, said = dump(database), len(server.log)
+        assert len(before) == len(left)
+        with locked(database):
+            seconds = seconds_of_stop(server)
+            # Else what the server has sent may be carried out when the lock is gone.
+            until(lambda: number_of_waiting_statements(database) == 0, why="it is given up")
+        assert "The sessions of this server stay in the store: " in server.log[said:]
+        assert dump(database) == before
+        return seconds
+
+    # The machine may be slow once; who waits for the database does so each time.
+    assert any(seconds_under_a_lock() < STOP for _ in range(3))
     server.start()
     assert server.sessions() == [], "whose kernel was another server's is not this one's to show"
     again = server.create("a.ipynb")
-    assert again["id"] != session["id"], "what was left behind holds no path"
-    assert sorted(row.session_id for row in rows_of(database)) == sorted(
-        [session["id"], again["id"]]
-    ), "nobody but its authority may say that it is gone"
+    assert again["id"] not in left, "what was left behind holds no path"
+    # Nobody but its authority may say that it is gone.
+    until(lambda: sorted(ids_of(database)) == sorted([*left, again["id"]]), why="it is stored")
 
 
 @pytest.mark.only("postgresql", "mysql", reason="SQLite is reached through no network")
@@ -339,7 +349,7 @@ def test_the_database_server_is_stopped_and_started(
     own_server: Instance, new_server: NewServer
 ) -> None:
     database = own_server.create_database()
-    server = new_server(f"{stored_in(database)}\n{NO_RENEWAL}")
+    server = new_server(f"{stored_in(database)}{PATIENT}{NO_RENEWAL}")
     server.start()
     session = server.create("a.ipynb")
 

@@ -33,6 +33,8 @@ BOUND = 10.0 + 10.0
 LOCAL_BOUND = 1.0 + 4.0
 #: What the heartbeat does by itself is not the question.
 NO_RENEWAL = "c.PersistentSessionManager.lease_seconds = 3600"
+#: To connect again takes a busy machine a while.
+LATE = "from jupyter_session_store.sql import database\ndatabase._LATE = 60.0\n"
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def check(
 
 
 def test_a_server_goes_on(database: Database, proxy: HangingProxy, new_server: NewServer) -> None:
-    config = f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n"
+    config = f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n{LATE}"
     server = new_server(light_config(config))
     add_light_kernel(server, LIGHT_KERNEL)
     server.start()
@@ -87,7 +89,7 @@ def test_a_server_with_a_gateway_goes_on(
     gateway.start()
     try:
         server = new_server(
-            f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n"
+            f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n{LATE}"
             f"{gateway.client_config}{KERNEL_MANAGER}"
         )
         server.start()

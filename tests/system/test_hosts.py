@@ -20,7 +20,7 @@ from jupyter_session_store.testing import SCOPE, record
 from ..databases import parameters
 from ..docs.blocks import source
 from .pair import URL, NextDoor, Pair, a_pair, look, open_on
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -123,7 +123,7 @@ def test_doctor_names_them(pair: Pair) -> None:
 
 def test_a_server_names_the_host_that_answers(pair: Pair, new_server: NewServer) -> None:
     url = pair.url(URL, standby_first=True)
-    running = new_server(f"c.SessionManager.database_filepath = {url!r}")
+    running = new_server(f"c.SessionManager.database_filepath = {url!r}{PATIENT}")
     running.start()
     primary = f"127.0.0.1:{pair.port}"
     status = running.model(running.api.get("/api/session-store/status"), 200)

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -97,9 +98,10 @@ async def test_a_first_host_that_hangs_costs_the_first_request_no_failure(
     postgresql: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a pause, in which the connection was closed."""
-    with HangingProxy(postgresql) as proxy, open_on(behind(proxy, postgresql), 0.3) as repository:
+    with HangingProxy(postgresql) as proxy, ExitStack() as stack:
         with monkeypatch.context() as patch:
             patch.setattr(timeouts, "HOST_TIMEOUT", 30)
+            repository = stack.enter_context(open_on(behind(proxy, postgresql), 0.3))
             await repository.add(record("a"))
         assert repository.describe().host == f"127.0.0.1:{proxy.port}"
         for _ in range(2):
@@ -111,6 +113,7 @@ async def test_a_first_host_that_hangs_costs_the_first_request_no_failure(
         assert repository.describe().host == f"127.0.0.1:{urlsplit(postgresql.url).port}"
         # It is not tried any more, though it would answer.
         proxy.go_on()
+        monkeypatch.setattr(timeouts, "HOST_TIMEOUT", 30)
         until(lambda: number_of_connections(postgresql) == 0, why="it is idle")
         assert await repository.find(SCOPE) == [record("a")]
         assert repository.describe().host == f"127.0.0.1:{urlsplit(postgresql.url).port}"

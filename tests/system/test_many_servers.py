@@ -97,7 +97,7 @@ def test_what_a_killed_server_had_goes_after_its_lease(
     one, two = replicas(database, new_server, tmp_path)
     session = one.create("a.ipynb")
     kept = two.create("b.ipynb")
-    assert len(rows_of(database)) == 2
+    until(lambda: len(rows_of(database)) == 2, why="both are stored")
     pid = one.pid
     one.kill()
     # No other server may say that the kernels of a server are gone, before it is gone itself.
@@ -163,7 +163,7 @@ def test_two_namespaces_share_nothing(database: Database, new_server: NewServer)
     names = ["bob", "Bob", "b\u00f6b"]
     servers = []
     for name in names:
-        config = f"{stored_in(database)}\nc.PersistentSessionManager.namespace = {name!r}"
+        config = f"{stored_in(database)}{PATIENT}c.PersistentSessionManager.namespace = {name!r}"
         servers.append(new_server(config))
         servers[-1].start()
     sessions = [server.create("same.ipynb") for server in servers]

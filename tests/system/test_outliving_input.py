@@ -97,12 +97,12 @@ def check_ends_with_its_server(server: OutlivingServer, why: str) -> None:
     assert server.execute(kernel_id, "1 + 1") == "2"
     assert server.log.count("no record of them can be kept") == 1
     assert why in server.log
-    (process,) = server.all_kernel_processes()
+    (process,) = until(server.all_kernel_processes, why="it has its command")
     server.end("SIGTERM")
     until(lambda: has_ended(process), why="it ends with its server")
     server.start()
     again = server.create("a.ipynb")["kernel"]["id"]
-    (process,) = server.all_kernel_processes()
+    (process,) = until(server.all_kernel_processes, why="it has its command")
     server.end("SIGKILL")
     until(lambda: has_ended(process), why="it ends with its server")
     server.start()
@@ -154,7 +154,7 @@ def test_who_does_not_want_it_has_jupyter_servers_kernels(new_server: NewServer)
     server = new_server("c.PersistentKernelManager.detach_on_stop = False\n")
     server.start()
     server.create("a.ipynb")
-    (process,) = server.all_kernel_processes()
+    (process,) = until(server.all_kernel_processes, why="it has its command")
     server.end("SIGTERM")
     until(lambda: has_ended(process), why="it ends with its server")
     assert not (server.directory / "runtime" / "session-store-kernels").exists()

@@ -195,6 +195,8 @@ def test_servers_are_killed_and_started_in_turn_and_at_once(
                 else:
                     server.model(server.patch(changing["id"], path=f"{server.port}-{turn}"), 200)
             before = {server: ids(server) for server in servers}
+            # One that has just been started has no command for a moment.
+            until(lambda: len(servers[0].all_kernel_processes()) == 4, why="all have started")
             processes = {one.pid for one in servers[0].all_kernel_processes()}
             ending = chance.sample(servers, chance.choice([1, 2, 2]))
             ways = {one: chance.choice(["SIGKILL", *ENDS]) for one in ending}

@@ -220,7 +220,7 @@ def test_a_schema_that_needs_newer_code(database: Database, new_server: NewServe
 def test_a_newer_schema_that_this_code_can_use(database: Database, new_server: NewServer) -> None:
     at_head(database)
     database.execute("UPDATE jupyter_session_store_version SET version_num = '9999'")
-    server = new_server(stored_in(database))
+    server = new_server(stored_in(database) + PATIENT)
     server.start()
     session = server.create("a.ipynb")
     assert [row.session_id for row in rows_of(database)] == [session["id"]]

@@ -233,7 +233,12 @@ class Fleet:
 
 
 #: Of the configuration of a server of the first release, which has no extension yet.
-WITHOUT: Final = 'c.ServerApp.jpserver_extensions["jupyter_session_store"] = False\n'
+#: It is as patient as the others, which have the names elsewhere.
+WITHOUT: Final = """
+c.ServerApp.jpserver_extensions["jupyter_session_store"] = False
+from jupyter_session_store import manager
+manager.OPEN_TIMEOUT = manager.CLOSE_TIMEOUT = 60.0
+"""
 
 
 def config_for(database: Database) -> str:

@@ -15,7 +15,7 @@ from ..databases import Database
 from .conftest import Running, stored_in
 from .process import OTHER_KERNEL
 from .rows import dump, row_of, rows_of
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.spread]
@@ -165,7 +165,7 @@ def test_without_the_token_nothing_is_answered(shared: Running) -> None:
     server = shared.server
     session = server.create("a.ipynb")
     before = dump(shared.database)
-    with httpx.Client(base_url=server.url, trust_env=False, verify=False) as stranger:
+    with httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=60) as stranger:
         one = f"/api/sessions/{session['id']}"
         body = {"path": "b.ipynb", "type": "notebook"}
         answers = [
@@ -204,7 +204,7 @@ def test_an_unknown_kernel_specification(server: JupyterServer, database: Databa
 
 def test_pending_kernels(database: Database, new_server: Callable[..., JupyterServer]) -> None:
     server = new_server(
-        stored_in(database) + "\nc.AsyncMappingKernelManager.use_pending_kernels = True"
+        f"{stored_in(database)}{PATIENT}c.AsyncMappingKernelManager.use_pending_kernels = True"
     )
     server.start()
     session = server.create("a.ipynb")

@@ -19,6 +19,7 @@ from tests.unit.fake_gateway import FakeGateway
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let requests and closes wait for the store until it answers, however busy the machine is."""
     monkeypatch.setattr(mirror, "PATIENCE", 60.0)
+    monkeypatch.setattr(registered_store, "OPEN_TIMEOUT", 60.0)
     monkeypatch.setattr(registered_store, "CLOSE_TIMEOUT", 60.0)
     monkeypatch.setattr(registered_store, "_HEARTBEAT_CLOSE_TIMEOUT", 60.0)
 
