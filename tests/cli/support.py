@@ -205,6 +205,14 @@ def on_terminal(
     return code, shown.decode().replace("\r\n", "\n")
 
 
+#: Of a configuration. Who finds nobody else behind a pooler takes it for one of sessions, after
+#: this long.
+LOOK_LONG: Final = (
+    "from jupyter_session_store.sql.engine import postgresql",
+    "postgresql._LOOK_SECONDS = 60.0",
+)
+
+
 def configure(home: Path, *lines: str) -> None:
     """Write Jupyter Server's configuration file."""
     folder = home / "config"

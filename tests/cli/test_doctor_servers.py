@@ -28,7 +28,7 @@ from .doctor_support import (
     told,
     unwell,
 )
-from .support import upgraded
+from .support import LOOK_LONG, configure, upgraded
 
 
 @pytest.mark.only("postgresql", "mysql", reason="SQLite has this machine's clock")
@@ -76,7 +76,11 @@ def test_what_is_thought_of_tls(
 
 
 @pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
-def test_a_pooler(database: Database, run: Run) -> None:
+def test_a_pooler(
+    database: Database, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(home, *LOOK_LONG)
+    monkeypatch.setattr(postgresql, "_LOOK_SECONDS", 60.0)
     upgraded(database.url)
     with another_user(database) as url:
         database.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role_of(database, url)}")

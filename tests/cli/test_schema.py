@@ -23,7 +23,9 @@ from ..migrations.support import LATER, TABLES, engine_of, status, without_privi
 from .conftest import Run
 from .doctor_support import another_user, role_of
 from .support import (
+    LOOK_LONG,
     PATIENCE,
+    configure,
     fill,
     running,
     session,
@@ -304,7 +306,10 @@ def test_steps_back_at_once_are_those_that_were_agreed_to(home: Path, database: 
 
 
 @pytest.mark.only("postgresql", reason="no other database has PgBouncer before it")
-def test_nothing_is_run_through_a_pooler_in_transaction_mode(run: Run, database: Database) -> None:
+def test_nothing_is_run_through_a_pooler_in_transaction_mode(
+    run: Run, database: Database, home: Path
+) -> None:
+    configure(home, *LOOK_LONG)
     with closing(PgBouncer(database)) as bouncer:
         url = bouncer.database.url
         refused = run("upgrade", url=url)
