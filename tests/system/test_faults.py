@@ -94,7 +94,8 @@ def test_a_server_starts_without_its_database(database: Database, new_server: Ne
 
         until(lambda: ids_of(database) == [session["id"]], why="it is back, and has what was made")
         assert [model["id"] for model in server.sessions()] == [session["id"]]
-        assert store_lines(server.log) == ["away", "back"]
+        # A renewal that waited all the while may come too late for its turn, which is told too.
+        assert store_lines(server.log) in (["away", "back"], ["away", "back", "away", "back"])
         assert server.own_frames() == []
         server.stop()
         assert rows_of(database) == []
