@@ -36,9 +36,8 @@ Neighbours = Callable[[str], OutlivingServer]
 #: It looks for kernels often, and counts its looks in a file; another says by how much its clock,
 #: which says how long a kernel has had no owner, is ahead.
 _LOOKING: Final = """
-import os, time
+import os
 from pathlib import Path
-from time import monotonic
 from jupyter_session_store.kernels.outliving import manager
 from jupyter_session_store.kernels.outliving.adoption import Search
 
