@@ -23,7 +23,6 @@ from .errors import (
 )
 from .locations import without_credentials
 from .records import (
-    STOCK_COLUMNS,
     Closing,
     Departure,
     Mirrored,
@@ -46,6 +45,11 @@ _OWN: Final[Mapping[str, str]] = MappingProxyType(
 )
 #: How long a connection is kept that nobody uses, unless a user says otherwise.
 CONNECTION_IDLE_SECONDS: Final = 15.0
+#: What :meth:`SessionRepository.update` does not take from a record: what tells whose a session is,
+#: and what changes by itself with the rest.
+_NOT_UPDATED: Final = frozenset(
+    {"namespace", "authority", "server_id", "claim", "created_at", "updated_at", "version"}
+)
 
 
 class SessionRepository(ABC):
@@ -482,8 +486,8 @@ def changed_columns(before: SessionRecord, after: SessionRecord) -> dict[str, An
     """
     changes = {
         name: getattr(after, name)
-        for name in (*sorted(STOCK_COLUMNS), "kernel_name", "kernel_model", "state")
-        if getattr(before, name) != getattr(after, name)
+        for name in SessionRecord._fields
+        if name not in _NOT_UPDATED and getattr(before, name) != getattr(after, name)
     }
     if before.claim != after.claim:
         changes["path"] = after.path

@@ -74,6 +74,7 @@ class Database:
         self._grants: str | None = None
         self._registered = False
         self._down_since: float | None = None
+        self._back_at = -math.inf
         self._down_for_writes = False
         #: Whether writes have failed, and not for another's lock, and none has succeeded since.
         self.fails_writes = False
@@ -113,9 +114,10 @@ class Database:
         refused = False
         while True:
             connection = None
+            latest = deadline + late - timeouts.STATEMENT_TIMEOUT
             try:
                 connection = self._connect()
-                if time.monotonic() + timeouts.STATEMENT_TIMEOUT > deadline + late:
+                if time.monotonic() > latest:
                     raise StoreUnavailable(f"{self.name} is busy or slow: no turn in time")
                 result = unit(connection)
             except IntegrityError:
@@ -150,7 +152,8 @@ class Database:
             except SessionStoreError as error:
                 self.release(dispose=False)
                 if isinstance(error, (StoreUnavailable, SchemaMismatch)):
-                    self.report_failure(error, writes=writes and refused)
+                    turn = math.inf if connection is None else latest
+                    self.report_failure(error, writes=writes and refused, turn=turn)
                 raise
             except OSError as error:
                 self.release(dispose=False)
@@ -367,12 +370,16 @@ class Database:
         return describe(self.engine.url)
 
     def report_failure(
-        self, error: SessionStoreError, *, writes: bool = False
+        self, error: SessionStoreError, *, writes: bool = False, turn: float = math.inf
     ) -> SessionStoreError:
         """Log a fault if it is the first since the last success, from any thread.
 
-        A schema that does not fit is logged all the same: it does not pass by itself.
+        A schema that does not fit is logged all the same: it does not pass by itself. What had
+        to begin by `turn`, on the monotonic clock, and had not when the store came back, has
+        waited through a fault that is over.
         """
+        if turn < self._back_at:
+            return error
         self._down_for_writes |= writes
         mismatch = isinstance(error, SchemaMismatch)
         if self._down_since is None or (mismatch and not self._mismatched):
@@ -384,7 +391,8 @@ class Database:
 
     def _came_back(self) -> None:
         if self._down_since is not None:
-            seconds = time.monotonic() - self._down_since
+            self._back_at = time.monotonic()
+            seconds = self._back_at - self._down_since
             self._down_since = None
             self._down_for_writes = False
             self.fails_writes = False

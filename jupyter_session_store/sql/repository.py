@@ -297,7 +297,7 @@ class SQLAlchemySessionRepository(SessionRepository):
             )
         except WorkerTimeout as error:
             # Any other fault was told where it happened; once more could be after it is over.
-            database.report_failure(error)
+            database.report_failure(error, turn=deadline - timeouts.STATEMENT_TIMEOUT)
             raise
 
     def _make_departure(self, departure: Departure, timeout: float) -> Callable[[], None]:

@@ -40,7 +40,7 @@ _SILENT: Final = frozenset({metrics.CANCELLED, metrics.ERROR})
 def _measured(verb: VerbT) -> VerbT:
     """Return a method that has the measured repository do a verb of the contract."""
     name = verb.__name__
-    # Looked up once.
+    # Looked up once, and here: a series that begins at its first event shows no increase by it.
     took = metrics.durations.labels(name).observe
     ended = {outcome: metrics.operations.labels(name, outcome).inc for outcome in metrics.OUTCOMES}
 

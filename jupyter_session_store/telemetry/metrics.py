@@ -19,12 +19,6 @@ from ..paths import digest
 from ..records import Scope, StoreDescription
 from ..repository import SessionRepository
 
-#: The verbs of the storage contract that are measured.
-VERBS: Final = (
-    *("find", "add", "update", "begin_close", "move", "remove"),
-    *("mirror", "mirror_change", "renew", "evict"),
-)
-
 OK: Final = "ok"
 UNAVAILABLE: Final = "unavailable"
 SCHEMA_MISMATCH: Final = "schema_mismatch"
@@ -70,10 +64,6 @@ renewals: Final = Counter(
 )
 
 # A series that begins at its first event shows no increase by it.
-for _verb in VERBS:
-    for _outcome in OUTCOMES:
-        operations.labels(_verb, _outcome)
-    durations.labels(_verb)
 for _outcome in RENEWALS:
     renewals.labels(_outcome)
 

@@ -56,15 +56,6 @@ LONG_LOCK = 30.0
 NO_RENEWAL = "c.PersistentSessionManager.lease_seconds = 3600"
 
 
-#: Else what has waited behind a first call that hung comes too late for its turn when the database
-#: is back, and says so: it is away once more.
-TIME_FOR_A_TURN = """
-from jupyter_session_store.servers import heartbeat
-from jupyter_session_store.sql import repository
-repository.REQUEST_TIMEOUT = heartbeat.RENEWAL_TIMEOUT = 60.0
-"""
-
-
 def ids_of(database: Database) -> list[str]:
     """Return the ids of the sessions that are stored, the oldest first; none without the tables."""
     try:
@@ -85,8 +76,7 @@ def is_stored(server: JupyterServer, database: Database) -> bool:
 
 def test_a_server_starts_without_its_database(database: Database, new_server: NewServer) -> None:
     with Outage(database) as outage:
-        url = f"c.SessionManager.database_filepath = {outage.url!r}\n"
-        config = f"{url}{TIME_TO_STOP}{TIME_FOR_A_TURN}"
+        config = f"c.SessionManager.database_filepath = {outage.url!r}\n{TIME_TO_STOP}"
         server = ticking(new_server, config)
         with outage.running():
             server.start()

@@ -218,10 +218,8 @@ def test_who_has_no_server_for_days_is_ended(
     folder: KernelFolder,
     clock: Clock,
     deaf: bool,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("jupyter_session_store.kernels.outliving.adoption.END_PATIENCE", 0.5)
     process = leave(deaf=deaf, namespace="whosever", place="anywhere")
     clock.moment += 7 * DAY
     assert search.find(is_at_place=False) == []

@@ -326,6 +326,39 @@ async def test_a_fault_that_is_over_is_not_told_again(
     assert_said_once_away_and_once_back(caplog)
 
 
+@pytest.mark.parametrize("held", [False, True])
+async def test_what_waited_through_a_fault_does_not_report_another(
+    held: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes too late for its turn, or its time runs out in the queue."""
+    caplog.set_level(logging.INFO, "tests")
+    folder = tmp_path / "mounted later"
+    repository = opened_too_early(folder)
+    worker = repository._worker
+    assert worker is not None
+    away, behind = threading.Event(), threading.Event()
+    worker.submit(away.wait)
+    worker.submit(folder.mkdir)
+    back = worker.submit(lambda: repository._database.run(lambda _connection: None))
+    worker.submit(behind.wait)
+    with monkeypatch.context() as brief:
+        brief.setattr(repositories, "REQUEST_TIMEOUT", 0.05)
+        asking = asyncio.ensure_future(repository.find(SCOPE))
+        await asyncio.sleep(0)
+    away.set()
+    # The loop stands still until then.
+    back.result(30)
+    if not held:
+        behind.set()
+        worker.submit(lambda: None).result(30)
+    with pytest.raises(StoreUnavailable, match="did not answer" if held else "no turn in time"):
+        await asking
+    behind.set()
+    assert await repository.find(SCOPE) == []
+    repository.close(timeout=10)
+    assert_said_once_away_and_once_back(caplog)
+
+
 @pytest.mark.only("sqlite", reason="it is the file that is locked")
 async def test_a_file_that_can_only_be_read_is_not_back(
     database: Database, caplog: pytest.LogCaptureFixture
