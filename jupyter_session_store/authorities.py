@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 #: What the authority of local kernels begins with; the server's id follows.
 SERVER_AUTHORITY: Final = "server:"
 #: What the authority of a gateway begins with.
 GATEWAY_AUTHORITY: Final = "gateway"
+
+AuthorityKind = Literal["server", "gateway"]
+#: What an authority of each kind begins with. Several servers use the kernels of all kinds but
+#: ``server``.
+AUTHORITIES: Final[Mapping[AuthorityKind, str]] = MappingProxyType(
+    {"server": SERVER_AUTHORITY, "gateway": GATEWAY_AUTHORITY}
+)
 
 
 def authority_of(server_id: str) -> str:
@@ -22,8 +31,6 @@ def server_of(authority: str) -> str | None:
     return authority.removeprefix(SERVER_AUTHORITY)
 
 
-def authority_kind(authority: str) -> Literal["server", "gateway"] | None:
+def authority_kind(authority: str) -> AuthorityKind | None:
     """Return what an authority is; ``None`` where no server would have written it."""
-    if server_of(authority) is not None:
-        return "server"
-    return "gateway" if authority.startswith(GATEWAY_AUTHORITY) else None
+    return next((kind for kind, text in AUTHORITIES.items() if authority.startswith(text)), None)

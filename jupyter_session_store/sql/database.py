@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import threading
 import time
 from collections.abc import Callable
 from logging import Logger
@@ -73,6 +74,8 @@ class Database:
         self._file_id: tuple[int, int] | None = None
         self._grants: str | None = None
         self._registered = False
+        #: For what follows it: two threads report, and one of them says that it is over.
+        self._reporting = threading.Lock()
         self._down_since: float | None = None
         self._back_at = -math.inf
         self._down_for_writes = False
@@ -378,19 +381,22 @@ class Database:
         to begin by `turn`, on the monotonic clock, and had not when the store came back, has
         waited through a fault that is over.
         """
-        if turn < self._back_at:
-            return error
-        self._down_for_writes |= writes
-        mismatch = isinstance(error, SchemaMismatch)
-        if self._down_since is None or (mismatch and not self._mismatched):
-            self._log.warning("%s", error)
-        self._mismatched |= mismatch
-        if self._down_since is None:
-            self._down_since = time.monotonic()
+        with self._reporting:
+            if turn < self._back_at:
+                return error
+            self._down_for_writes |= writes
+            mismatch = isinstance(error, SchemaMismatch)
+            if self._down_since is None or (mismatch and not self._mismatched):
+                self._log.warning("%s", error)
+            self._mismatched |= mismatch
+            if self._down_since is None:
+                self._down_since = time.monotonic()
         return error
 
     def _came_back(self) -> None:
-        if self._down_since is not None:
+        with self._reporting:
+            if self._down_since is None:
+                return
             self._back_at = time.monotonic()
             seconds = self._back_at - self._down_since
             self._down_since = None

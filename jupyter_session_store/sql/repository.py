@@ -282,7 +282,8 @@ class SQLAlchemySessionRepository(SessionRepository):
         except FutureTimeoutError:
             call.cancel()
             error = StoreUnavailable(f"the database did not answer within {timeout:g} s")
-            database.report_failure(error)
+            # As late as a request, though what began until now would still have been awaited.
+            database.report_failure(error, turn=deadline - 2 * timeouts.STATEMENT_TIMEOUT)
             raise error from None
 
     async def _run(self, unit: Callable[[Connection], T], *, writes: bool = True) -> T:

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import pytest
 
+from jupyter_session_store.cli import stats
 from jupyter_session_store.cli.attendance import Attendance
 from jupyter_session_store.records import CLOSING, ServerRecord
+from jupyter_session_store.sql.admin import summaries
 
 from ..databases import Database
 from .cleaning_support import aged, living, local, name_of, remote
@@ -24,6 +26,10 @@ _START: Final = datetime(2026, 1, 2, tzinfo=timezone.utc)
 def file(home: Path) -> Database:
     """A database of one file: what it says is the same on each."""
     return Database("sqlite", f"sqlite:///{home / 'sessions.db'}")
+
+
+def test_stats_has_words_for_each_kind_of_kernel() -> None:
+    assert tuple(stats._KINDS) == summaries.KINDS
 
 
 def test_namespaces_and_stats(run: Run, database: Database) -> None:

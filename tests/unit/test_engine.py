@@ -18,13 +18,14 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from jupyter_session_store.errors import ConfigurationError, StoreUnavailable
+from jupyter_session_store.sql.engine import backend, mysql, sqlite, sqlite_files
 from jupyter_session_store.sql.engine import factory as engines
-from jupyter_session_store.sql.engine import mysql, sqlite, sqlite_files
 from jupyter_session_store.sql.engine import url as urls
 from jupyter_session_store.sql.engine.backend import backend_of
 from jupyter_session_store.sql.repository import SQLAlchemySessionRepository
 from jupyter_session_store.sql.schema import migrating
 from jupyter_session_store.testing import SCOPE, server
+from tests.databases import KINDS
 from tests.databases.database import Database, parameters
 from tests.migrations.support import engine_of, opened
 
@@ -49,6 +50,10 @@ PASSWORD = "s3cr%t@:/?#"
 )
 def test_the_driver_of_what_is_typed(typed: str, driver: str) -> None:
     assert urls.parse(typed).drivername == driver
+
+
+def test_each_dialect_with_a_file_of_its_own_is_tested() -> None:
+    assert {where.partition(":")[0] for where in backend._BACKENDS.values()} == set(KINDS)
 
 
 def test_a_path_is_not_read_as_a_url(tmp_path: Path) -> None:

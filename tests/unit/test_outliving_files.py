@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jupyter_session_store.kernels.outliving.kernel_lock import KernelLock
 from jupyter_session_store.kernels.outliving.kernel_process import ProcessMark
 from jupyter_session_store.kernels.outliving.kernel_record import BadRecord, KernelRecord
 from jupyter_session_store.kernels.outliving.owned_kernels import OwnedKernels, Owner, cut_log
+from jupyter_session_store.records import SessionRecord
 
 LOG = logging.getLogger(__name__)
 SESSION = RecordedSession(
@@ -61,6 +63,14 @@ def owned(folder: KernelFolder) -> OwnedKernels:
     mark = ProcessMark.of(os.getpid())
     assert mark is not None
     return OwnedKernels(folder, Owner("tenant", "8888:/", "server", mark), LOG)
+
+
+def test_a_record_has_of_a_session_what_nothing_else_says() -> None:
+    """A new column is lost when the next server takes the session over, unless it is here."""
+    said = {"namespace", "authority", "server_id", "kernel_id", "kernel_name"}
+    made_anew = {"kernel_model", "state", "claim", "updated_at"}
+    recorded = {one.name for one in fields(RecordedSession)}
+    assert sorted([*recorded, *said, *made_anew]) == sorted(SessionRecord._fields)
 
 
 def test_what_goes_in_comes_out(folder: KernelFolder) -> None:

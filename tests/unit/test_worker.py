@@ -32,9 +32,9 @@ from tests.wire import WireTap
 log = logging.getLogger("tests")
 
 
-def assert_said_once_away_and_once_back(caplog: pytest.LogCaptureFixture) -> None:
+def assert_said_once_away_and_once_back(caplog: pytest.LogCaptureFixture, times: int = 1) -> None:
     said = [r.getMessage() for r in caplog.records if r.name == "tests"]
-    assert [("unavailable" in line, "is back" in line) for line in said] == [
+    assert [("unavailable" in line, "is back" in line) for line in said] == times * [
         (True, False),
         (False, True),
     ]
@@ -357,6 +357,28 @@ async def test_what_waited_through_a_fault_does_not_report_another(
     assert await repository.find(SCOPE) == []
     repository.close(timeout=10)
     assert_said_once_away_and_once_back(caplog)
+
+
+async def test_what_is_asked_after_a_fault_reports_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "tests")
+    folder = tmp_path / "mounted later"
+    repository = opened_too_early(folder)
+    folder.mkdir()
+    assert await repository.find(SCOPE) == []
+    behind = threading.Event()
+    assert repository._worker is not None
+    repository._worker.submit(behind.wait)
+    with monkeypatch.context() as brief:
+        brief.setattr(repositories, "REQUEST_TIMEOUT", 0.05)
+        brief.setattr(timeouts, "STATEMENT_TIMEOUT", 0.0)
+        with pytest.raises(StoreUnavailable):
+            await repository.find(SCOPE)
+    behind.set()
+    assert await repository.find(SCOPE) == []
+    repository.close(timeout=10)
+    assert_said_once_away_and_once_back(caplog, times=2)
 
 
 @pytest.mark.only("sqlite", reason="it is the file that is locked")

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import Logger
 from pathlib import Path
 from typing import Any, Final
@@ -281,8 +281,7 @@ class OwnedKernels:
 def _same(one: tuple[RecordedSession, ...], other: tuple[RecordedSession, ...]) -> bool:
     """Return whether two say the same of the sessions, however often those were changed."""
     return len(one) == len(other) and all(
-        (a.session_id, a.path, a.name, a.type) == (b.session_id, b.path, b.name, b.type)
-        for a, b in zip(one, other, strict=True)
+        replace(a, version=b.version) == b for a, b in zip(one, other, strict=True)
     )
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, not_, or_, selec
 from ...authorities import authority_kind, server_of
 from ...records import STARTING, ServerRecord, SessionRecord
 from ..queries import leases
-from ..queries.authorities import GATEWAY, IS_AUTHORITY, LOCAL, UNKNOWN_AUTHORITY
+from ..queries.authorities import IS_AUTHORITY, LOCAL, SHARED, UNKNOWN_AUTHORITY
 from ..queries.leases import IS_OWNER, no_registered_server
 from ..queries.rows import COLUMNS, to_record
 from ..tables import SESSIONS
@@ -46,9 +46,9 @@ _LEFT_BY_SERVERS: Final = or_(
     and_(LOCAL, no_registered_server(IS_AUTHORITY)),
     and_(_UNSTARTED, no_registered_server(IS_OWNER)),
 )
-#: A gateway's sessions are answered for by any server of their namespace.
+#: Any server of their namespace answers for sessions on kernels that several servers use.
 _UNATTENDED: Final = or_(
-    and_(GATEWAY, no_registered_server()),
+    and_(SHARED, no_registered_server()),
     and_(LOCAL, no_registered_server(IS_AUTHORITY)),
     UNKNOWN_AUTHORITY,
 )
@@ -141,8 +141,8 @@ class Selection:
             server_id = server_of(row.authority)
             if server_id is None:
                 if not self.dead_servers:
-                    of_gateway = authority_kind(row.authority) == "gateway"
-                    return of_gateway and not self.force and row.namespace in namespaces
+                    is_known = authority_kind(row.authority) is not None
+                    return is_known and not self.force and row.namespace in namespaces
                 server_id = row.server_id
             return (row.namespace, server_id) in servers
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal_column, select
 
-from ...authorities import server_of
+from ...authorities import AUTHORITIES, server_of
 from ...records import STATES
-from ..queries.authorities import GATEWAY, LOCAL
+from ..queries.authorities import LOCAL, OF_KIND
 from ..queries.rows import ReadableDate
 from ..tables import SERVERS, SESSIONS, to_utc
 from .listing import Criteria
@@ -21,10 +21,9 @@ _NEAR: Final = 3
 _COUNT: Final = func.count()
 _CHANGED: Final[ColumnElement[Any]] = func.max(ReadableDate(SESSIONS.c.updated_at))
 #: Who can say that a session's kernel is gone.
-KINDS: Final = ("server", "gateway", "unknown")
+KINDS: Final = (*AUTHORITIES, "unknown")
 _KIND: Final = case(
-    (LOCAL, literal_column("'server'")),
-    (GATEWAY, literal_column("'gateway'")),
+    *((is_of_kind, literal_column(f"'{kind}'")) for kind, is_of_kind in OF_KIND.items()),
     else_=literal_column("'unknown'"),
 )
 
