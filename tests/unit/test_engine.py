@@ -75,6 +75,8 @@ def test_a_path_is_not_read_as_a_url(tmp_path: Path) -> None:
         ("nonsense://host/db", "SQLAlchemy does not know"),
         ("nonsense+driver://host/db", "SQLAlchemy does not know"),
         ("postgresql+nonsense://host/db", "SQLAlchemy does not know"),
+        ("mysql++pymysql://user:secret@host/db", "SQLAlchemy does not know"),
+        ("mysql+://host/db", "SQLAlchemy does not know"),
         ("sqlite+aiosqlite:///x.db", "aiosqlite"),
         ("mysql+mysqldb://host/db", "not installed"),
         ("/nowhere/at/all/sessions.db", "Create it first"),
