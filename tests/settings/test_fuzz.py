@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from sqlalchemy import Engine, event
+from hypothesis import HealthCheck, assume, given, settings
+from sqlalchemy import Engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from traitlets import TraitError
 from traitlets.config import Config
@@ -25,6 +25,20 @@ from jupyter_session_store.sql.engine.url import describe, reason_of
 from .spellings import OPTIONS, PIECE, SECRET, SETTINGS
 
 PIECES = {SECRET[at : at + PIECE] for at in range(len(SECRET) - PIECE + 1)}
+
+
+def is_a_name(setting: Any) -> bool:
+    """Return whether the secret is a name's part in a URL, and nothing tells that it is none.
+
+    Such as that of a user, where the colon before a password is missing.
+    """
+    try:
+        url = make_url(setting)
+        found = (url.username, url.host, url.database, url.query.get("user"))
+    except (SQLAlchemyError, ValueError):
+        return False
+    names = [str(name) for name in found if not set("@=:") & set(str(name))]
+    return any(piece in name for piece in PIECES for name in names)
 
 
 def engine_from(setting: Any, options: Mapping[str, Any]) -> Engine:
@@ -70,6 +84,7 @@ def test_a_setting_is_refused_or_gives_an_engine(
     )
     @given(setting=SETTINGS, options=OPTIONS)
     def check(setting: Any, options: dict[str, Any]) -> None:
+        assume(not isinstance(setting, str) or not is_a_name(setting))
         caplog.clear()
         try:
             engine = engine_from(setting, options)

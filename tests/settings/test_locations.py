@@ -277,6 +277,8 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
     "options",
     [
         {"pool_size": SECRET},
+        {"pool_size": -1},
+        {"pool_timeout": -1},
         {"pool_recycle": {"a": SECRET}},
         {"creator": SECRET},
         {"poolclass": SECRET},
@@ -287,7 +289,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
         {"connect_args": SECRET},
     ],
 )
-def test_options_of_a_wrong_type_are_refused_and_not_repeated(options: dict[str, Any]) -> None:
+def test_options_of_a_wrong_kind_are_refused_and_not_repeated(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as refused:
         create("postgresql://u@h/d", options)
     assert SECRET not in str(refused.value)

@@ -28,6 +28,7 @@ from .url import is_memory, parse, passwords_of, sqlite_file
 #: PostgreSQL keeps no more of a name.
 _NAME_BYTES: Final = 63
 _NUMBERS: Final = ("max_overflow", "pool_recycle", "pool_size", "pool_timeout")
+_NOT_NEGATIVE: Final = ("pool_size", "pool_timeout")
 #: The store's statements commit by themselves, on a connection of a pool of its own.
 _RESERVED_OPTIONS: Final = frozenset({"isolation_level", "pool", "skip_autocommit_rollback"})
 #: A database in memory lives as long as its one connection.
@@ -191,12 +192,14 @@ def create(
     elif "poolclass" not in settings:
         defaults |= {"pool_size": 1, "max_overflow": 0}
     try:
-        # Of a wrong type these fail later, where a connection is asked for.
+        # Of a wrong type, or negative, these fail later, where a connection is asked for.
         numbers = [settings[name] for name in _NUMBERS if name in settings]
         if not all(isinstance(one, (int, float)) for one in numbers) or not callable(
             settings.get("creator", create_engine)
         ):
             raise TypeError
+        if any(settings.get(name, 0) < 0 for name in _NOT_NEGATIVE):
+            raise ValueError
         if "creator" in settings:
             settings["creator"] = guarded(settings["creator"], dialect)
         engine = create_engine(url, **{**defaults, **settings})

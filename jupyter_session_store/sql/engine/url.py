@@ -14,6 +14,8 @@ from ...locations import TRAIT, URL_FORM, Kind, clean, holds_credentials, kind_o
 from . import places
 from .backend import backend_of
 
+#: Parameters that :func:`describe` shows. One whose ampersand is missing holds the next, too.
+_SHOWN: Final = ("user", "host", "hostaddr", "unix_socket", "service")
 _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
 
 
@@ -47,8 +49,9 @@ def parse(text: str) -> URL:
             ("host", url.host, "@="),
             ("user", url.username, "="),
             ("database", url.database, "@=:"),
+            *((name, url.query.get(name), "=") for name in _SHOWN),
         ):
-            if any(one in (value or "") for one in wrong):
+            if any(one in str(value or "") for one in wrong):
                 raise ConfigurationError(
                     f"{TRAIT} holds a special character in the name of the {place}: a part of "
                     f"the URL is missing, or in a wrong place. Expected {URL_FORM}."
