@@ -75,7 +75,7 @@ class Database:
         self._grants: str | None = None
         self._registered = False
         #: For what follows it: two threads report, and one of them says that it is over.
-        self._reporting = threading.Lock()
+        self._reporting = threading.RLock()
         self._down_since: float | None = None
         self._back_at = -math.inf
         self._down_for_writes = False

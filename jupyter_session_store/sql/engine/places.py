@@ -114,15 +114,18 @@ def _place(text: str) -> Place:
             f"{TRAIT} has a list of hosts that cannot be read: a part of the URL is missing, in a "
             f"wrong place or not percent-encoded. Expected {SEVERAL_FORM}."
         )
-    port = found["port"] or ""
+    return Place(found["ipv6"] or found["name"], _checked_port(found["port"] or ""))
+
+
+def _checked_port(port: str) -> str:
     if port and (expected := fault_of_port(port)):
         raise ConfigurationError(f"The port in {TRAIT} cannot be used; expected {expected}.")
-    return Place(found["ipv6"] or found["name"], port)
+    return port
 
 
 def _of_parameters(query: Mapping[str, str | Sequence[str]]) -> list[Place]:
     """Return the hosts that are parameters, ``host=A:1&host=B:2`` and ``host=A,B&port=1,2``."""
-    hosts, ports = _values(query, "host"), _values(query, "port")
+    hosts, ports = _values(query, "host"), list(map(_checked_port, _values(query, "port")))
     if not hosts:
         return []
     places = [Place(one) if _has_no_port(one) else _place(one) for one in hosts]

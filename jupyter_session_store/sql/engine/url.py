@@ -15,7 +15,7 @@ from . import places
 from .backend import backend_of
 
 #: Parameters that :func:`describe` shows. One whose ampersand is missing holds the next, too.
-_SHOWN: Final = ("user", "host", "hostaddr", "unix_socket", "service")
+_SHOWN: Final = ("user", "host", "hostaddr", "port", "unix_socket", "service")
 _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
 
 
