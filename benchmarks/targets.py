@@ -157,7 +157,7 @@ TARGETS: Final = (
     *(
         Target(
             f"{measure} (REST), {title}: time of stock",
-            # The noise of a run allowed.
+            # The target is 1; a run's noise is 5 %.
             1.05,
             _ratio("rest", measure, (OURS, database), _STOCK),
         )

@@ -74,7 +74,7 @@ class Database:
         self._file_id: tuple[int, int] | None = None
         self._grants: str | None = None
         self._registered = False
-        #: For what follows it: two threads report, and one of them says that it is over.
+        #: Held while a fault is reported, or its end is: two threads report.
         self._reporting = threading.RLock()
         self._down_since: float | None = None
         self._back_at = -math.inf
@@ -377,9 +377,9 @@ class Database:
     ) -> SessionStoreError:
         """Log a fault if it is the first since the last success, from any thread.
 
-        A schema that does not fit is logged all the same: it does not pass by itself. What had
-        to begin by `turn`, on the monotonic clock, and had not when the store came back, has
-        waited through a fault that is over.
+        A schema that does not fit is logged all the same: it does not pass by itself. A
+        call that had to begin by `turn`, on the monotonic clock, is not logged if the store came
+        back later: it has waited through a fault that is over.
         """
         with self._reporting:
             if turn < self._back_at:

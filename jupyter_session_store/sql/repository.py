@@ -282,7 +282,7 @@ class SQLAlchemySessionRepository(SessionRepository):
         except FutureTimeoutError:
             call.cancel()
             error = StoreUnavailable(f"the database did not answer within {timeout:g} s")
-            # As late as a request, though what began until now would still have been awaited.
+            # If the store came back in the last seconds of the wait, the fault is over.
             database.report_failure(error, turn=deadline - 2 * timeouts.STATEMENT_TIMEOUT)
             raise error from None
 

@@ -2,8 +2,8 @@
 
 To support another database, write its file in this folder, name it in
 :data:`_BACKENDS` and, if its driver needs settings, in :data:`_DRIVERS`. A
-dialect that is not named here gets the defaults of :class:`Backend`. Its types
-are needed in the revision 0001, too, which does not import them.
+dialect that is not named here gets the defaults of :class:`Backend`. The types
+of a new dialect are needed in the revision 0001, too, which imports no file of this folder.
 """
 
 from __future__ import annotations

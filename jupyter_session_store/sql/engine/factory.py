@@ -112,7 +112,7 @@ def _dialect(url: URL) -> type[Dialect]:
     try:
         dialect = url.get_dialect()
     except (NoSuchModuleError, ArgumentError, ValueError):
-        # The last of a name with two plus signs.
+        # SQLAlchemy raises a ValueError for a name with two plus signs.
         raise ConfigurationError(
             f"{TRAIT} names the dialect {url.drivername!r}, which SQLAlchemy does not "
             "know; expected a file path, ':memory:', or a URL that begins with "

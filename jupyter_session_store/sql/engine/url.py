@@ -14,7 +14,7 @@ from ...locations import TRAIT, URL_FORM, Kind, clean, holds_credentials, kind_o
 from . import places
 from .backend import backend_of
 
-#: Parameters that :func:`describe` shows. One whose ampersand is missing holds the next, too.
+#: Parameters that :func:`describe` shows. One without its ampersand holds the next one, too.
 _SHOWN: Final = ("user", "host", "hostaddr", "port", "unix_socket", "service")
 _URL_WITH_CREDENTIALS: Final = re.compile(r"\b[\w+.-]+://[^\s/@]*@\S*")
 
