@@ -161,6 +161,10 @@ def _end_in_order(serverapp: ServerApp) -> None:
     it at, Jupyter Server leaves the signal to Python, and then ends without shutting its
     kernels down or closing the store. SIGHUP, which comes when a terminal is closed, it leaves to
     the system. One that is ignored, as under nohup, stays ignored, and another's handler its own.
+
+    The event loop ends the server, not the handler, which may run in the middle of a log line:
+    Jupyter Server writes one first, and Python's files refuse that ("reentrant call",
+    https://docs.python.org/3/library/io.html#reentrancy). The signal would be lost.
     """
     ends = getattr(serverapp, "_signal_stop", None)
     if threading.current_thread() is not threading.main_thread():
@@ -169,7 +173,7 @@ def _end_in_order(serverapp: ServerApp) -> None:
     if ends is None or signal.getsignal(signal.SIGTERM) != ends:
         return
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end(number: int) -> None:
         # jupyter_client wants to shut down the kernels, too, that did not start. Jupyter Server
         # has none of that id, gives up the whole end, and runs on with its kernels.
         kernel_manager: Any = serverapp.kernel_manager
@@ -177,13 +181,20 @@ def _end_in_order(serverapp: ServerApp) -> None:
         for kernel_id, start in list(starts.items()):
             if start.done() and kernel_id not in kernel_manager:
                 del starts[kernel_id]
-        ends(number, frame)
+        ends(number, None)
 
-    signal.signal(signal.SIGTERM, end)
+    loop: Any = serverapp.io_loop
+
+    def end_soon(number: int, frame: FrameType | None) -> None:
+        # A loop that is closed has ended.
+        with suppress(RuntimeError):
+            loop.asyncio_loop.call_soon_threadsafe(end, number)
+
+    signal.signal(signal.SIGTERM, end_soon)
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, ends):
-        signal.signal(signal.SIGINT, end)
+        signal.signal(signal.SIGINT, end_soon)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, end)
+        signal.signal(signal.SIGHUP, end_soon)
 
 
 #: The session manager class of each server as it was configured, before any extension changed it.
