@@ -67,18 +67,31 @@ def _check_parameters(driver: Driver, url: URL) -> None:
             f"{TRAIT} holds an '@' in its parameters; the password probably holds special "
             f"characters that are not percent-encoded. Expected {URL_FORM}."
         )
-    for name, values in url.query.items():
+    for name, value in url.query.items():
+        if name not in known and not _is_name(name):
+            raise ConfigurationError(
+                f"{TRAIT} has a parameter whose name holds a special character: an ampersand or "
+                f"an equals sign is missing, or percent-encoded. Expected {URL_FORM}."
+            )
         if name not in known:
             raise ConfigurationError(
                 f"{TRAIT} has the parameter {name!r}, which {driver.name} does not know. "
                 f"{_instead_of(driver, name, known)}"
             )
-        for value in (values,) if isinstance(values, str) else values:
-            expected = driver.fault_of_parameter(name, value)
-            if expected is not None:
-                raise ConfigurationError(
-                    f"The parameter {name!r} of {TRAIT} cannot be used; expected {expected}."
-                )
+        if not isinstance(value, str):
+            raise ConfigurationError(
+                f"{TRAIT} has the parameter {name!r} {len(value)} times; expected it once."
+            )
+        expected = driver.fault_of_parameter(name, value)
+        if expected is not None:
+            raise ConfigurationError(
+                f"The parameter {name!r} of {TRAIT} cannot be used; expected {expected}."
+            )
+
+
+def _is_name(name: object) -> bool:
+    """Return whether this can be a name: what cannot may be anything put in a wrong place."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]{0,40}", name) is not None
 
 
 def _instead_of(driver: Driver, name: str, known: frozenset[str]) -> str:
@@ -259,10 +272,8 @@ def _check_arguments(backend: Backend, given: Mapping[Any, Any]) -> None:
             f"place of the database in {TRAIT}: each question and log line names it from there."
         )
     for name in given.keys() - known - {"autocommit"}:
-        # What is no name may be anything that was put in a wrong place.
-        is_name = isinstance(name, str) and re.fullmatch(r"[A-Za-z][\w-]{0,40}", name)
-        shown = f"no argument {name!r}" if is_name else "not all of them"
-        hint = f" {_instead_of(driver, name, known)}" if is_name else ""
+        shown = f"no argument {name!r}" if _is_name(name) else "not all of them"
+        hint = f" {_instead_of(driver, name, known)}" if _is_name(name) else ""
         raise ConfigurationError(
             f"{OPTIONS} cannot be used for {backend.name}: the driver {driver.name} knows "
             f"{shown}.{unquote(hint)} Expected keyword arguments of its connect function in "
