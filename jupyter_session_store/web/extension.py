@@ -162,9 +162,9 @@ def _end_in_order(serverapp: ServerApp) -> None:
     kernels down or closing the store. SIGHUP, which comes when a terminal is closed, it leaves to
     the system. One that is ignored, as under nohup, stays ignored, and another's handler its own.
 
-    The event loop ends the server, not the handler, which may run in the middle of a log line:
-    Jupyter Server writes one first, and Python's files refuse that ("reentrant call",
-    https://docs.python.org/3/library/io.html#reentrancy). The signal would be lost.
+    The event loop ends the server, not the handler. A handler may run in the middle of a log line,
+    and Jupyter Server's begins with a log line of its own. Python's files refuse to write within a
+    write (https://docs.python.org/3/library/io.html#reentrancy), and the signal would be lost.
     """
     ends = getattr(serverapp, "_signal_stop", None)
     if threading.current_thread() is not threading.main_thread():
@@ -174,19 +174,23 @@ def _end_in_order(serverapp: ServerApp) -> None:
         return
 
     def end(number: int) -> None:
-        # jupyter_client wants to shut down the kernels, too, that did not start. Jupyter Server
-        # has none of that id, gives up the whole end, and runs on with its kernels.
         kernel_manager: Any = serverapp.kernel_manager
         starts: dict[str, Any] = getattr(kernel_manager, "_pending_kernels", {})
-        for kernel_id, start in list(starts.items()):
-            if start.done() and kernel_id not in kernel_manager:
-                del starts[kernel_id]
-        ends(number, None)
-
-    loop: Any = serverapp.io_loop
+        try:
+            # jupyter_client wants to shut down the kernels, too, that did not start. Jupyter Server
+            # has none of that id, gives up the whole end, and runs on with its kernels.
+            for kernel_id, start in list(starts.items()):
+                if start.done() and kernel_id not in kernel_manager:
+                    del starts[kernel_id]
+            ends(number, None)
+        except Exception:
+            # The event loop would go on, with a server that listens no more.
+            serverapp.log.exception("The server could not be stopped as usual; it stops now.")
+            serverapp.stop()
 
     def end_soon(number: int, frame: FrameType | None) -> None:
-        # A loop that is closed has ended.
+        loop: Any = serverapp.io_loop
+        # It wakes a loop that waits, and is safe in a handler. A closed loop's server has ended.
         with suppress(RuntimeError):
             loop.asyncio_loop.call_soon_threadsafe(end, number)
 

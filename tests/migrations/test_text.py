@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Engine, Integer, Table, delete, insert, select
 
 from jupyter_session_store.records import LIMITS
-from jupyter_session_store.sql.tables import METADATA, ExactText, UTCDateTime
+from jupyter_session_store.sql.tables import METADATA, SESSIONS, ExactText, UTCDateTime
 
 #: Each pair is one text to some collation, or to a driver that is too helpful.
 CONFUSABLE: Final = (
@@ -125,6 +125,10 @@ def test_each_text_has_room_for_its_limit() -> None:
         if column.name in LIMITS and column.table.name != "jupyter_session_store_meta"
     ]
     assert {column.name for column in limited} == LIMITS.keys() - {"kernel_model"}
+    # The package makes these itself. Any other text needs a limit, which records check.
+    made = {"path_digest", "state", "claim"}
+    texts = {column.name for column in TEXTS if column.table is SESSIONS}
+    assert texts - LIMITS.keys() == made
     for column in limited:
         assert length(column) >= LIMITS[column.name], str(column)
 

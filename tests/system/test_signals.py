@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import select
+import shlex
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,12 @@ from ..databases import Database
 from .conftest import stored_in
 from .process import PATIENCE
 from .rows import rows_of
-from .server import JupyterServer
+from .server import PATIENT, JupyterServer
 
 NewServer = Callable[..., JupyterServer]
+
+#: A renewal that fails is said in the log.
+NO_RENEWAL = "c.PersistentSessionManager.lease_seconds = 3600"
 
 
 @pytest.mark.system
@@ -59,34 +66,37 @@ def test_a_signal_in_the_middle_of_a_log_line_ends_it(
     """The log goes into a pipe that nobody reads for a while, so that a line waits half way."""
     pipe = tmp_path / "log"
     os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # Its own end of the pipe: that this one does not wait must not hold for the server's.
-    filler = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    # Buffered, as it is where nobody says otherwise: an unbuffered file lets a second writer in.
-    into_the_pipe = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$0" "$@" 2>{pipe}']
-    server = new_server(stored_in(database), prefix=into_the_pipe)
-    try:
+    with ExitStack() as stack:
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        stack.callback(os.close, reader)
+        # Its own end of the pipe: that this one does not wait must not hold for the server's.
+        filler = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        stack.callback(os.close, filler)
+        # Buffered, as it usually is: an unbuffered file lets a second writer in.
+        into = f'unset PYTHONUNBUFFERED; exec "$0" "$@" 2>{shlex.quote(str(pipe))}'
+        config = f"{stored_in(database)}\n{PATIENT}\n{NO_RENEWAL}"
+        server = new_server(config, prefix=["sh", "-c", into])
         server.start()
         server.create("a.ipynb")
         with suppress(BlockingIOError):
             while os.write(filler, b"\n"):
                 pass
-        # That it is missing makes a line of the log, after the answer.
-        server.api.get("/api/sessions/missing")
-        with pytest.raises(httpx.ReadTimeout):
+        # No handler has this path: the one line of the log comes after the answer.
+        server.api.get("/api/no-such-page")
+        with pytest.raises(httpx.TimeoutException):
             server.api.get("/api/sessions", timeout=1)
-        psutil.Process(server.pid).send_signal(order)
+        process = psutil.Process(server.pid)
+        process.send_signal(order)
         # The signal has come, and the line waits on.
-        with pytest.raises(httpx.ReadTimeout):
+        with pytest.raises(httpx.TimeoutException):
             server.api.get("/api/sessions", timeout=1)
-        os.set_blocking(reader, True)
-        os.close(filler)
-        rest = threading.Thread(target=lambda: all(iter(lambda: os.read(reader, 65536), b"")))
-        rest.start()
-        assert server.exit_code() == 0
-        rest.join()
-    finally:
-        os.close(reader)
+        log = b""
+        deadline = time.monotonic() + PATIENCE
+        while process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, log.decode()
+            if select.select([reader], [], [], 0.1)[0]:
+                log += os.read(reader, 65536)
+        assert server.exit_code() == 0, log.decode()
     assert rows_of(database) == []
 
 
@@ -97,6 +107,12 @@ class App:
         self.ended: list[int] = []
         self.kernel_manager: Any = None
         self.io_loop = IOLoop(make_current=False)
+        self.log = logging.getLogger("app")
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.io_loop.add_callback(self.io_loop.stop)
 
     def _signal_stop(self, number: int, frame: object) -> None:
         self.ended.append(number)
@@ -128,6 +144,21 @@ def test_a_hangup_is_taken_for_a_termination(app: App) -> None:
     app.io_loop.add_callback(app.io_loop.stop)
     app.io_loop.start()
     assert app.ended == [signal.SIGHUP]
+
+
+def test_an_end_that_fails_ends_it_all_the_same(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(number: int, frame: object) -> None:
+        raise ValueError(number)
+
+    app._signal_stop = fail  # type: ignore[method-assign]
+    signal.signal(signal.SIGTERM, fail)
+    end = prepared(app)
+    end(signal.SIGHUP, None)
+    app.io_loop.start()
+    assert app.stopped
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ValueError)
 
 
 def test_a_signal_after_the_end_is_no_error(app: App) -> None:

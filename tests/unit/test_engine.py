@@ -80,8 +80,9 @@ def test_a_path_is_not_read_as_a_url(tmp_path: Path) -> None:
         ("mysql://u@/d?host=a&port=x", "The port in"),
         ("postgresql://u@/d?port=x", "port"),
         (f"mysql://u@/d?unix_socket=/run/spassword={PASSWORD}", "the name of the unix_socket"),
-        (f"postgresql://u@h/d?password%3D{PASSWORD}=1", "a parameter whose name holds"),
-        (f"mysql://u@h/d?pwd:{PASSWORD}=1", "a parameter whose name holds"),
+        (f"postgresql://u@h/d?password%3D{PASSWORD}=1", "may be a part of a password"),
+        (f"mysql://u@h/d?pwd:{PASSWORD}=1", "may be a part of a password"),
+        (f"mysql://u@h/d?password=ab&{PASSWORD[:4]}=ef", "may be a part of a password"),
         ("postgresql://u@h/d?sslmode=require&sslmode=disable", "'sslmode' 2 times"),
         ("mysql://u@h/d?connect_timeout=1&connect_timeout=2", "'connect_timeout' 2 times"),
         ("sqlite:///x.db?timeout=1&timeout=2&timeout=3", "'timeout' 3 times"),
@@ -101,7 +102,7 @@ def test_what_can_never_work_is_refused(typed: str, cure: str) -> None:
     message = str(refused.value)
     assert "c.SessionManager.database_filepath" in message
     assert cure in message
-    assert PASSWORD not in message
+    assert PASSWORD[:4] not in message
 
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

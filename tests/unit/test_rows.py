@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import subprocess
 import sys
@@ -71,6 +72,22 @@ def test_a_record_and_a_table_that_differ_are_refused_at_import(change: str) -> 
     done = run(f"{change}\nimport jupyter_session_store.sql.queries.rows")
     assert done.returncode != 0
     assert "SessionRecord and the table jupyter_sessions differ in: language" in done.stderr
+
+
+def test_whatever_makes_a_record_gives_each_field() -> None:
+    """A new field has a default, so that what was written before can be read; nothing else asks."""
+    fields = set(records.SessionRecord._fields) - {"version"}
+    package = Path(records.__file__).parent
+    given = {
+        f"{path.relative_to(package)}:{node.lineno}": {one.arg for one in node.keywords}
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "SessionRecord"
+    }
+    assert any(place.startswith("sessions/context.py:") for place in given)
+    # Its keyword is None where a record is made of a whole mapping.
+    missing = {place: fields - names for place, names in given.items() if None not in names}
+    assert {place: names for place, names in missing.items() if names} == {}
 
 
 def test_paths_are_the_same_if_every_code_point_is() -> None:
