@@ -7,7 +7,7 @@ import shlex
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
@@ -50,7 +50,9 @@ def _stop_after_batch(note: Callable[[str], None]) -> Iterator[Event]:
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped.set()
-        note("\nStopping after this batch. Ctrl-C once more does not wait for it.")
+        # It may interrupt a line that is being written, and `tee` may have ended by this Ctrl-C.
+        with suppress(OSError, RuntimeError):
+            note("\nStopping after this batch. Ctrl-C once more does not wait for it.")
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -266,6 +268,7 @@ class RemovingCommand(CleaningCommand):
         if stopped.is_set():
             self._note_removed_so_far(counted, evicted)
             raise KeyboardInterrupt
+        self.interrupt_message = f"{_describe_removed(counted, evicted)}."
         return counted, evicted
 
     def report_removed(self, counted: Counted, evicted: int, **more: Any) -> None:
@@ -282,8 +285,12 @@ class RemovingCommand(CleaningCommand):
         )
 
     def _note_removed_so_far(self, counted: Counted, evicted: int, more: str = "") -> None:
-        self.note(f"\n{describe_counted(counted)} and {evicted} server(s) are removed.{more}")
+        self.note(f"\n{_describe_removed(counted, evicted)}.{more}")
         self.interrupt_message = "To go on, run it again."
+
+
+def _describe_removed(counted: Counted, evicted: int) -> str:
+    return f"{describe_counted(counted)} and {evicted} server(s) are removed"
 
 
 def describe_counted(counted: Counted) -> str:

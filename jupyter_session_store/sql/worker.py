@@ -168,7 +168,7 @@ def _serve(jobs: _Queue, on_idle: Callable[[], None], idle_seconds: float) -> No
             job = jobs.get(timeout=None if idle else idle_seconds)
         except queue.Empty:
             idle = True
-            on_idle()
+            _give_up(on_idle)
             continue
         if job is None:
             break
@@ -176,4 +176,11 @@ def _serve(jobs: _Queue, on_idle: Callable[[], None], idle_seconds: float) -> No
         job()
         # A finished call must not keep alive what it refers to until the next one comes.
         del job
-    on_idle()
+    _give_up(on_idle)
+
+
+def _give_up(on_idle: Callable[[], None]) -> None:
+    # A connection that died while nobody used it: the thread goes on, and the next call makes
+    # another one.
+    with suppress(Exception):
+        on_idle()

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_session_store.cli import removal
+from jupyter_session_store.cli.purge import Purge
 from jupyter_session_store.config.namespaces import hub_namespace
 from jupyter_session_store.sql.admin import listing, summaries
 
 from ..databases import Database
 from ..migrations.support import engine_of
+from . import in_process
 from .cleaning_support import (
     asked,
     dead,
@@ -216,3 +219,26 @@ def test_ctrl_c_amid_a_purge_of_many(home: Path, run: Run, file: Database) -> No
     assert "3 session(s) of 3 namespace(s) and 0 server(s) are removed." in errors
     assert "Interrupted. To go on, run it again." in errors
     assert names_of(file) == names[3:]
+
+
+def test_ctrl_c_after_a_purge(
+    home: Path, file: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it looks for what came back, which comes before it says what it has removed."""
+    fill(file.url, [remote("user", 1, "gone")])
+    monkeypatch.setattr(Purge, "_returned", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert in_process.run("purge", "user", "--yes", "--url", file.url) == 130
+    told = "1 session(s) of 1 namespace(s) and 0 server(s) are removed."
+    assert capsys.readouterr().err.endswith(f"\nInterrupted. {told}\n")
+    assert names_of(file) == []
+
+
+def test_ctrl_c_where_nobody_reads_stops_after_the_batch() -> None:
+    """It has ended the `tee` behind the command."""
+
+    def note(_: str) -> None:
+        raise BrokenPipeError
+
+    with removal._stop_after_batch(note) as stopped:
+        signal.raise_signal(signal.SIGINT)
+        assert stopped.is_set()

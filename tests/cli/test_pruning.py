@@ -24,7 +24,7 @@ from ..forking import Process
 from ..migrations.support import engine_of
 from ..system.conftest import stored_in
 from ..system.faults import suspend
-from ..system.server import JupyterServer
+from ..system.server import TIME_TO_START, JupyterServer
 from ..system.waiting import until
 from .cleaning_support import (
     DEAD,
@@ -178,7 +178,7 @@ def test_a_real_server_keeps_its_sessions_until_it_is_killed(
 ) -> None:
     lease = f"c.PersistentSessionManager.lease_seconds = {LIVING}"
     prune = ("prune", "--dead-servers", "--yes", "--json")
-    with closing(JupyterServer(f"{stored_in(database)}\n{lease}")) as jupyter:
+    with closing(JupyterServer(f"{stored_in(database)}\n{lease}{TIME_TO_START}")) as jupyter:
         jupyter.start()
         kept = jupyter.create("kept.ipynb")["id"]
         fill(database.url, [local("of another", 1, "gone")])

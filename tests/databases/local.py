@@ -349,7 +349,7 @@ class LocalInstance(Instance):
             return
         process.send_signal(how)
         try:
-            process.wait(30)
+            process.wait(90)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -17,7 +17,7 @@ from .server import PATIENT, JupyterServer
 from .waiting import until
 
 #: A renewal writes how kernels are: the tests compare rows with what they were.
-_NO_RENEWAL: Final = "c.PersistentSessionManager.lease_seconds = 3600\n"
+_NO_RENEWAL: Final = "c.PersistentSessionManager.lease_seconds = 86_400\n"
 
 
 @dataclass(frozen=True)

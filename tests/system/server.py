@@ -32,7 +32,12 @@ TIME_TO_STOP: Final = """
 from jupyter_session_store.servers import registered_store
 registered_store.CLOSE_TIMEOUT = 60.0
 """
-#: The same of a start, and of a request that waits for the store to take its change.
+#: The same of a start, where the store is there. One that is away is told after 5 s, as ever.
+TIME_TO_START: Final = """
+from jupyter_session_store.servers import registered_store
+registered_store.OPEN_TIMEOUT = 60.0
+"""
+#: The same of both, and of a request that waits for the store to take its change.
 PATIENT: Final = f"""{TIME_TO_STOP}
 from jupyter_session_store.sessions import mirror
 mirror.PATIENCE = registered_store.OPEN_TIMEOUT = 60.0

@@ -15,7 +15,7 @@ from .conftest import stored_in
 from .faults import store_lines
 from .passwords import leaked, password_of, with_password, without_password
 from .rows import rows_of
-from .server import JupyterServer
+from .server import TIME_TO_START, JupyterServer
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.spread]
@@ -132,7 +132,7 @@ def test_a_password_that_rotates(
     with WireTap.to(database) as tap:
         url = without_password(Database(database.kind, tap.url(database)))
         server = new_server(
-            f"c.SessionManager.database_filepath = {url!r}\n"
+            f"c.SessionManager.database_filepath = {url!r}\n{TIME_TO_START}"
             f"c.PersistentSessionManager.engine_options = {{{source!r}: {value!r}}}"
         )
         server.add_module("vault", f"def read_it():\n    return open({str(file)!r}).read().strip()")

@@ -29,7 +29,7 @@ from .faults import (
 )
 from .process import OTHER_KERNEL
 from .rows import dump, rows_of
-from .server import PATIENT, TIME_TO_STOP, JupyterServer
+from .server import PATIENT, TIME_TO_START, TIME_TO_STOP, JupyterServer
 from .test_monitoring import HEALTH
 from .waiting import until
 
@@ -103,7 +103,7 @@ def test_a_server_starts_without_its_database(database: Database, new_server: Ne
 
 def test_a_running_server_loses_its_database(database: Database, new_server: NewServer) -> None:
     with Outage(database) as outage:
-        config = f"c.SessionManager.database_filepath = {outage.url!r}\n{NO_RENEWAL}"
+        config = f"c.SessionManager.database_filepath = {outage.url!r}\n{NO_RENEWAL}{TIME_TO_START}"
         server = ticking(new_server, config)
         server.start()
         kept, moved, gone = (server.create(f"{name}.ipynb") for name in ("kept", "moved", "gone"))
@@ -314,7 +314,8 @@ def test_a_locked_database_does_not_delay_an_orderly_stop(
 @pytest.mark.only("postgresql", "mysql", reason="SQLite is reached through no network")
 def test_a_network_that_lost_its_way(database: Database, new_server: NewServer) -> None:
     with WireTap.to(database) as tap:
-        server = ticking(new_server, f"c.SessionManager.database_filepath = {tap.url(database)!r}")
+        url = f"c.SessionManager.database_filepath = {tap.url(database)!r}"
+        server = ticking(new_server, f"{url}{TIME_TO_START}")
         server.start()
         session = server.create("a.ipynb")
         with Watch(server) as watch, ThreadPoolExecutor(4) as threads:
@@ -375,7 +376,7 @@ def test_the_database_server_is_stopped_and_started(
 
 @pytest.mark.only("sqlite", reason="only SQLite is a file")
 def test_a_file_that_is_deleted_under_a_server(database: Database, new_server: NewServer) -> None:
-    server = new_server(stored_in(database))
+    server = new_server(f"{stored_in(database)}{TIME_TO_START}")
     server.start()
     first = server.create("a.ipynb")
     path = Path(database.url.removeprefix("sqlite:///"))

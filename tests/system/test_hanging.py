@@ -15,7 +15,7 @@ from .faults import store_lines
 from .gateway import Gateway
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config
 from .rows import rows_of
-from .server import JupyterServer
+from .server import TIME_TO_START, JupyterServer
 from .test_local_outages import is_in_step
 from .waiting import until
 
@@ -73,7 +73,9 @@ def check(
 
 
 def test_a_server_goes_on(database: Database, proxy: HangingProxy, new_server: NewServer) -> None:
-    config = f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n{LATE}"
+    config = (
+        f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n{TIME_TO_START}{LATE}"
+    )
     server = new_server(light_config(config))
     add_light_kernel(server, LIGHT_KERNEL)
     server.start()
@@ -89,8 +91,8 @@ def test_a_server_with_a_gateway_goes_on(
     gateway.start()
     try:
         server = new_server(
-            f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n{LATE}"
-            f"{gateway.client_config}{KERNEL_MANAGER}"
+            f"c.SessionManager.database_filepath = {proxy.url!r}\n{NO_RENEWAL}\n{TIME_TO_START}"
+            f"{LATE}{gateway.client_config}{KERNEL_MANAGER}"
         )
         server.start()
         check(server, proxy, database, BOUND, "list", "rename", "create", "delete")

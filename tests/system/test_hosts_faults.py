@@ -29,7 +29,7 @@ from .gateway import Gateway
 from .pair import URL, NextDoor, Pair, StandbyNextDoor, a_pair, look, open_on
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config, light_gateway
 from .rows import rows_of
-from .server import JupyterServer
+from .server import TIME_TO_START, JupyterServer
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
@@ -251,7 +251,8 @@ def test_a_server_on_a_standby_alone_works_from_memory(pair: Pair, new_server: N
     with open_on(pair.database.url):
         pass
     pair.standby.catch_up()
-    running = new_server(f"c.SessionManager.database_filepath = {pair.on_standby.url!r}")
+    url = f"c.SessionManager.database_filepath = {pair.on_standby.url!r}"
+    running = new_server(f"{url}{TIME_TO_START}")
     running.start()
     session = running.create("a.ipynb")
     assert [one["id"] for one in running.sessions()] == [session["id"]]

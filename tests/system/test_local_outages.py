@@ -24,7 +24,7 @@ from .losing import LosingDatabase
 from .parity import LIGHT_KERNEL, add_light_kernel, light_config
 from .process import OTHER_KERNEL
 from .rows import rows_of
-from .server import TIME_TO_STOP, JupyterServer
+from .server import TIME_TO_START, TIME_TO_STOP, JupyterServer
 from .test_monitoring import ENABLED, HEALTH, STATUS, Metrics
 from .waiting import until
 
@@ -40,7 +40,7 @@ BOUND: Final = 3.5
 def config_of(url: str, lease: int = LEASE) -> str:
     """Return a configuration with a lease that a test can wait for."""
     return (
-        f"c.SessionManager.database_filepath = {url!r}\n{ENABLED}{TIME_TO_STOP}"
+        f"c.SessionManager.database_filepath = {url!r}\n{ENABLED}{TIME_TO_START}{TIME_TO_STOP}"
         f"c.PersistentSessionManager.lease_seconds = {lease}\n"
     )
 

@@ -14,7 +14,7 @@ from ..databases import Database
 from .conftest import stored_in
 from .faults import Outage
 from .rows import rows_of
-from .server import PATIENT, JupyterServer
+from .server import PATIENT, TIME_TO_START, JupyterServer
 from .waiting import until
 
 pytestmark = pytest.mark.system
@@ -135,7 +135,7 @@ def test_an_outage_longer_than_a_lease_evicts_nobody(
 ) -> None:
     with Outage(database) as outage:
         config = (
-            f"c.SessionManager.database_filepath = {outage.url!r}\n"
+            f"c.SessionManager.database_filepath = {outage.url!r}\n{TIME_TO_START}"
             f"c.PersistentSessionManager.lease_seconds = {LONGER_LEASE}"
         )
         servers = [new_server(config, root=tmp_path) for _ in range(2)]

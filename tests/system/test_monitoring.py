@@ -28,7 +28,7 @@ from .gateway import Gateway
 from .passwords import leaked, password_of
 from .process import OTHER_KERNEL
 from .promql import Series, evaluate
-from .server import PATIENT, JupyterServer
+from .server import PATIENT, TIME_TO_START, JupyterServer
 from .waiting import until
 
 pytestmark = [pytest.mark.system, pytest.mark.spread, pytest.mark.timeout(300)]
@@ -292,7 +292,8 @@ def test_who_may_ask(database: Database, new_server: NewServer) -> None:
     # As JupyterHub writes it for the user "bob@x".
     base = "/user/bob%40x"
     server = new_server(
-        f"{stored_in(database)}\n{ENABLED}c.ServerApp.allow_unauthenticated_access = False\n"
+        f"{stored_in(database)}\n{ENABLED}{TIME_TO_START}"
+        "c.ServerApp.allow_unauthenticated_access = False\n"
         f"c.ServerApp.base_url = {base!r}"
     )
     server.launch()
@@ -344,7 +345,8 @@ def test_the_eviction_of_a_killed_replica_is_counted_once(
     killed, one, two = servers = [
         new_server(config + lease, root=tmp_path) for lease in (SHORT_LEASE, longer, longer)
     ]
-    for server in servers:
+    # The one with the short lease last: nobody has to look after it for long.
+    for server in reversed(servers):
         server.start()
     killed.create("a.ipynb")
     for server in (one, two):

@@ -209,7 +209,7 @@ def test_an_adopted_kernel_is_culled_after_a_full_time(
     database: Database, new_server: NewServer
 ) -> None:
     config = (
-        "c.MappingKernelManager.cull_idle_timeout = 8\nc.MappingKernelManager.cull_interval = 1\n"
+        "c.MappingKernelManager.cull_idle_timeout = 15\nc.MappingKernelManager.cull_interval = 1\n"
     )
     server = new_server(stored_in(database) + "\n")
     server.start()

@@ -15,7 +15,7 @@ from .faults import Outage, Watch, is_refusal, locked, store_lines, ticking
 from .gateway import Gateway, gateway
 from .process import OTHER_KERNEL
 from .rows import dump, rows_of
-from .server import JupyterServer
+from .server import TIME_TO_START, JupyterServer
 from .test_faults import LONG_LOCK, NO_RENEWAL, SHORTEST_WAIT, STALL, ids_of
 from .test_gateway import frozen
 from .waiting import until
@@ -69,7 +69,7 @@ def test_a_running_server_loses_its_database(
     database: Database, gateway: Gateway, new_shared: NewServer
 ) -> None:
     with Outage(database) as outage:
-        server = new_shared(outage.url, NO_RENEWAL)
+        server = new_shared(outage.url, f"{NO_RENEWAL}{TIME_TO_START}")
         server.start()
         session = server.create("a.ipynb")
         session_id, kernel_id = session["id"], session["kernel"]["id"]

@@ -238,7 +238,19 @@ async def test_a_stop_goes_on_if_a_kernel_cannot_be_ended(
     manager.in_use_check = using()
     gateway.status = 502
     await manager.shutdown_all()
-    assert "Could not shut down 1 kernel(s) that no session uses" in caplog.text
+    assert "Could not shut down 1 kernel(s). They go on running." in caplog.text
+    assert manager.list_kernel_ids() == []
+
+
+async def test_a_stop_as_the_stock_one_goes_on_if_a_kernel_cannot_be_ended(
+    gateway: FakeGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = PersistentGatewayKernelManager(detach_on_stop=False)
+    for _ in range(2):
+        await manager.start_kernel()
+    gateway.status = 502
+    await manager.shutdown_all()
+    assert "Could not shut down 2 kernel(s). They go on running." in caplog.text
     assert manager.list_kernel_ids() == []
 
 

@@ -279,6 +279,8 @@ async def test_one_look_for_kernels_at_a_time(
 ) -> None:
     """While a kernel that does not end is waited for, the next look is due."""
     manager = begin()
+    kept_up: list[int] = []
+    monkeypatch.setattr(manager._owned, "maintain", lambda: kept_up.append(1))
     looks: list[int] = []
     go_on = threading.Event()
 
@@ -295,8 +297,29 @@ async def test_one_look_for_kernels_at_a_time(
     go_on.set()
     await first
     assert len(looks) == 1
+    # What it owns already does not wait for that.
+    assert len(kept_up) >= 2
     await manager._maintain()
     assert len(looks) == 2
+
+
+async def test_a_stop_goes_on_if_a_kernel_cannot_be_shut_down(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, begin: Callable[[], Any]
+) -> None:
+    manager = begin()
+    ended: list[str] = []
+
+    async def shut_down(kernel_id: str, now: bool = False) -> None:
+        if kernel_id == "one":
+            raise OSError("it does not end")
+        await asyncio.sleep(0)
+        ended.append(kernel_id)
+
+    manager._kernels.update({"one": object(), "two": object()})
+    monkeypatch.setattr(manager, "shutdown_kernel", shut_down)
+    await manager.shutdown_all()
+    assert ended == ["two"]
+    assert "A kernel could not be shut down: it does not end" in caplog.text
 
 
 def test_locks_that_keep_nobody_out_are_not_trusted(

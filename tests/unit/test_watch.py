@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import pytest
+
+from jupyter_session_store.web.pages import app
 from jupyter_session_store.web.pages.watch import INTERVAL, ServerWatch
 
 KEY = ("hub:ada/", "one")
@@ -49,3 +55,25 @@ def test_a_server_that_departed_is_forgotten() -> None:
     watch.look([], 10)
     assert watch.of(KEY, 10).liveness == "unknown"
     assert watch.count(10, None) == {"alive": 0, "silent": 0, "unknown": 0}
+
+
+async def test_a_look_that_fails_is_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    looks: list[int] = []
+    repeated = asyncio.Event()
+
+    class Reader:
+        async def look(self) -> None:
+            looks.append(1)
+            if len(looks) == 1:
+                raise ZeroDivisionError
+            repeated.set()
+
+    reader: Any = Reader()
+    watching = asyncio.ensure_future(app.watch(reader, 0))
+    await asyncio.wait(
+        [watching, asyncio.ensure_future(repeated.wait())], return_when="FIRST_COMPLETED"
+    )
+    assert not watching.done()
+    watching.cancel()
+    (failed,) = caplog.records
+    assert failed.getMessage() == "The leases could not be read; they are read again."

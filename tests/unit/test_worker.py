@@ -44,6 +44,20 @@ def threads() -> set[threading.Thread]:
     return {t for t in threading.enumerate() if t.name == "jupyter_session_store"}
 
 
+async def test_a_connection_that_cannot_be_closed_ends_no_worker() -> None:
+    tried = threading.Event()
+
+    def fail() -> None:
+        tried.set()
+        raise OSError("it is dead already")
+
+    worker = Worker("test", fail, idle_seconds=0.01)
+    assert await worker.run(lambda: 1, 60) == 1
+    assert await asyncio.to_thread(tried.wait, 60)
+    assert await worker.run(lambda: 2, 60) == 2
+    assert worker.stop(60)
+
+
 async def test_calls_run_in_order_on_one_thread_off_the_loop() -> None:
     worker = Worker("test", lambda: None)
     seen: list[tuple[int, int]] = []

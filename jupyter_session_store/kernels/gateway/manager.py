@@ -196,23 +196,19 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
 
         With ``detach_on_stop = False`` shut down all that this server uses.
         """
-        if not self.detach_on_stop:
-            await super().shutdown_all(now=now)  # type: ignore[no-untyped-call]
-            return
-        unused = await self._unused_kernel_ids()
-        left = [kernel_id for kernel_id in self._kernels if kernel_id not in unused]
-        if unused:
+        to_end = await self._unused_kernel_ids() if self.detach_on_stop else set(self._kernels)
+        left = [kernel_id for kernel_id in self._kernels if kernel_id not in to_end]
+        if to_end:
             end: Any = self.shutdown_kernel
-            ends = [asyncio.ensure_future(end(one, now=now)) for one in unused]
-            done, late = await asyncio.wait(ends, timeout=_STOP_TIMEOUT)
+            ends = [asyncio.ensure_future(end(one, now=now)) for one in to_end]
+            # To leave a kernel that nobody uses does less harm than a stop that takes long.
+            timeout = _STOP_TIMEOUT if self.detach_on_stop else None
+            done, late = await asyncio.wait(ends, timeout=timeout)
             for ending in late:
                 ending.cancel()
             failed = len(late) + sum(ending.exception() is not None for ending in done)
             if failed:
-                self.log.warning(
-                    "Could not shut down %d kernel(s) that no session uses. They go on running.",
-                    failed,
-                )
+                self.log.warning("Could not shut down %d kernel(s). They go on running.", failed)
         for kernel_id in list(self._kernels):
             self.remove_kernel(kernel_id)
         if left:

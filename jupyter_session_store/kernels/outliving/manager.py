@@ -188,6 +188,9 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         IOLoop.current().call_later(_SECOND_LOOK, self._maintain)
 
     async def _maintain(self) -> None:
+        if self._owned is not None:
+            # Also while a search waits: a record that is not kept up is taken for unowned.
+            self._owned.maintain()
         if self._maintaining:
             # A kernel that does not end is waited for; the search is for one thread.
             return
@@ -201,7 +204,6 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         owned, search = self._owned, self._search
         assert owned is not None
         assert search is not None
-        owned.maintain()
         # The port is another one if that was taken.
         is_at_place = place_of(self.parent) == search.place
         # In a thread: a kernel that is to end is given some seconds.
@@ -345,7 +347,10 @@ class PersistentKernelManager(AsyncMappingKernelManager):
                 self._owned.detach(kernel_id)
         others = self._kernels.keys() - detached.keys()
         stops = (self.shutdown_kernel(one, now=now) for one in others)  # type: ignore[no-untyped-call]
-        await asyncio.gather(*stops)
+        for error in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(error, Exception):
+                # Jupyter Server would give its whole end up, and run on.
+                self.log.error("A kernel could not be shut down: %s", error, exc_info=error)
         # With pending kernels, these have only begun.
         await self._finish_pending()
         if detached:

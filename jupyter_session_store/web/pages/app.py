@@ -352,7 +352,11 @@ def application(
 async def watch(reader: StoreReader, interval: float) -> None:
     """Look for ever which servers renew their leases."""
     while True:
-        await reader.look()
+        try:
+            await reader.look()
+        except Exception:
+            # The page would go on, and call every server silent.
+            _LOG.exception("The leases could not be read; they are read again.")
         await asyncio.sleep(interval)
 
 
