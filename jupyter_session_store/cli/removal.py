@@ -50,7 +50,7 @@ def _stop_after_batch(note: Callable[[str], None]) -> Iterator[Event]:
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped.set()
-        # It may interrupt a line that is being written, and `tee` may have ended by this Ctrl-C.
+        # A line may be half written, and whoever reads them may have been ended by this Ctrl-C.
         with suppress(OSError, RuntimeError):
             note("\nStopping after this batch. Ctrl-C once more does not wait for it.")
 
@@ -268,7 +268,8 @@ class RemovingCommand(CleaningCommand):
         if stopped.is_set():
             self._note_removed_so_far(counted, evicted)
             raise KeyboardInterrupt
-        self.interrupt_message = f"{_describe_removed(counted, evicted)}."
+        if counted.sessions or evicted:
+            self.interrupt_message = f"{_describe_removed(counted, evicted)}."
         return counted, evicted
 
     def report_removed(self, counted: Counted, evicted: int, **more: Any) -> None:

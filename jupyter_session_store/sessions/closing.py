@@ -63,7 +63,7 @@ class SharedCloser:
     async def _close(self, session_id: str) -> None:
         usage, uncertain_closes = self._context.usage, self._uncertain_closes
         shutdown = None
-        async with self._context.counting():
+        async with usage.counting():
             closing = await self._begin(session_id)
             if closing is None:
                 raise not_found(session_id)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import Logger
@@ -204,16 +204,6 @@ class SessionContext:
         repository = await self.current_repository()
         found = await repository.find(self.scope, **criteria)
         return [record for record in found if record.state != STARTING]
-
-    @asynccontextmanager
-    async def counting(self) -> AsyncIterator[None]:
-        """Do as :meth:`.KernelUsage.counting`; its holders wait for the store, and so does this."""
-        lock, own = self.usage.counting(), self.tasks.patience
-        await (lock.acquire() if own is None else own.wait_for_turn(lock.acquire()))
-        try:
-            yield
-        finally:
-            lock.release()
 
     def new_record(
         self, session_id: str, wanted: NewSession, kernel_id: str | None, state: str = READY

@@ -65,14 +65,6 @@ class Patience:
         finally:
             self._left -= time.monotonic() - began
 
-    async def wait_for_turn(self, turn: Awaitable[T]) -> T:
-        """Wait for others who wait for the store themselves; it is never broken off."""
-        began = time.monotonic()
-        try:
-            return await self._watch(turn)
-        finally:
-            self._left -= time.monotonic() - began
-
     async def _watch(self, answer: Awaitable[T]) -> T:
         loop = asyncio.get_running_loop()
         timer = loop.call_later(max(self._left, 0.0), lambda: self._note(self._too_long()))

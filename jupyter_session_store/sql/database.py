@@ -193,10 +193,12 @@ class Database:
     def release(self, *, dispose: bool = True) -> None:
         """Give the connection up; the next unit of work makes a new one."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-        if dispose and not is_memory(self.engine.url):
-            self.engine.dispose()
+        try:
+            if connection is not None:
+                connection.close()
+        finally:
+            if dispose and not is_memory(self.engine.url):
+                self.engine.dispose()
 
     def close(self) -> None:
         """Give everything up, a database in memory included."""

@@ -226,7 +226,11 @@ def test_ctrl_c_after_a_purge(
 ) -> None:
     """While it looks for what came back, which comes before it says what it has removed."""
     fill(file.url, [remote("user", 1, "gone")])
-    monkeypatch.setattr(Purge, "_returned", lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Purge, "_returned", interrupt)
     assert in_process.run("purge", "user", "--yes", "--url", file.url) == 130
     told = "1 session(s) of 1 namespace(s) and 0 server(s) are removed."
     assert capsys.readouterr().err.endswith(f"\nInterrupted. {told}\n")

@@ -345,7 +345,7 @@ def test_the_eviction_of_a_killed_replica_is_counted_once(
     killed, one, two = servers = [
         new_server(config + lease, root=tmp_path) for lease in (SHORT_LEASE, longer, longer)
     ]
-    # The one with the short lease last: nobody has to look after it for long.
+    # The one with the short lease last: while the others start it may renew too late.
     for server in reversed(servers):
         server.start()
     killed.create("a.ipynb")

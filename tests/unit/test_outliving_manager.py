@@ -319,7 +319,7 @@ async def test_a_stop_goes_on_if_a_kernel_cannot_be_shut_down(
     monkeypatch.setattr(manager, "shutdown_kernel", shut_down)
     await manager.shutdown_all()
     assert ended == ["two"]
-    assert "A kernel could not be shut down: it does not end" in caplog.text
+    assert "The kernel one could not be shut down: it does not end" in caplog.text
 
 
 def test_locks_that_keep_nobody_out_are_not_trusted(

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -180,34 +180,6 @@ async def test_a_delete_is_answered_in_time_and_goes_on(
     assert await manager.list_sessions() == []
     kernels = kernels_of(manager)
     assert kernels.shut_down == kernels.started
-    manager.close()
-
-
-async def test_who_waits_for_others_is_answered_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each DELETE of many waits for the store with what counts held."""
-    manager = shared_manager(str(tmp_path / "sessions.db"))
-    paths = ("a.ipynb", "b.ipynb", "c.ipynb")
-    models = [await manager.get_or_create_session(path, "", "notebook") for path in paths]
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.2)
-    answered = asyncio.Event()
-    worker = cast("Any", manager.store)._measured._worker
-    run = worker.run
-
-    async def wait(call: Any, timeout: float) -> Any:
-        await answered.wait()
-        return await run(call, timeout)
-
-    monkeypatch.setattr(worker, "run", wait)
-    deletes = (asyncio.wait_for(manager.delete_session(one["id"]), 30) for one in models)
-    for refused in await asyncio.gather(*deletes, return_exceptions=True):
-        assert isinstance(refused, StoreUnavailable)
-    answered.set()
-    await settle(manager)
-    assert await manager.list_sessions() == []
-    kernels = kernels_of(manager)
-    assert sorted(kernels.shut_down) == sorted(kernels.started)
     manager.close()
 
 

@@ -206,9 +206,11 @@ class PersistentGatewayKernelManager(stock.GatewayMappingKernelManager):
             done, late = await asyncio.wait(ends, timeout=timeout)
             for ending in late:
                 ending.cancel()
-            failed = len(late) + sum(ending.exception() is not None for ending in done)
+            failed = len(late) + sum(one.cancelled() or one.exception() is not None for one in done)
             if failed:
-                self.log.warning("Could not shut down %d kernel(s). They go on running.", failed)
+                self.log.warning(
+                    "Could not shut down %d kernel(s). They may go on running.", failed
+                )
         for kernel_id in list(self._kernels):
             self.remove_kernel(kernel_id)
         if left:

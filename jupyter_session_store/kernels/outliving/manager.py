@@ -188,9 +188,9 @@ class PersistentKernelManager(AsyncMappingKernelManager):
         IOLoop.current().call_later(_SECOND_LOOK, self._maintain)
 
     async def _maintain(self) -> None:
-        if self._owned is not None:
-            # Also while a search waits: a record that is not kept up is taken for unowned.
-            self._owned.maintain()
+        assert self._owned is not None
+        # Also while a search waits: by a record it is counted how long its kernel had no server.
+        self._owned.maintain()
         if self._maintaining:
             # A kernel that does not end is waited for; the search is for one thread.
             return
@@ -345,12 +345,13 @@ class PersistentKernelManager(AsyncMappingKernelManager):
             kernel.detach()
             if self._owned is not None:
                 self._owned.detach(kernel_id)
-        others = self._kernels.keys() - detached.keys()
+        others = list(self._kernels.keys() - detached.keys())
         stops = (self.shutdown_kernel(one, now=now) for one in others)  # type: ignore[no-untyped-call]
-        for error in await asyncio.gather(*stops, return_exceptions=True):
+        ended = await asyncio.gather(*stops, return_exceptions=True)
+        for kernel_id, error in zip(others, ended, strict=True):
             if isinstance(error, Exception):
-                # Jupyter Server would give its whole end up, and run on.
-                self.log.error("A kernel could not be shut down: %s", error, exc_info=error)
+                # Else Jupyter Server would give its whole end up, and run on.
+                self.log.error("The kernel %s could not be shut down: %s", kernel_id, error)
         # With pending kernels, these have only begun.
         await self._finish_pending()
         if detached:

@@ -355,7 +355,7 @@ async def watch(reader: StoreReader, interval: float) -> None:
         try:
             await reader.look()
         except Exception:
-            # The page would go on, and call every server silent.
+            # Else the page would go on, and know of no server any more whether it lives.
             _LOG.exception("The leases could not be read; they are read again.")
         await asyncio.sleep(interval)
 

@@ -69,6 +69,10 @@ class StoreReader:
             leases = await self._run(overview.leases)
         except SessionStoreError:
             self._watch.forget()
+        except BaseException:
+            # Else every server would be called silent in a while.
+            self._watch.forget()
+            raise
         else:
             self._watch.look(leases, now())
 
