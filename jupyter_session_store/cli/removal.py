@@ -50,7 +50,7 @@ def _stop_after_batch(note: Callable[[str], None]) -> Iterator[Event]:
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stopped.set()
-        # A line may be half written, and whoever reads them may have been ended by this Ctrl-C.
+        # Another line may be half written, and this Ctrl-C may have ended whoever reads the lines.
         with suppress(OSError, RuntimeError):
             note("\nStopping after this batch. Ctrl-C once more does not wait for it.")
 

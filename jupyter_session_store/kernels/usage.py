@@ -21,7 +21,8 @@ class KernelUsage:
 
     A session that attaches to a kernel while another's delete shuts it down
     waits, and then finds the kernel gone. The one lock is held while the store
-    is asked, and never while a gateway is. For the tasks of one event loop.
+    is asked, and while a gateway is asked only about a session that the store
+    has lost. For the tasks of one event loop.
     """
 
     def __init__(self) -> None:

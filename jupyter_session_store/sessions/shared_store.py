@@ -66,8 +66,8 @@ class SharedStore:
         One that it does not have, and whose kernel cannot be asked for, is returned as it was
         remembered: whether it was lost or closed is not known.
 
-        Only ``SessionReader``'s list might be given an older answer. The others act on it: they
-        end kernels, follow a move, attach and count.
+        Only the list of ``SessionReader`` might be given an older answer. The other callers act on
+        the answer: they end kernels, follow a move, attach and count.
         """
         found = await self._repository.find(scope, **criteria)
         differences = self.remembered.compare(found, criteria)

@@ -180,7 +180,7 @@ def _serve(jobs: _Queue, on_idle: Callable[[], None], idle_seconds: float) -> No
 
 
 def _give_up(on_idle: Callable[[], None]) -> None:
-    # A connection that died while nobody used it: the thread goes on, and the next call makes
-    # another one.
+    # A connection that died while nobody used it may fail to close. The thread goes on all the
+    # same, and the next call makes another connection.
     with suppress(Exception):
         on_idle()

@@ -184,7 +184,7 @@ def _end_in_order(serverapp: ServerApp) -> None:
                     del starts[kernel_id]
             ends(number, None)
         except Exception:
-            # The event loop would go on, with a server that listens no more.
+            # Else the event loop would go on, with a server that listens no more.
             serverapp.log.exception("The server could not be stopped as usual; it stops now.")
             serverapp.stop()
 

@@ -189,7 +189,7 @@ class PersistentKernelManager(AsyncMappingKernelManager):
 
     async def _maintain(self) -> None:
         assert self._owned is not None
-        # Also while a search waits: by a record it is counted how long its kernel had no server.
+        # Also while a search waits: a record counts for how long its kernel has had no server.
         self._owned.maintain()
         if self._maintaining:
             # A kernel that does not end is waited for; the search is for one thread.

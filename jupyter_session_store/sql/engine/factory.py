@@ -69,12 +69,12 @@ def _check_parameters(driver: Driver, url: URL) -> None:
         )
     beside_password = any("pass" in name.lower() for name in url.query)
     for name, value in url.query.items():
-        if name not in known and (beside_password or not _is_name(name)):
-            raise ConfigurationError(
-                f"{TRAIT} has a parameter that {driver.name} does not know, and that is not "
-                f"repeated here: it may be a part of a password. Expected {URL_FORM}."
-            )
         if name not in known:
+            if beside_password or not _is_name(name):
+                raise ConfigurationError(
+                    f"{TRAIT} has a parameter that {driver.name} does not know, and that is not "
+                    f"repeated here: it may be a part of a password. Expected {URL_FORM}."
+                )
             raise ConfigurationError(
                 f"{TRAIT} has the parameter {name!r}, which {driver.name} does not know. "
                 f"{_instead_of(driver, name, known)}"

@@ -355,7 +355,7 @@ async def watch(reader: StoreReader, interval: float) -> None:
         try:
             await reader.look()
         except Exception:
-            # Else the page would go on, and know of no server any more whether it lives.
+            # Else nobody would look again, and the page would not know whether any server lives.
             _LOG.exception("The leases could not be read; they are read again.")
         await asyncio.sleep(interval)
 
