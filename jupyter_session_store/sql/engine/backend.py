@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final
 from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, String, Text, text
 from sqlalchemy.exc import DatabaseError, DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.types import TypeEngine
+from sqlalchemy.util import asbool
 
 #: What a user may type before ``://``, and the class of its object: module and name.
 _BACKENDS: Final[Mapping[str, str]] = {
@@ -436,6 +437,15 @@ def fault_of_port(value: str) -> str | None:
     if re.fullmatch(r"\d{1,5}", value.strip()) and 1 <= int(value) <= 65535:
         return None
     return "a number from 1 to 65535"
+
+
+def fault_of_truth(value: str) -> str | None:
+    """Return what a parameter that is on or off has to be, if it is not, as SQLAlchemy reads it."""
+    try:
+        asbool(value)
+    except ValueError:
+        return "true or false"
+    return None
 
 
 def listed(names: Collection[str]) -> str:

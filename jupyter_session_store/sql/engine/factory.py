@@ -125,8 +125,9 @@ def _check_passwords(driver: Driver, passwords: Iterable[object], setting: str) 
 def _dialect(url: URL) -> type[Dialect]:
     try:
         dialect = url.get_dialect()
-    except (NoSuchModuleError, ArgumentError, ValueError):
-        # SQLAlchemy raises a ValueError for a name with two plus signs.
+    except (NoSuchModuleError, ArgumentError, AttributeError, ValueError):
+        # SQLAlchemy raises a ValueError for a name with two plus signs, and takes any module of a
+        # dialect's package for a driver: one of those that are none is an AttributeError.
         raise ConfigurationError(
             f"{TRAIT} names the dialect {url.drivername!r}, which SQLAlchemy does not "
             "know; expected a file path, ':memory:', or a URL that begins with "

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
-from .backend import Backend, Driver, fault_of_port, listed, quote_name
+from .backend import Backend, Driver, fault_of_port, fault_of_truth, listed, quote_name
 from .places import Place
 from .timeouts import BUSY_TIMEOUT, CONNECT_TIMEOUT, SILENCE_TIMEOUT, STATEMENT_TIMEOUT
 
@@ -52,6 +52,7 @@ _NOT_IN_URLS: Final = frozenset(
 _NUMBERS: Final = frozenset(
     {"client_flag", "connect_timeout", "max_allowed_packet", "read_timeout", "write_timeout"}
 )
+_TRUTHS: Final = frozenset({"local_infile", "ssl_check_hostname"})
 
 
 class PyMySQL(Driver):
@@ -92,11 +93,13 @@ class PyMySQL(Driver):
     numbers = _NUMBERS | {"port"}
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
-        """Check numbers, and that text is sent as all of Unicode."""
+        """Check numbers, what is on or off, and that text is sent as all of Unicode."""
         if name in _NUMBERS and not re.fullmatch(r"[1-9]\d*", value):
             return "a whole number"
         if name == "port":
             return fault_of_port(value)
+        if name in _TRUTHS:
+            return fault_of_truth(value)
         if name == "charset" and value.lower() != "utf8mb4":
             return "utf8mb4"
         return None

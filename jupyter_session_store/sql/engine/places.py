@@ -92,6 +92,9 @@ def joined(url: URL, before: Sequence[Place]) -> URL:
             )
         # A socket wins, as for libpq.
         url = url._replace(host=None, port=None)
+    ports = _values(url.query, "port")
+    if not given and driver.takes_several_hosts and (len(ports) > 1 or (ports and before)):
+        raise _not_together()
     places = list(before) or given
     if len(places) > 1 and not driver.takes_several_hosts:
         raise ConfigurationError(
@@ -132,11 +135,15 @@ def _of_parameters(query: Mapping[str, str | Sequence[str]]) -> list[Place]:
     if not ports:
         return places
     if len(ports) not in (1, len(places)) or any(one.port for one in places):
-        raise ConfigurationError(
-            f"{TRAIT} has hosts and ports that do not belong together; expected {SEVERAL_FORM}."
-        )
+        raise _not_together()
     ports = ports * len(places) if len(ports) == 1 else ports
     return [Place(one.host, port) for one, port in zip(places, ports, strict=True)]
+
+
+def _not_together() -> ConfigurationError:
+    return ConfigurationError(
+        f"{TRAIT} has hosts and ports that do not belong together; expected {SEVERAL_FORM}."
+    )
 
 
 def _has_no_port(host: str) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.types import TypeEngine
 
 from ...locations import MEMORY
-from .backend import Backend, Driver, in_utc, listed
+from .backend import Backend, Driver, fault_of_truth, in_utc, listed
 from .faults import DriverFault
 from .sqlite_files import is_on_network_file_system
 from .timeouts import BUSY_TIMEOUT
@@ -42,7 +42,8 @@ _SCHEMA_CHANGED: Final = (
 _OF_PYTHON: Final = frozenset(
     {"cached_statements", "check_same_thread", "detect_types", "isolation_level", "timeout"}
 )
-_NUMBERS: Final = frozenset({"cached_statements", "timeout"})
+_WHOLE_NUMBERS: Final = frozenset({"cached_statements", "detect_types"})
+_TRUTHS: Final = frozenset({"check_same_thread", "uri"})
 _PARAMETERS: Final = _OF_PYTHON | {
     *("cache", "immutable", "mode", "modeof", "nolock", "psow", "uri", "vfs"),
 }
@@ -64,12 +65,16 @@ class PySQLite(Driver):
         """Return what sqlite3 takes; not the file, which is the URL's."""
         return _OF_PYTHON | {"factory", "uri"}
 
-    numbers = _NUMBERS
+    numbers = _WHOLE_NUMBERS | {"timeout"}
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
-        """Check numbers."""
-        if name in _NUMBERS and not re.fullmatch(r"\d+(\.\d+)?", value):
+        """Check numbers, and what is on or off."""
+        if name in _WHOLE_NUMBERS and not re.fullmatch(r"\d+", value):
+            return "a whole number"
+        if name == "timeout" and not re.fullmatch(r"\d+(\.\d+)?", value):
             return "a number"
+        if name in _TRUTHS:
+            return fault_of_truth(value)
         return None
 
     def describe(self, module: Any, release: str | None) -> str:
