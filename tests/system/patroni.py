@@ -367,10 +367,20 @@ class PatroniCluster:
         return "/sync" if is_synchronous else "/replica"
 
     def switch_over(self, leader: Node) -> None:
-        """Have the other node lead, in order."""
-        body = {"leader": leader.name, "candidate": self.other(leader).name}
-        answer = httpx.post(f"{leader.patroni_url}/switchover", json=body, timeout=60, **_PLAIN)
-        assert answer.status_code == 200, answer.text
+        """Have the other node lead, in order.
+
+        Patroni gives the candidate 2 s to say how it is, and the switch-over 20: on a busy machine
+        it takes more, and is asked for again.
+        """
+        candidate = self.other(leader)
+        body = {"leader": leader.name, "candidate": candidate.name}
+
+        def switched() -> bool:
+            answer = httpx.post(f"{leader.patroni_url}/switchover", json=body, timeout=60, **_PLAIN)
+            print(f"switch-over to {candidate.name}: {answer.status_code} {answer.text}")
+            return answer.status_code == 200 or not candidate.is_in_recovery()
+
+        until(switched, why="the other node leads", patience=180)
 
     def connections(self) -> int:
         """Return how many connections of clients the nodes have had."""
