@@ -35,8 +35,6 @@ from .support import (
     upgraded_by_later_release,
 )
 
-pytestmark = pytest.mark.timeout(600)
-
 NEWEST: Final = f"revision {versions.HEAD}"
 
 

@@ -19,7 +19,7 @@ from .server import NoDatabase
 #: Where systems have the library.
 _LIBRARIES: Final = ("usr/lib/galera", "usr/lib64/galera*", "usr/lib/*/galera", "usr/local/lib/*")
 _LIBRARY: Final = "libgalera_smm.so"
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 
 
 def find_library() -> Path:

@@ -14,7 +14,7 @@ from .database import DRIVER_ERRORS, Database
 TITLES: Final = {"postgresql": "PostgreSQL", "mysql": "MySQL/MariaDB"}
 
 _MAINTENANCE: Final = {"postgresql": "postgres", "mysql": "mysql"}
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 
 #: What empties a database of PostgreSQL, where all that is in it hangs on its tables. The first
 #: objects that are not the system's own have the number 16384.

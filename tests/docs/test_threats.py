@@ -26,7 +26,7 @@ from .blocks import blocks
 
 __all__ = ["gateway"]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system]
 
 PAGE: Final = "docs/threats.md"
 

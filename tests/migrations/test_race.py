@@ -29,7 +29,7 @@ SERVERS: Final = 8
 THREADS: Final = 24
 RACER: Final = "tests.migrations.racer"
 WAITING: Final = "Waiting for the migration lock"
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 
 
 class Race:

@@ -26,7 +26,7 @@ from .support import LATER, engine_of, release, status
 pytestmark = pytest.mark.only("postgresql", "mysql", reason="a file is locked by its transaction")
 
 ROWS: Final = f"SELECT owner, renewals FROM {row_lock.LOCK_TABLE}"
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 
 
 @pytest.fixture(autouse=True)

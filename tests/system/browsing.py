@@ -27,7 +27,7 @@ _OPTIONS: Final = (
 
 #: Milliseconds. JupyterLab loads for seconds on a busy machine, and waits longer from one try to
 #: reach a kernel to the next.
-PATIENCE: Final = 60_000
+PATIENCE: Final = 120_000
 
 #: Remembers the title of each dialog of a page, which comes into it after itself.
 _WATCH: Final = """

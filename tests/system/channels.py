@@ -13,7 +13,7 @@ from uuid import uuid4
 import websocket
 
 #: Seconds.
-_PATIENCE = 60
+_PATIENCE = 120
 _ASK_AGAIN = 2
 _CONNECT_AGAIN = 15
 #: Before it opens a websocket, Jupyter Server asks the kernel who it is, once, and waits for 60 s

@@ -25,7 +25,7 @@ from ..databases.local import claimed_port
 from ..forking import USABLE, Forked, forker
 
 #: Seconds. Far above what anything here takes: who reaches them hangs.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 
 #: The one builds a parser of IRIs when it is imported, which takes most of a server's start; the
 #: other is what debugs in a kernel, and takes a part of a kernel's. Both are optional, and unused.

@@ -22,7 +22,6 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.only("postgresql", "mysql", reason="SQLite is reached through no network"),
-    pytest.mark.timeout(300),
 ]
 
 NewServer = Callable[..., JupyterServer]

@@ -21,7 +21,6 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("hubs"),
-    pytest.mark.timeout(600),
     pytest.mark.only("postgresql", reason="others have no policies for rows"),
 ]
 

@@ -17,7 +17,6 @@ from .waiting import until
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(300),
     pytest.mark.only("sqlite", reason="what is found on this machine: the database has no part"),
 ]
 

@@ -27,7 +27,6 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("other releases"),
-    pytest.mark.timeout(600),
 ]
 
 NewServer = Callable[..., JupyterServer]

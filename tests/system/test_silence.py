@@ -29,7 +29,6 @@ from .working import Worker, is_back, working
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("databases that go silent"),
-    pytest.mark.timeout(600),
 ]
 
 NewServer = Callable[..., JupyterServer]
