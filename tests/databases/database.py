@@ -61,7 +61,19 @@ class Database:
     def execute(self, sql: str) -> None:
         """Execute a statement that has no rows."""
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(sql)
+            carry_out(cursor, sql)
+
+
+def carry_out(cursor: Any, sql: str, *parameters: object) -> None:
+    """Execute a statement in autocommit, again whenever it is the one that a deadlock ends."""
+    while True:
+        try:
+            cursor.execute(sql, *parameters)
+        except DRIVER_ERRORS as error:
+            if getattr(error, "sqlstate", None) != "40P01" and error.args[:1] != (1213,):
+                raise
+        else:
+            return
 
 
 def parameters(url: str) -> dict[str, Any]:

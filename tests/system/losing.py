@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..databases import Database, Instance
+from ..databases.database import carry_out
 from .faults import Outage, locked
 
 _TABLES: Final = ("jupyter_servers", "jupyter_sessions")
@@ -159,7 +160,7 @@ class LosingDatabase:
         statement = f"{insert} INTO {name} ({', '.join(columns)}) VALUES ({marks}){end}"
         with closing(self.database.connect()) as connection, closing(connection.cursor()) as cursor:
             for row in rows:
-                cursor.execute(statement, row)
+                carry_out(cursor, statement, row)
 
     def _empty(self) -> None:
         for name in reversed(_TABLES):
