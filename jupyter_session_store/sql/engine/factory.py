@@ -46,10 +46,8 @@ def check(text: str, *, writes: bool = True) -> URL:
     a file that is not SQLite's, or an unusable folder.
     """
     url = parse(text)
-    dialect = _dialect(url)
-    driver = backend_of(dialect).driver
+    driver = backend_of(_dialect(url)).driver
     _check_parameters(driver, url)
-    _check_places(driver, dialect, url)
     _check_passwords(driver, passwords_of(url), TRAIT)
     path = sqlite_file(url)
     if path is not None:
@@ -98,17 +96,6 @@ def _is_name(name: object) -> bool:
 def _instead_of(driver: Driver, name: str, known: frozenset[str]) -> str:
     near = driver.instead.get(name) or next(iter(get_close_matches(name, known, 1)), None)
     return f"Write: {near}" if near else "Remove it."
-
-
-def _check_places(driver: Driver, dialect: type[Dialect], url: URL) -> None:
-    """Refuse a port that the driver would refuse only when it connects."""
-    if driver.parameters() is None:
-        return
-    _, arguments = dialect().create_connect_args(url)
-    port = arguments.get("port", url.port)
-    expected = None if port is None else driver.fault_of_parameter("port", str(port))
-    if expected is not None:
-        raise ConfigurationError(f"The port in {TRAIT} cannot be used; expected {expected}.")
 
 
 def _check_passwords(driver: Driver, passwords: Iterable[object], setting: str) -> None:

@@ -75,6 +75,8 @@ def joined(url: URL, before: Sequence[Place]) -> URL:
     if driver.takes_several_hosts is None:
         # As SQLAlchemy knows them, for who takes several.
         return url.update_query_dict({"host": [str(one) for one in before]}) if before else url
+    if url.port is not None:
+        _checked_port(str(url.port))
     usual = os.environ.get(backend.variables.get("port", "")) or str(backend.port)
     if before:
         *others, last = before
