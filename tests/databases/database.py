@@ -66,11 +66,12 @@ class Database:
 
 def carry_out(cursor: Any, sql: str, *parameters: object) -> None:
     """Execute a statement in autocommit, again whenever it is the one that a deadlock ends."""
-    while True:
+    for left in reversed(range(100)):
         try:
             cursor.execute(sql, *parameters)
         except DRIVER_ERRORS as error:
-            if getattr(error, "sqlstate", None) != "40P01" and error.args[:1] != (1213,):
+            deadlock = getattr(error, "sqlstate", None) == "40P01" or error.args[:1] == (1213,)
+            if not (deadlock and left):
                 raise
         else:
             return

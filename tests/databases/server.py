@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+import psycopg
+
 from .database import DRIVER_ERRORS, Database
 
 #: Names of the servers, for people.
@@ -97,8 +99,15 @@ class Server:
         """Drop a database, whoever is still connected to it."""
         name = urlsplit(database.url).path[1:]
         if self.kind == "postgresql":
-            self.admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            return
+            # PostgreSQL gives those who are connected 5 s to go.
+            for left in reversed(range(12)):
+                try:
+                    self.admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                except psycopg.errors.ObjectInUse:
+                    if not left:
+                        raise
+                else:
+                    return
         # An open transaction of a forgotten connection would hold the DROP for ever.
         for (thread,) in self.admin.rows(
             f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"

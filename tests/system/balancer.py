@@ -15,8 +15,8 @@ global
     maxconn 4000
 defaults
     mode http
-    timeout connect 2s
-    timeout check 10s
+    timeout connect 10s
+    timeout check 30s
     timeout client 120s
     timeout server 120s
     timeout tunnel 1h
@@ -29,7 +29,7 @@ backend servers
     balance roundrobin
     option httpchk GET /api
     http-check expect status 200
-    default-server check inter 250ms fall 1 rise 1
+    default-server check inter 250ms fall 3 rise 1
 """
 
 

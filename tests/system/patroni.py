@@ -376,9 +376,13 @@ class PatroniCluster:
         body = {"leader": leader.name, "candidate": candidate.name}
 
         def switched() -> bool:
-            answer = httpx.post(f"{leader.patroni_url}/switchover", json=body, timeout=60, **_PLAIN)
-            print(f"switch-over to {candidate.name}: {answer.status_code} {answer.text}")
-            return answer.status_code == 200 or not candidate.is_in_recovery()
+            with suppress(httpx.TransportError):
+                url = f"{leader.patroni_url}/switchover"
+                answer = httpx.post(url, json=body, timeout=60, **_PLAIN)
+                print(f"switch-over to {candidate.name}: {answer.status_code} {answer.text}")
+                if answer.status_code == 200:
+                    return True
+            return not candidate.is_in_recovery()
 
         until(switched, why="the other node leads", patience=180)
 

@@ -70,6 +70,7 @@ def hub(database: Database, tmp_path: Path) -> Iterator[Hub]:
         f"{config}\n"
         f"c.Authenticator.admin_users = {{{ADMINISTRATOR!r}}}\n"
         f"c.Authenticator.allow_all = True\n"
+        "c.JupyterHub.services[-1]['timeout'] = 240\n"
         f"c.Spawner.environment['JUPYTER_CONFIG_PATH'] = {str(site(tmp_path / 'etc'))!r}\n"
     )
     try:

@@ -312,7 +312,7 @@ def test_servers_killed_in_each_phase(
             " 'jupyter_session_store.gateway.PersistentGatewayKernelManager'\n"
             f"c.PersistentSessionManager.lease_seconds = {LEASE}\n"
             # A gateway takes as long at most.
-            "c.GatewayClient.request_timeout = 10\n"
+            "c.GatewayClient.request_timeout = 20\n"
         )
         witness, *victims = (new_server(config, root=tmp_path) for _ in range(number + 1))
         witness.start()

@@ -305,13 +305,19 @@ def test_doctor_and_the_check_of_haproxy(
     )
     with check_of(node, tmp_path) as port:
         check = f"http://127.0.0.1:{port}/"
-        assert httpx.get(check, trust_env=False, timeout=60).status_code == 200
+
+        def is_well() -> bool:
+            return httpx.get(check, trust_env=False, timeout=60).status_code == 200
+
+        # The check gives the node 2 s to connect.
+        until(is_well, why="the node is well")
         node.admin.execute("SET GLOBAL wsrep_desync = ON")
         try:
             donor = look(ways[1].url)["cluster"]
             assert httpx.get(check, trust_env=False, timeout=60).status_code == 503
         finally:
             node.admin.execute("SET GLOBAL wsrep_desync = OFF")
+            galera.wait()
     assert donor.verdict is Verdict.WARNING
     assert "Donor/Desynced" in donor.text
     node.admin.execute("SET GLOBAL wsrep_sync_wait = 0")

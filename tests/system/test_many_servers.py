@@ -23,7 +23,7 @@ NewServer = Callable[..., JupyterServer]
 
 LEASE = 3
 #: Where a server that is busy must not be evicted for that.
-LONGER_LEASE = 8
+LONGER_LEASE = 12
 
 
 def replicas(

@@ -224,6 +224,7 @@ def test_probes_and_status_through_an_outage(
         server.start()
         session = server.create("a.ipynb")
         assert is_health(anonymous(server, HEALTH), "well")
+        until(lambda: not status_of(server)["lease"]["overdue"], why="it has renewed")
         told = status_of(server)
         lease = told.pop("lease")
         assert (lease["seconds"], lease["overdue"]) == (LEASE, False)
@@ -341,9 +342,9 @@ def test_the_eviction_of_a_killed_replica_is_counted_once(
 ) -> None:
     config = f"{stored_in(database)}\n{ENABLED}"
     # The others go on looking as often as they do, and are not evicted for being slow.
-    longer = "c.PersistentSessionManager.lease_seconds = 20\n"
+    shorter, longer = (f"c.PersistentSessionManager.lease_seconds = {n}\n" for n in (10, 20))
     killed, one, two = servers = [
-        new_server(config + lease, root=tmp_path) for lease in (SHORT_LEASE, longer, longer)
+        new_server(config + lease, root=tmp_path) for lease in (shorter, longer, longer)
     ]
     # The one with the short lease last: while the others start it may renew too late.
     for server in reversed(servers):

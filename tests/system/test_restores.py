@@ -80,13 +80,13 @@ class Backup(ABC):
         """Bring back what the database was when the backup was made."""
 
     def run(self, *command: str | Path, **how: Any) -> None:
-        done = subprocess.run(
-            [str(word) for word in command],
-            stdout=how.pop("stdout", subprocess.PIPE),
-            stderr=subprocess.PIPE,
-            check=False,
-            **how,
-        )
+        how.setdefault("stdout", subprocess.PIPE)
+        words = [str(word) for word in command]
+        while True:
+            done = subprocess.run(words, stderr=subprocess.PIPE, check=False, **how)
+            # As the page says: servers renew meanwhile.
+            if b"deadlock detected" not in done.stderr:
+                break
         assert done.returncode == 0, done.stderr.decode()
 
 

@@ -80,8 +80,9 @@ class Driver:
         """Return what its connect function takes by name; ``None`` if that is not known."""
         return None
 
-    #: Those of them that it takes as numbers alone, where a URL has texts.
+    #: Those of them that it takes as numbers alone, or as true or false, where a URL has texts.
     numbers: ClassVar[frozenset[str]] = frozenset()
+    truths: ClassVar[frozenset[str]] = frozenset()
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Return what a known parameter's value has to be, if it is not; never the value."""

@@ -112,9 +112,11 @@ def _check_passwords(driver: Driver, passwords: Iterable[object], setting: str) 
 def _dialect(url: URL) -> type[Dialect]:
     try:
         dialect = url.get_dialect()
-    except (NoSuchModuleError, ArgumentError, AttributeError, ValueError):
+    except (NoSuchModuleError, ArgumentError, AttributeError, ValueError) as error:
         # SQLAlchemy raises a ValueError for a name with two plus signs, and takes any module of a
         # dialect's package for a driver: one of those that are none is an AttributeError.
+        if isinstance(error, AttributeError) and "+" not in url.drivername:
+            raise
         raise ConfigurationError(
             f"{TRAIT} names the dialect {url.drivername!r}, which SQLAlchemy does not "
             "know; expected a file path, ':memory:', or a URL that begins with "
@@ -206,6 +208,11 @@ def create(
             settings["creator"] = guarded(settings["creator"], dialect)
         engine = create_engine(url, **{**defaults, **settings})
     except Exception as error:
+        if not (settings or given):
+            raise ConfigurationError(
+                f"{TRAIT} cannot be used for {url.get_backend_name()}: the value of a parameter is "
+                "not one that SQLAlchemy takes there."
+            ) from None
         # SQLAlchemy says which names it does not know; what else it repeats may be a password.
         known = isinstance(error, TypeError) and str(error).startswith("Invalid argument(s)")
         names = ", ".join(sorted(map(str, settings)))
@@ -287,6 +294,8 @@ def _connect_args(driver: Driver, url: URL, given: object, *, limiting: bool) ->
         expected = driver.fault_of_parameter(name, str(value))
         if isinstance(value, str) and name in driver.numbers:
             expected = "a number, and not a text"
+        if name in driver.truths:
+            expected = "True or False, and not a text" if isinstance(value, str) else None
         if expected is not None:
             raise ConfigurationError(
                 f"{OPTIONS}['connect_args'][{name!r}] cannot be used; expected {expected}."

@@ -39,6 +39,7 @@ _NOT_IN_URLS: Final = frozenset(
     {
         "autocommit",
         "auth_plugin_map",
+        "binary_prefix",
         "compress",
         "named_pipe",
         "port",
@@ -53,6 +54,9 @@ _NUMBERS: Final = frozenset(
     {"client_flag", "connect_timeout", "max_allowed_packet", "read_timeout", "write_timeout"}
 )
 _TRUTHS: Final = frozenset({"local_infile", "ssl_check_hostname"})
+#: Of a text, PyMySQL takes each of these for true; and any of them makes it forget the `ssl_ca`
+#: that SQLAlchemy has put into another argument.
+_TLS_TRUTHS: Final = frozenset({"ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"})
 
 
 class PyMySQL(Driver):
@@ -60,10 +64,16 @@ class PyMySQL(Driver):
 
     extra = "mysql"
     takes_several_hosts = False
-    instead = dict.fromkeys(
-        ("ssl-mode", "ssl_mode", "sslmode", "sslMode", "tls", "useSSL", "requireSSL"),
-        "ssl_ca=PATH (TLS, and the server has to prove that it is the right one)",
-    )
+    instead = {  # noqa: RUF012
+        **dict.fromkeys(
+            (
+                *("ssl-mode", "ssl_mode", "sslmode", "sslMode", "tls", "useSSL", "requireSSL"),
+                *_TLS_TRUTHS,
+            ),
+            "ssl_ca=PATH (TLS, and the server has to prove that it is the right one)",
+        ),
+        "ssl_disabled": "'connect_args': {'ssl_disabled': True} in engine_options (no TLS)",
+    }
     connect_args = {  # noqa: RUF012
         "connect_timeout": CONNECT_TIMEOUT,
         "read_timeout": SILENCE_TIMEOUT,
@@ -81,7 +91,7 @@ class PyMySQL(Driver):
         """Return what PyMySQL takes, and what SQLAlchemy makes of TLS."""
         from pymysql.connections import Connection
 
-        own = inspect.signature(Connection).parameters.keys() - _NOT_IN_URLS
+        own = inspect.signature(Connection).parameters.keys() - _NOT_IN_URLS - _TLS_TRUTHS
         return frozenset(own | {"ssl_capath", "ssl_cipher", "ssl_check_hostname"})
 
     def arguments(self) -> frozenset[str]:
@@ -91,10 +101,12 @@ class PyMySQL(Driver):
         return frozenset(inspect.signature(Connection).parameters)
 
     numbers = _NUMBERS | {"port"}
+    # The mode in which a certificate is verified may be a word.
+    truths = _TRUTHS | (_TLS_TRUTHS - {"ssl_verify_cert"})
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Check numbers, what is on or off, and that text is sent as all of Unicode."""
-        if name in _NUMBERS and not re.fullmatch(r"[1-9]\d*", value):
+        if name in _NUMBERS and not re.fullmatch(r"[1-9]\d{0,8}", value):
             return "a whole number"
         if name == "port":
             return fault_of_port(value)

@@ -72,44 +72,49 @@ def joined(url: URL, before: Sequence[Place]) -> URL:
     """Return a URL with its hosts in the one form; `before` are those that :func:`split` found."""
     backend = backend_of(url)
     driver = backend.driver
+    form = SEVERAL_FORM if driver.takes_several_hosts else _ONE_FORM
     if driver.takes_several_hosts is None:
         # As SQLAlchemy knows them, for who takes several.
         return url.update_query_dict({"host": [str(one) for one in before]}) if before else url
-    if url.port is not None:
-        _checked_port(str(url.port))
-    usual = os.environ.get(backend.variables.get("port", "")) or str(backend.port)
+    own = [] if url.port is None else [_checked_port(str(url.port))]
+    ports = list(map(_checked_port, _values(url.query, "port")))
+    variable = backend.variables.get("port", "")
+    usual = os.environ.get(variable) or str(backend.port)
     if before:
         *others, last = before
         if last.port not in ("", usual) and not any(one.port for one in others):
             # libpq reads it as that of the last host, and SQLAlchemy as that of all.
-            raise ConfigurationError(
-                f"{TRAIT} names several hosts and one port; expected {SEVERAL_FORM}."
-            )
-    given = _of_parameters(url.query)
+            raise ConfigurationError(f"{TRAIT} names several hosts and one port; expected {form}.")
+    given = [_of_parameter(one) for one in _values(url.query, "host")]
     if given and (before or url.host):
         if before or not given[0].host.startswith("/"):
             raise ConfigurationError(
                 f"{TRAIT} names hosts in two places, before the database and as a parameter; "
-                f"expected {SEVERAL_FORM if driver.takes_several_hosts else _ONE_FORM}."
+                f"expected {form}."
             )
         # A socket wins, as for libpq.
-        url = url._replace(host=None, port=None)
-    ports = _values(url.query, "port")
-    if not given and driver.takes_several_hosts and (len(ports) > 1 or (ports and before)):
-        raise _not_together()
-    places = list(before) or given
+        url = url._replace(host=None)
+    places = _numbered(list(before) or given or [Place(url.host or "")], ports, own)
+    if not before and not given and not (ports and url.host):
+        return url
     if len(places) > 1 and not driver.takes_several_hosts:
         raise ConfigurationError(
             f"{TRAIT} names several hosts, and the driver {driver.name} connects to one; expected "
             f"{_ONE_FORM}."
         )
-    if not places:
-        return url
-    url = url.difference_update_query(["host", "port"])
+    url = url._replace(port=None).difference_update_query(["host", "port"])
     if len(places) == 1 and "/" not in places[0].host:
         host, port, _ = places[0]
         return url._replace(host=host, port=int(port) if port else None)
-    return url.update_query_dict(_parameters(places, usual))
+    parameters = {"host": ",".join(one.host for one in places)}
+    if any(one.port for one in places):
+        if not all(one.port for one in places) and (expected := fault_of_port(usual)):
+            raise ConfigurationError(
+                f"The environment variable {variable} cannot be used for the hosts in {TRAIT} that "
+                f"have no port; expected {expected}."
+            )
+        parameters["port"] = ",".join(one.port or usual for one in places)
+    return url.update_query_dict(parameters)
 
 
 def _place(text: str) -> Place:
@@ -125,26 +130,31 @@ def _place(text: str) -> Place:
 def _checked_port(port: str) -> str:
     if port and (expected := fault_of_port(port)):
         raise ConfigurationError(f"The port in {TRAIT} cannot be used; expected {expected}.")
-    return port
+    return port.strip()
 
 
-def _of_parameters(query: Mapping[str, str | Sequence[str]]) -> list[Place]:
-    """Return the hosts that are parameters, ``host=A:1&host=B:2`` and ``host=A,B&port=1,2``."""
-    hosts, ports = _values(query, "host"), list(map(_checked_port, _values(query, "port")))
-    if not hosts:
-        return []
-    places = [Place(one) if _has_no_port(one) else _place(one) for one in hosts]
-    if not ports:
-        return places
-    if len(ports) not in (1, len(places)) or any(one.port for one in places):
+def _of_parameter(host: str) -> Place:
+    """Return one of the hosts that are parameters, ``host=A:1&host=B:2`` or ``host=A,B``."""
+    return Place(host) if _has_no_port(host) else _place(host)
+
+
+def _numbered(places: list[Place], ports: list[str], own: list[str]) -> list[Place]:
+    """Return hosts with their ports: those of parameters, or the URL's own, one each or for all."""
+    if own and ports:
         raise _not_together()
-    ports = ports * len(places) if len(ports) == 1 else ports
-    return [Place(one.host, port) for one, port in zip(places, ports, strict=True)]
+    numbers = ports or own
+    if not numbers:
+        return places
+    if len(numbers) not in (1, len(places)) or any(one.port for one in places):
+        raise _not_together()
+    numbers = numbers * len(places) if len(numbers) == 1 else numbers
+    return [Place(one.host, port) for one, port in zip(places, numbers, strict=True)]
 
 
 def _not_together() -> ConfigurationError:
     return ConfigurationError(
-        f"{TRAIT} has hosts and ports that do not belong together; expected {SEVERAL_FORM}."
+        f"{TRAIT} has hosts and ports that do not belong together; expected each port once, beside "
+        "its host: ...//USER@A:PORT/DATABASE, or ...//USER@A:PORT,B:PORT/DATABASE."
     )
 
 
@@ -157,10 +167,3 @@ def _values(query: Mapping[str, str | Sequence[str]], name: str) -> list[str]:
     found = query.get(name, ())
     values = [found] if isinstance(found, str) else found
     return [one for value in values for one in value.split(",")] if any(values) else []
-
-
-def _parameters(places: Sequence[Place], usual: str) -> dict[str, str]:
-    parameters = {"host": ",".join(one.host for one in places)}
-    if any(one.port for one in places):
-        parameters["port"] = ",".join(one.port or usual for one in places)
-    return parameters

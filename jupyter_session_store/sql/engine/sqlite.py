@@ -66,12 +66,13 @@ class PySQLite(Driver):
         return _OF_PYTHON | {"factory", "uri"}
 
     numbers = _WHOLE_NUMBERS | {"timeout"}
+    truths = _TRUTHS
 
     def fault_of_parameter(self, name: str, value: str) -> str | None:
         """Check numbers, and what is on or off."""
-        if name in _WHOLE_NUMBERS and not re.fullmatch(r"\d+", value):
-            return "a whole number"
-        if name == "timeout" and not re.fullmatch(r"\d+(\.\d+)?", value):
+        if name in _WHOLE_NUMBERS and not re.fullmatch(r"\d{1,9}", value):
+            return "a whole number, 0 or more"
+        if name == "timeout" and not re.fullmatch(r"\d{1,9}(\.\d+)?", value):
             return "a number"
         if name in _TRUTHS:
             return fault_of_truth(value)
