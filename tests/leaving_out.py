@@ -206,6 +206,7 @@ def _shares(item: pytest.Item) -> bool:
 
 
 def _patience(item: pytest.Item) -> float:
+    # A mark with no more than the default says that the test is one of the long ones, too.
     marker = item.get_closest_marker("timeout")
     return float(marker.args[0]) if marker is not None else 0.0
 

@@ -129,6 +129,7 @@ def test_nothing_was_left_out(pytester: pytest.Pytester) -> None:
     assert "Left out" not in every.stdout.str()
 
 
+@pytest.mark.timeout(600)
 def test_children_heed_ctrl_c_wherever_the_tests_were_started(tmp_path: Path) -> None:
     """A shell has what it starts in the background ignore it."""
     test = tmp_path / "test_it.py"

@@ -35,6 +35,8 @@ from .support import (
     upgraded_by_later_release,
 )
 
+pytestmark = pytest.mark.timeout(600)
+
 NEWEST: Final = f"revision {versions.HEAD}"
 
 

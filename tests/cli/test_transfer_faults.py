@@ -246,6 +246,7 @@ def test_what_was_adopted_stays_so(run: Run, database: Database, tmp_path: Path)
     assert adoption(back) == [("stock_sessions_adopted_at", "before")]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.extended("large tables")
 def test_memory_does_not_grow_with_the_table(
     new_database: Callable[[], Database], home: Path, tmp_path: Path

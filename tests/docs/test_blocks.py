@@ -50,6 +50,7 @@ LATER: Final = pytest.mark.extended("the commands of the how-to guides")
 
 
 @pytest.mark.system
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, marks=() if page in FIRST else LATER) for page in pages() if is_run(page)],

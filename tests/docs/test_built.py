@@ -17,7 +17,7 @@ from ..programs import once
 from ..system.browsing import chromium
 from .blocks import ROOT
 
-pytestmark = [pytest.mark.extended("browsers")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.extended("browsers")]
 
 _WIDE, _NARROW = 1280, 500
 #: What goes beyond the edge of the page, and cannot be scrolled into it.

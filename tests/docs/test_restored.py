@@ -18,7 +18,7 @@ from ..system.waiting import until
 
 __all__ = ["new_server"]
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 
 def served(database: Database, new_server: Callable[..., JupyterServer]) -> JupyterServer:

@@ -26,7 +26,7 @@ from .blocks import blocks
 
 __all__ = ["gateway"]
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 PAGE: Final = "docs/threats.md"
 

@@ -19,6 +19,7 @@ __all__ = ["browser"]
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("browsers"),
+    pytest.mark.timeout(300),
     pytest.mark.only(
         "sqlite", "postgresql", reason="what a browser sees: with a shared file and a server"
     ),

@@ -26,6 +26,7 @@ __all__ = ["browser"]
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("browsers"),
+    pytest.mark.timeout(600),
     pytest.mark.only("postgresql", reason="what a browser sees: with a server that is stopped"),
 ]
 

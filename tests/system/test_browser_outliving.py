@@ -20,6 +20,7 @@ __all__ = ["browser"]
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("browsers"),
+    pytest.mark.timeout(300),
     pytest.mark.only(
         "sqlite", "postgresql", reason="what a browser sees: with a file and with a server"
     ),

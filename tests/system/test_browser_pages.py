@@ -32,6 +32,7 @@ __all__ = ["browser"]
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("browsers"),
+    pytest.mark.timeout(600),
     pytest.mark.only("postgresql", reason="what is tested is the page, behind a hub"),
 ]
 

@@ -24,6 +24,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("moved clocks"),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="libfaketime is for Linux alone"),
 ]
 

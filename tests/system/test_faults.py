@@ -33,7 +33,7 @@ from .server import PATIENT, TIME_TO_START, TIME_TO_STOP, JupyterServer
 from .test_monitoring import HEALTH
 from .waiting import until
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 NewServer = Callable[..., JupyterServer]
 #: Seconds in which an event loop must get round, on a machine that is busy with other tests.

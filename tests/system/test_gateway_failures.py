@@ -27,6 +27,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.spread,
+    pytest.mark.timeout(600),
     pytest.mark.only(
         "sqlite", "postgresql", reason="it is the gateway that fails: a file and a server"
     ),

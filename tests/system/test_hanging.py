@@ -22,6 +22,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.only("postgresql", "mysql", reason="SQLite is reached through no network"),
+    pytest.mark.timeout(300),
 ]
 
 NewServer = Callable[..., JupyterServer]

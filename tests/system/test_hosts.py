@@ -22,7 +22,7 @@ from ..docs.blocks import source
 from .pair import URL, NextDoor, Pair, a_pair, look, open_on
 from .server import PATIENT, JupyterServer
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 NewServer = Callable[..., JupyterServer]
 

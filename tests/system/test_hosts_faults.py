@@ -32,7 +32,7 @@ from .rows import rows_of
 from .server import TIME_TO_START, JupyterServer
 from .waiting import until
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 NewServer = Callable[..., JupyterServer]
 #: Seconds that a request waits for the store, as the documentation says, and for a busy machine.

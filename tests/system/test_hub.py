@@ -34,6 +34,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("hubs"),
+    pytest.mark.timeout(600),
     pytest.mark.only("postgresql", reason="what is tested is the hub, on one database server"),
 ]
 

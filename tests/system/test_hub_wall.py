@@ -21,6 +21,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("hubs"),
+    pytest.mark.timeout(600),
     pytest.mark.only("postgresql", reason="others have no policies for rows"),
 ]
 

@@ -28,7 +28,7 @@ from .server import TIME_TO_START, TIME_TO_STOP, JupyterServer
 from .test_monitoring import ENABLED, HEALTH, STATUS, Metrics
 from .waiting import until
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 NewServer = Callable[..., JupyterServer]
 LEASE: Final = 5

@@ -31,7 +31,7 @@ from .promql import Series, evaluate
 from .server import PATIENT, TIME_TO_START, JupyterServer
 from .waiting import until
 
-pytestmark = [pytest.mark.system, pytest.mark.spread]
+pytestmark = [pytest.mark.system, pytest.mark.spread, pytest.mark.timeout(300)]
 
 NewServer = Callable[..., JupyterServer]
 

@@ -25,6 +25,7 @@ from .waiting import until
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.timeout(600),
     pytest.mark.only(
         "sqlite", "postgresql", reason="kernels on this machine: with a file and with a server"
     ),

@@ -17,6 +17,7 @@ from .waiting import until
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.timeout(300),
     pytest.mark.only("sqlite", reason="what is found on this machine: the database has no part"),
 ]
 

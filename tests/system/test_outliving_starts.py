@@ -28,6 +28,7 @@ from .waiting import until
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.timeout(600),
     pytest.mark.only("sqlite", reason="how servers and kernels are started, whatever the store"),
 ]
 

@@ -32,6 +32,7 @@ from .working import Worker, is_back, settle, working
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("databases that are restored under their servers"),
+    pytest.mark.timeout(600),
 ]
 
 NewServer = Callable[..., JupyterServer]

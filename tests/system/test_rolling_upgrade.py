@@ -27,6 +27,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("other releases"),
+    pytest.mark.timeout(600),
 ]
 
 NewServer = Callable[..., JupyterServer]

@@ -22,7 +22,7 @@ from .waiting import until
 
 __all__ = ["gateway"]
 
-pytestmark = [pytest.mark.system]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 NewServer = Callable[..., JupyterServer]
 #: Seconds that a request waits for the store, as the documentation says, and for a kernel that is

@@ -29,6 +29,7 @@ from .working import Worker, is_back, working
 pytestmark = [
     pytest.mark.system,
     pytest.mark.extended("databases that go silent"),
+    pytest.mark.timeout(600),
 ]
 
 NewServer = Callable[..., JupyterServer]

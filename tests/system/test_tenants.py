@@ -21,6 +21,7 @@ from .waiting import until
 pytestmark = [
     pytest.mark.system,
     pytest.mark.spread,
+    pytest.mark.timeout(300),
     pytest.mark.only(
         "sqlite", "postgresql", reason="a shared file and a server: every verb is tried on each"
     ),

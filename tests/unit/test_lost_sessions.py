@@ -357,6 +357,7 @@ async def test_the_tables_are_emptied(scene: Scene) -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(600)
 async def test_many_failovers_lose_nothing_that_was_acknowledged(
     scene: Scene, seed: int, rounds: Callable[[int], int]
 ) -> None:
