@@ -48,8 +48,8 @@ WITHOUT_WAITING = 1.0
 #: waited for the database's own time-out would take 5 at least.
 STOP = 4.75
 #: The same with a kernel to shut down, against a network that holds everything back: whoever
-#: waited for that would take 10 more. The kernel may take 5.
-STOP_WITH_KERNEL = 12.0
+#: waited for that would take 10, and as long as the kernel takes.
+STOP_WITH_KERNEL = 10.0
 LONG_LOCK = 30.0
 #: What the heartbeat does by itself is not the question. A renewal that waits for a lock holds up
 #: the reads behind it, and one that meets a restart logs that the store is away.

@@ -33,7 +33,7 @@ _OURS = ("jupyter_session_store", "sqlalchemy", "psycopg", "pymysql")
 
 class Handler(APIHandler):
     def get(self):
-        # Which statements it still has compiled is chance, and up to half a megabyte.
+        # Which statements it still has compiled is chance: a quarter of a megabyte.
         for engine in [one for one in gc.get_objects() if issubclass(type(one), Engine)]:
             engine.clear_compiled_cache()
         gc.collect()

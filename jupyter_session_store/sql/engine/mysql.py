@@ -54,8 +54,8 @@ _NUMBERS: Final = frozenset(
     {"client_flag", "connect_timeout", "max_allowed_packet", "read_timeout", "write_timeout"}
 )
 _TRUTHS: Final = frozenset({"local_infile", "ssl_check_hostname"})
-#: Of a text, PyMySQL takes each of these for true; and any of them makes it forget the `ssl_ca`
-#: that SQLAlchemy has put into another argument.
+#: PyMySQL takes any text for true: ``ssl_disabled=false`` would switch TLS off. The other two make
+#: it forget the ``ssl_ca`` of a URL, which SQLAlchemy passes on in another argument.
 _TLS_TRUTHS: Final = frozenset({"ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"})
 
 
